@@ -1,0 +1,48 @@
+# Two commands for a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# Few enough steps for a laptop; the same samples in the same order for every method.
+DEMO := --max-steps 100 --train-samples 400
+
+.PHONY: demo test check format wheel-check clean
+
+demo: .venv/.installed
+	$(BIN)/skip2bench bench
+	$(BIN)/skip2bench train --method lora $(DEMO)
+	$(BIN)/skip2bench train --method skip2 --blocks 0,1,2,3 $(DEMO)
+	$(BIN)/skip2bench train --method skip2 --blocks 0,1,2,3,4,5 $(DEMO)
+	$(BIN)/skip2bench report > report.md
+	@echo "report.md is written"
+
+test: .venv/.tested
+	$(BIN)/python -m pytest
+
+check: .venv/.checked
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.checked
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Installs the built wheel into an empty environment and runs it outside the checkout.
+wheel-check: .venv/.installed
+	sh scripts/check_wheel.sh "$(PYTHON)"
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/.tested: .venv/.installed
+	$(INSTALL) --editable '.[test]'
+	@touch $@
+
+.venv/.checked: .venv/.installed
+	$(INSTALL) --editable '.[check]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache

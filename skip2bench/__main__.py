@@ -1,0 +1,5 @@
+"""`python -m skip2bench`: the same as the `skip2bench` command."""
+
+from skip2bench.cli import main
+
+main()
