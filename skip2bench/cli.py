@@ -1,0 +1,200 @@
+"""The command line: parse flags, build a configuration, call one function, print.
+
+Flags are made from the fields of the configurations, so that flag, YAML key and Python argument
+share one name and one text. Heavy imports wait until a command runs: `--help` is instant.
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Optional, get_args, get_type_hints
+
+import typer
+
+from skip2bench import __version__
+from skip2bench.config import BenchConfig, ReportConfig, TrainConfig
+from skip2bench.errors import Skip2BenchError
+
+app = typer.Typer(
+    help="Is Skip2-LoRA worth it against traditional LoRA, "
+    "on your model, your data and your machine?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_LITGPT_SPELLINGS = {
+    "--skip2lora-block-indices": "--blocks",
+    "--skip2lora-output-layer": "--target",
+    "--logger-name": "--logger",
+    "--eval.interval": "--eval-interval",
+}
+
+
+def main() -> None:
+    """Run the command line; a Skip2BenchError becomes one line on stderr and exit status 1."""
+    try:
+        app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench")
+    except Skip2BenchError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+
+
+def normalise_flags(arguments: list[str]) -> list[str]:
+    """Bring LitGPT's spellings of flags to ours: underscores, `--train.`, `--skip2lora_*`."""
+    result = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            name = name.replace("_", "-").replace("--train.", "--")
+            argument = _LITGPT_SPELLINGS.get(name, name) + equals + value
+        result.append(argument)
+    return result
+
+
+def _flags_from(
+    config_class: type, *leading: inspect.Parameter
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: give a command a flag for each field of `config_class`, None where not typed."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(config_class)
+        parameters = [*leading, *(_flag(item, hints[item.name]) for item in fields(config_class))]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        return command
+
+    return decorate
+
+
+def _flag(item: Any, hint: Any) -> inspect.Parameter:
+    name = item.name.replace("_", "-")
+    default = (
+        ""
+        if item.default in (None, MISSING, False)
+        else f" [default: {_default_text(item.default)}]"
+    )
+    if NoneType in get_args(hint):
+        hint = next(inner for inner in get_args(hint) if inner is not NoneType)
+    kind: Any = hint if hint in (int, float, bool, Path) else str
+    if item.metadata.get("repeatable"):
+        kind = list[str]
+    flag = f"--{name}/--no-{name}" if kind is bool and item.name != "force" else f"--{name}"
+    option = typer.Option(flag, help=item.metadata["help"] + default, show_default=False)
+    return inspect.Parameter(
+        item.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Optional[kind], option],
+    )
+
+
+def _default_text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else "yes" if value is True else str(value)
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """Only the flags that were typed."""
+    return {name: value for name, value in flags.items() if value is not None and value != []}
+
+
+def _extra(name: str, kind: Any, text: str, default: Any = None) -> inspect.Parameter:
+    option = typer.Option(f"--{name}", help=text, show_default=False)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
+
+
+_JSON = _extra("json", bool, "Print the summary as JSON.", default=False)
+
+
+@app.command()
+@_flags_from(BenchConfig, _JSON)
+def bench(**flags: Any) -> None:
+    """Measure parameters, forward, backward, FLOPs and memory of LoRA and Skip2-LoRA."""
+    from skip2bench.config_file import coerce
+
+    as_json = flags.pop("json")
+    values = _given(flags)
+    if "methods" in values:
+        values["methods"] = tuple(name.strip() for name in values["methods"].split(","))
+    config = BenchConfig(**coerce(BenchConfig, values))
+
+    from skip2bench.bench import run_bench
+    from skip2bench.screens import print_bench
+
+    _print_result(run_bench(config, sys.argv[1:]), as_json, print_bench)
+
+
+@app.command()
+@_flags_from(
+    TrainConfig,
+    _JSON,
+    _extra("config", Optional[Path], "YAML file, LitGPT's or a run's config.yaml."),
+)
+def train(**flags: Any) -> None:
+    """Fine-tune with LoRA, Skip-LoRA or Skip2-LoRA; write metrics, adapter and summary."""
+    from skip2bench.config_file import load_train_config
+
+    as_json, path = flags.pop("json"), flags.pop("config")
+    config, ignored = load_train_config(_given(flags), path)
+
+    from skip2bench.console import note
+    from skip2bench.screens import print_train
+    from skip2bench.train import run_training
+
+    if ignored:
+        note(f"no effect here: {', '.join(ignored)}")
+    _print_result(run_training(config, sys.argv[1:]), as_json, print_train)
+
+
+@app.command()
+@_flags_from(ReportConfig)
+def report(**flags: Any) -> None:
+    """Write the evaluation report, in Markdown, from the files in a results folder."""
+    from skip2bench.report import render_report
+
+    config = ReportConfig(**_given(flags))
+    text = render_report(config)
+    if config.output is None:
+        sys.stdout.write(text)
+    else:
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+        config.output.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def merge(
+    adapter_dir: Annotated[Path, typer.Argument(help="The 'final' folder of a run.")],
+) -> None:
+    """Merge a LoRA adapter into its base model, with LitGPT's own merge.
+
+    A Skip adapter cannot be merged.
+    """
+    from skip2bench.checkpoints import merge_adapter
+
+    sys.stdout.write(f"{merge_adapter(adapter_dir)}\n")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"skip2bench {__version__}\n")
+        raise typer.Exit
+
+
+def _print_result(
+    summary: dict[str, Any], as_json: bool, print_summary: Callable[[dict[str, Any]], None]
+) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    else:
+        print_summary(summary)

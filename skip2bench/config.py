@@ -1,0 +1,266 @@
+"""Configurations of the commands: frozen records, checked when made.
+
+One name serves as flag (`--max-steps`), YAML key (`max_steps`) and Python argument. Where the
+values come from (defaults < YAML < flags, LitGPT's nested YAML included) is `config_file`'s
+business.
+"""
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from skip2bench.errors import Skip2BenchError
+
+MethodName = Literal["lora", "skip", "skip2"]
+Target = Literal["hidden", "logits"]
+Precision = Literal["auto", "32-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+LoggerName = Literal["csv", "tensorboard"]
+Language = Literal["ja", "en"]
+
+BLOCK_PRESETS = {"fast": 4, "balanced": 6, "accurate": 8}
+"""The guide's presets (section 5.2): how many of the first blocks each one adapts."""
+EMBEDDED_MODEL = "pystd"
+EMBEDDED_DATA = "pydoc"
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass field whose `text` is also the flag's help."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """What `skip2bench bench` measures."""
+
+    model: str = option(
+        EMBEDDED_MODEL, "'pystd', a LitGPT config name (random weights) or a checkpoint folder."
+    )
+    methods: tuple[str, ...] = option(("lora", "skip2"), "Methods to compare, comma-separated.")
+    blocks: tuple[str, ...] = option(
+        ("fast", "balanced", "accurate"),
+        "Blocks of the Skip methods; repeat the flag for several.",
+        repeatable=True,
+    )
+    target: Target = option("hidden", "Where the Skip adapters add: 'hidden' or 'logits'.")
+    batch_size: int = option(4, "Sequences in a batch.")
+    seq_length: int = option(256, "Tokens in a sequence.")
+    rounds: int = option(3, "Rounds over all configurations (at least 3 for an interval).")
+    iterations: int = option(10, "Iterations of a configuration in each round.")
+    lora_r: int = option(4, "Rank of traditional LoRA.")
+    skip_r: int = option(16, "Rank of the Skip adapters.")
+    lora_alpha: int = option(16, "Scale: alpha / rank multiplies every adapter.")
+    lora_dropout: float = option(0.05, "Dropout on the adapters' inputs.")
+    precision: Precision = option(
+        "auto", "Fabric precision; auto: 32-true on a CPU, bf16-true on a GPU that has it."
+    )
+    device: Device = option("auto", "Device to run on.")
+    seed: int = option(1337, "Seed of weights and tokens.")
+    out_dir: Path | None = option(None, "Run folder (default: a new one below results/bench).")
+    force: bool = option(False, "Write into a folder that already holds a run.")
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            check_choice("methods", name, get_args(MethodName))
+        _check_common(self)
+        for name in ("batch_size", "seq_length", "rounds", "iterations", "lora_r", "skip_r"):
+            check_positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What `skip2bench train` runs.
+
+    Defaults are LitGPT's; the embedded model has its own (EMBEDDED_DEFAULTS).
+    """
+
+    method: MethodName = option("skip2", "Method: lora, skip or skip2.")
+    blocks: str = option(
+        "balanced", "Blocks of the Skip methods: '0,1,2,3', all, fast, balanced or accurate."
+    )
+    target: Target = option("hidden", "Where the Skip adapters add: 'hidden' or 'logits'.")
+    checkpoint_dir: Path | None = option(
+        None, "LitGPT checkpoint folder (default: the embedded model)."
+    )
+    data: str = option(
+        EMBEDDED_DATA,
+        "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
+    )
+    out_dir: Path | None = option(None, "Run folder (default: a new one below results/train).")
+    force: bool = option(False, "Write into a folder that already holds a run.")
+    epochs: int = option(5, "Passes over the training samples.")
+    max_steps: int | None = option(None, "Stop after this many optimizer steps.")
+    train_samples: int | None = option(None, "Use only the first N training samples.")
+    max_seq_length: int | None = option(
+        None, "Cut samples to this many tokens (default: the model's context)."
+    )
+    global_batch_size: int = option(16, "Samples in an optimizer step.")
+    micro_batch_size: int = option(1, "Samples in a forward pass; the loss does not depend on it.")
+    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.")
+    weight_decay: float = option(0.01, "Weight decay of AdamW.")
+    adam_beta1: float = option(0.9, "AdamW's decay of the mean gradient.")
+    adam_beta2: float = option(0.999, "AdamW's decay of the mean squared gradient.")
+    lr_warmup_steps: int = option(100, "Steps of linear warm-up; then a cosine to zero.")
+    lora_r: int = option(4, "Rank of traditional LoRA.")
+    skip_r: int = option(16, "Rank of the Skip adapters.")
+    lora_alpha: int = option(16, "Scale: alpha / rank multiplies every adapter.")
+    lora_dropout: float = option(0.05, "Dropout on the adapters' inputs.")
+    lora_query: bool = option(True, "LoRA on the query projection.")
+    lora_key: bool = option(False, "LoRA on the key projection.")
+    lora_value: bool = option(True, "LoRA on the value projection.")
+    lora_projection: bool = option(False, "LoRA on attention's output projection.")
+    lora_mlp: bool = option(False, "LoRA on the MLP.")
+    lora_head: bool = option(False, "LoRA on lm_head.")
+    mask_prompt: bool | None = option(
+        None, "Take no loss from the prompt (default: yes for pydoc, else LitGPT's no)."
+    )
+    prompt_style: str = option("alpaca", "LitGPT prompt style.")
+    val_split_fraction: float = option(0.05, "Share of a data file that is kept for validation.")
+    eval_interval: int = option(100, "Steps between validations.")
+    seed: int = option(1337, "Seed of adapters, dropout and the order of samples.")
+    precision: Precision = option(
+        "auto", "Fabric precision; auto: 32-true on a CPU, bf16-true on a GPU that has it."
+    )
+    device: Device = option("auto", "Device to run on.")
+    devices: int = option(1, "Number of devices; only 1 at present.")
+    logger: LoggerName = option(
+        "csv", "Also log to TensorBoard with 'tensorboard'; CSV files are always written."
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(MethodName))
+        check_choice("logger", self.logger, get_args(LoggerName))
+        _check_common(self)
+        _check_counts(self)
+        _check_optimizer(self)
+        if not 0 < self.val_split_fraction < 1:
+            raise Skip2BenchError(
+                f"val_split_fraction is {self.val_split_fraction}; give a share between 0 and 1"
+            )
+        if self.devices != 1:
+            raise Skip2BenchError(
+                f"devices is {self.devices}; only 1 is supported, leave the flag out"
+            )
+        if self.method == "lora" and not any(getattr(self, key) for key in LORA_TARGETS):
+            raise Skip2BenchError(
+                f"no LoRA target is on; turn on at least one of {', '.join(LORA_TARGETS)}"
+            )
+
+
+LORA_TARGETS = ("lora_query", "lora_key", "lora_value", "lora_projection", "lora_mlp", "lora_head")
+
+EMBEDDED_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "lr_warmup_steps": 10,
+    "micro_batch_size": 4,
+    "eval_interval": 50,
+}
+"""Defaults of `train` where the base model is the embedded one: they suit its size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Which results `skip2bench report` reads and how it writes."""
+
+    results: Path = option(Path("results"), "Folder of results.")
+    lang: Language = option("ja", "Language of the report: ja or en.")
+    output: Path | None = option(None, "File to write (default: standard output).")
+
+    def __post_init__(self) -> None:
+        check_choice("lang", self.lang, get_args(Language))
+
+
+def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
+    """Resolve `text` to block numbers of a model with `n_layer` blocks.
+
+    Args:
+        text: "0,1,2,3" (brackets and spaces allowed, as in YAML), "all", or a preset of
+            BLOCK_PRESETS. A preset that asks for more blocks than the model has takes all of them.
+        n_layer: Number of blocks of the model.
+
+    Raises:
+        Skip2BenchError: not a list of numbers, out of range, twice the same, or empty.
+    """
+    name = text.strip().lower()
+    if name == "all":
+        return tuple(range(n_layer))
+    if name in BLOCK_PRESETS:
+        return tuple(range(min(BLOCK_PRESETS[name], n_layer)))
+    numbers = [part.strip() for part in name.strip("[]()").split(",") if part.strip()]
+    if not numbers or not all(re.fullmatch(r"\d+", number) for number in numbers):
+        presets = ", ".join(BLOCK_PRESETS)
+        raise Skip2BenchError(
+            f"blocks {text!r} is no list of block numbers; give e.g. 0,1,2,3, or all, {presets}"
+        )
+    blocks = tuple(int(number) for number in numbers)
+    if len(set(blocks)) < len(blocks):
+        raise Skip2BenchError(f"blocks {text!r} names a block twice; give each block once")
+    if max(blocks) >= n_layer:
+        raise Skip2BenchError(
+            f"block {max(blocks)} does not exist; the model has blocks 0 to {n_layer - 1}"
+        )
+    return tuple(sorted(blocks))
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise a Skip2BenchError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise Skip2BenchError(f"{name} is {value!r}; choose from {', '.join(choices)}")
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise a Skip2BenchError unless `value` is at least 1."""
+    if value < 1:
+        raise Skip2BenchError(f"{name} is {value}; give 1 or more")
+
+
+def _check_common(config: BenchConfig | TrainConfig) -> None:
+    check_choice("target", config.target, get_args(Target))
+    check_choice("precision", config.precision, get_args(Precision))
+    check_choice("device", config.device, get_args(Device))
+    check_positive("lora_alpha", config.lora_alpha)
+    if not 0 <= config.lora_dropout < 1:
+        raise Skip2BenchError(
+            f"lora_dropout is {config.lora_dropout}; give a share from 0 to below 1"
+        )
+
+
+def _check_counts(config: TrainConfig) -> None:
+    for name in ("epochs", "global_batch_size", "micro_batch_size"):
+        check_positive(name, getattr(config, name))
+    for name in ("lora_r", "skip_r", "eval_interval"):
+        check_positive(name, getattr(config, name))
+    for name in ("max_steps", "train_samples", "max_seq_length"):
+        if getattr(config, name) is not None:
+            check_positive(name, getattr(config, name))
+
+
+def _check_optimizer(config: TrainConfig) -> None:
+    if not config.learning_rate > 0:
+        raise Skip2BenchError(
+            f"learning_rate is {config.learning_rate}; give a number above 0, such as 3e-3"
+        )
+    for name in ("lr_warmup_steps", "weight_decay"):
+        if getattr(config, name) < 0:
+            raise Skip2BenchError(f"{name} is {getattr(config, name)}; give 0 or more")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise Skip2BenchError(
+                f"{name} is {getattr(config, name)}; give a number from 0 to below 1"
+            )
+
+
+def to_plain(config: BenchConfig | TrainConfig) -> dict[str, Any]:
+    """The configuration as YAML and JSON can hold it, by field name."""
+    plain: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        plain[item.name] = (
+            str(value)
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+        )
+    return plain

@@ -1,0 +1,199 @@
+"""What `bench` and `train` print at the end: tables in the order of the guide's section 1."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.table import Table
+
+from skip2bench.console import stdout
+from skip2bench.stats import Ratio
+from skip2bench.units import format_bytes, format_count, format_percent, format_seconds
+
+_RULE = "=" * 78
+
+
+def print_bench(summary: dict[str, Any]) -> None:
+    """Print the result of `bench`: each configuration, then the comparison."""
+    entries = summary["configurations"]
+    stdout.print(_RULE, "Skip2-LoRA Performance Evaluation", _RULE, sep="\n", style="bold")
+    stdout.print(
+        f"model {summary['model']}, {summary['device']}, {summary['precision']}, "
+        f"batch {summary['batch_size']} × {summary['seq_length']} tokens, "
+        f"{summary['rounds']} rounds of {summary['iterations']} iterations\n",
+        markup=False,
+    )
+    for entry in entries:
+        _print_configuration(entry)
+    stdout.print("COMPARISON SUMMARY", _RULE, sep="\n", style="bold")
+    for table in (
+        _parameters(entries),
+        _reduction(entries),
+        _forward(entries),
+        _backward(entries),
+        _memory(entries),
+    ):
+        stdout.print(table, "", sep="\n")
+    stdout.print(
+        "Times are medians. A ratio is the baseline's time over the configuration's, paired by "
+        "round, with its 95 % interval; '≈' marks one that includes 1: no difference beyond the "
+        "noise.",
+        f"Raw measurements: {summary['folder']}",
+        sep="\n",
+        markup=False,
+    )
+
+
+def print_train(summary: dict[str, Any]) -> None:
+    """Print the headline figures of `train`."""
+    table = Table(title=summary["label"], show_header=False, title_style="bold")
+    table.add_column()
+    table.add_column(justify="right")
+    rows = {
+        "trainable parameters": (
+            f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}"
+        ),
+        "steps": f"{summary['steps']:,} ({summary['epochs']:.2f} epochs)",
+        "validation loss": f"{summary['initial_val_loss']:.4f} → {summary['final_val_loss']:.4f}",
+        "best validation loss": f"{summary['best_val_loss']:.4f} (step {summary['best_step']:,})",
+        "training clock": format_seconds(summary["train_seconds"]),
+        "  of it building Skip-Cache": format_seconds(summary["cache_build_seconds"]),
+        "validation": format_seconds(summary["validation_seconds"]),
+        "loading and tokenizing": format_seconds(summary["preparation_seconds"]),
+        "wall clock": format_seconds(summary["wall_seconds"]),
+        "speed": f"{summary['tokens'] / summary['train_seconds']:,.0f} tokens/s",
+        "peak memory": format_bytes(summary["peak_memory_bytes"]),
+        "saved for backward": format_bytes(summary["saved_for_backward_bytes"]),
+        "Skip-Cache": format_bytes(summary["cache_bytes"]),
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    stdout.print(table)
+    stdout.print(f"Run folder: {summary['folder']}", markup=False)
+
+
+def _print_configuration(entry: dict[str, Any]) -> None:
+    lines = [
+        f"Evaluating: {entry['label']} (rank {entry['rank']})",
+        f"  Total parameters:     {entry['total_parameters']:>15,}",
+        f"  Trainable parameters: {entry['trainable_parameters']:>15,}",
+        f"  Adapter parameters:   {entry['adapter_parameters']:>15,}",
+        f"  Trainable ratio:      {format_percent(entry['trainable_ratio']):>15}",
+    ]
+    for phase, figures in entry["phases"].items():
+        times = {
+            key: format_seconds(figures[f"{key}_seconds"])
+            for key in ("median", "mean", "min", "max", "std")
+        }
+        parts = ", ".join(f"{key} {value}" for key, value in times.items())
+        lines.append(f"  {phase.replace('_', ' '):<16} {parts} (n={figures['n']})")
+    stdout.print("\n".join([*lines, ""]), markup=False)
+
+
+def _parameters(entries: list[dict[str, Any]]) -> Table:
+    return _table(
+        "📊 Parameter Count Comparison",
+        entries,
+        {
+            "Total": lambda e: format_count(e["total_parameters"]),
+            "Trainable": lambda e: format_count(e["trainable_parameters"]),
+            "Ratio": lambda e: format_percent(e["trainable_ratio"]),
+        },
+    )
+
+
+def _reduction(entries: list[dict[str, Any]]) -> Table:
+    base = entries[0]["trainable_parameters"]
+    return _table(
+        f"📈 Trainable Parameters against {entries[0]['label']}",
+        entries,
+        {
+            "Reduction": lambda e: (
+                "-" if e is entries[0] else format_percent(1 - e["trainable_parameters"] / base)
+            )
+        },
+    )
+
+
+def _forward(entries: list[dict[str, Any]]) -> Table:
+    return _table(
+        "⚡ Forward Pass Benchmark",
+        entries,
+        {
+            "Forward": lambda e: _median(e, "forward"),
+            "× faster": lambda e: _speedup(e, "forward"),
+            "Train forward": lambda e: _median(e, "train_forward"),
+            "× faster ": lambda e: _speedup(e, "train_forward"),
+            "Cached forward": lambda e: _median(e, "cached_forward"),
+            "× faster  ": lambda e: _speedup(e, "cached_forward"),
+        },
+    )
+
+
+def _backward(entries: list[dict[str, Any]]) -> Table:
+    return _table(
+        "⚙️  Backward Pass Benchmark",
+        entries,
+        {
+            "Backward": lambda e: _median(e, "backward"),
+            "× faster": lambda e: _speedup(e, "backward"),
+            "by FLOPs": lambda e: _flops_speedup(e, entries[0]),
+            "Cached backward": lambda e: _median(e, "cached_backward"),
+            "× faster ": lambda e: _speedup(e, "cached_backward"),
+            "Optimizer": lambda e: _median(e, "optimizer"),
+        },
+    )
+
+
+def _memory(entries: list[dict[str, Any]]) -> Table:
+    return _table(
+        "💾 Memory Usage",
+        entries,
+        {
+            "Peak": lambda e: _bytes(e, "peak_memory_bytes"),
+            "Of a step": lambda e: _bytes(e, "step_memory_bytes"),
+            "Of a cached step": lambda e: _bytes(e, "cached_step_memory_bytes"),
+            "Saved for backward": lambda e: _bytes(e, "saved_for_backward_bytes"),
+            "Saved, cached step": lambda e: _bytes(e, "cached_saved_for_backward_bytes"),
+        },
+    )
+
+
+def _table(
+    title: str, entries: list[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], str]]
+) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("Method")
+    for name in columns:
+        table.add_column(name.strip(), justify="right")
+    for entry in entries:
+        table.add_row(entry["label"], *(cell(entry) for cell in columns.values()))
+    return table
+
+
+def _median(entry: dict[str, Any], phase: str) -> str:
+    figures = entry["phases"].get(phase)
+    return format_seconds(figures["median_seconds"]) if figures else "-"
+
+
+def _speedup(entry: dict[str, Any], phase: str) -> str:
+    """Baseline's time over this one's, with its interval: the inverse of the stored ratio."""
+    stored = entry.get("ratios", {}).get(phase)
+    if not stored:
+        return "-"
+    ratio = Ratio(**stored)
+    if ratio.low is None or ratio.high is None:
+        return f"{1 / ratio.ratio:.2f}"
+    mark = "" if ratio.is_difference else "≈ "
+    return f"{mark}{1 / ratio.ratio:.2f} ({1 / ratio.high:.2f} to {1 / ratio.low:.2f})"
+
+
+def _flops_speedup(entry: dict[str, Any], baseline: dict[str, Any]) -> str:
+    own, base = entry["flops"]["backward_flops"], baseline["flops"]["backward_flops"]
+    return "-" if entry is baseline or not own or not base else f"{base / own:.2f}"
+
+
+def _bytes(entry: dict[str, Any], key: str) -> str:
+    value = entry["memory"].get(key)
+    return (
+        format_bytes(value) if value is not None else entry["memory"]["status"].replace("ok", "-")
+    )

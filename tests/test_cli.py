@@ -1,0 +1,227 @@
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+import skip2bench.cli as cli
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command line in an empty folder; returns (exit status, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["skip2bench", *arguments])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def test_litgpts_spellings_are_ours():
+    given = [
+        "train",
+        "--out_dir",
+        "a_b",
+        "--train.max_steps=3",
+        "--skip2lora_block_indices",
+        "[0, 1]",
+    ]
+    given += ["--eval.interval", "5", "--logger_name", "csv", "--skip2lora_output_layer", "lm_head"]
+    assert cli.normalise_flags(given) == [
+        *("train", "--out-dir", "a_b", "--max-steps=3", "--blocks", "[0, 1]"),
+        *("--eval-interval", "5", "--logger", "csv", "--target", "lm_head"),
+    ]
+
+
+def test_help_names_every_flag_of_the_contract(run):
+    _, text, _ = run("train", "--help")
+    flags = ["--method", "--blocks", "--target", "--checkpoint-dir", "--data", "--config"]
+    flags += ["--out-dir", "--epochs", "--max-steps", "--max-seq-length", "--global-batch-size"]
+    flags += ["--micro-batch-size", "--learning-rate", "--lr-warmup-steps", "--lora-r", "--skip-r"]
+    flags += ["--lora-alpha", "--lora-dropout", "--mask-prompt", "--no-mask-prompt", "--seed"]
+    flags += ["--eval-interval", "--precision", "--device", "--devices", "--json"]
+    assert [flag for flag in flags if flag not in text] == []
+    _, text, _ = run("bench", "--help")
+    flags = ["--model", "--methods", "--blocks", "--batch-size", "--seq-length", "--rounds"]
+    flags += ["--iterations", "--device", "--precision", "--json"]
+    assert [flag for flag in flags if flag not in text] == []
+    _, text, _ = run("report", "--help")
+    assert all(flag in text for flag in ("--results", "--lang", "--output"))
+
+
+@pytest.mark.parametrize(
+    "statement", ["import skip2bench", "import skip2bench.cli", "import skip2bench.report"]
+)
+def test_light_modules_import_neither_torch_nor_litgpt(statement):
+    code = f"{statement}, sys; print({{'torch', 'litgpt', 'lightning'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_version(run):
+    status, text, _ = run("--version")
+    assert (status, text) == (0, f"skip2bench {cli.__version__}\n")
+
+
+def test_the_guides_commands(run, tiny_checkpoint, tiny_data, tmp_path):
+    """Section 2 of the guide with `litgpt finetune` replaced, and the plot of its section 3."""
+    common = [
+        "--checkpoint_dir",
+        str(tiny_checkpoint),
+        "--data",
+        str(tiny_data),
+        "--max_steps",
+        "3",
+    ]
+    common += ["--precision", "32-true", "--device", "cpu"]
+    hub = "config_hub/finetune/llama-2-7b"
+    for name, config, extra in (
+        ("lora_baseline_exp", "lora_baseline.yaml", []),
+        ("skip2lora_4blocks_exp", "skip2lora.yaml", ["--skip2lora_block_indices", "[0, 1, 2]"]),
+        ("skip2lora_6blocks_exp", "skip2lora.yaml", ["--skip2lora_block_indices", "[0, 1, 2, 3]"]),
+    ):
+        out_dir = f"out/finetune/{name}"
+        status, _, err = run(
+            "train", "--config", f"{hub}/{config}", "--out_dir", out_dir, *common, *extra
+        )
+        assert status == 0, err
+        metrics = pd.read_csv(tmp_path / out_dir / "logs/version_0/metrics.csv")
+        assert metrics["step"].tolist() == [0, 3]
+    status, text, _ = run("report", "--results", "out/finetune", "--lang", "en")
+    assert status == 0
+    assert "Skip2-LoRA (4 blocks)" in text
+    assert (tmp_path / "out/finetune/figures/loss_comparison.png").stat().st_size > 5000
+
+
+def test_json_goes_to_stdout_alone(run, tiny_checkpoint, tiny_data):
+    status, out, err = run(
+        *("train", "--checkpoint-dir", str(tiny_checkpoint), "--data", str(tiny_data)),
+        *("--max-steps", "2", "--blocks", "0,1", "--json"),
+    )
+    summary = json.loads(out)
+    assert status == 0
+    assert (summary["steps"], summary["blocks"]) == (2, [0, 1])
+    assert "Skip2-LoRA (2 blocks) on tiny" in err
+
+
+def test_bench_takes_blocks_repeatedly(run, tiny_checkpoint):
+    status, out, err = run(
+        *(
+            "bench",
+            "--model",
+            str(tiny_checkpoint),
+            "--blocks",
+            "0",
+            "--blocks",
+            "1,2",
+            "--methods",
+            "lora,skip",
+        ),
+        *("--rounds", "1", "--iterations", "1", "--seq-length", "8", "--batch-size", "1", "--json"),
+    )
+    assert status == 0, err
+    assert [entry["blocks"] for entry in json.loads(out)["configurations"]] == [None, [0], [1, 2]]
+
+
+def test_report_writes_to_a_file(run, tmp_path, tiny_checkpoint):
+    run(
+        *("bench", "--model", str(tiny_checkpoint), "--blocks", "0", "--methods", "lora,skip2"),
+        *("--rounds", "2", "--iterations", "1", "--seq-length", "8", "--batch-size", "1"),
+    )
+    status, out, _ = run("report", "--output", "deep/report.md")
+    assert (status, out) == (0, "")
+    assert "評価レポート" in (tmp_path / "deep" / "report.md").read_text(encoding="utf-8")
+
+
+def test_merging_a_skip_adapter_says_why_not(run, tiny_checkpoint, tiny_data):
+    common = [
+        "--checkpoint-dir",
+        str(tiny_checkpoint),
+        "--data",
+        str(tiny_data),
+        "--max-steps",
+        "1",
+    ]
+    run("train", "--out-dir", "skip", "--blocks", "0", *common)
+    status, _, err = run("merge", "skip/final")
+    assert status == 1
+    assert err.startswith("error: a Skip adapter cannot be merged: ")
+    run("train", "--out-dir", "lora", "--method", "lora", *common)
+    status, out, _ = run("merge", "lora/final")
+    assert status == 0
+    assert out.strip().endswith("lora/final/lit_model.pth")
+
+
+ERRORS = [
+    (
+        ("train", "--blocks", "0-3"),
+        "error: blocks '0-3' is no list of block numbers; give e.g. 0,1,2,3, or all, ",
+    ),
+    (("train", "--blocks", "8"), "error: block 8 does not exist; the model has blocks 0 to 7\n"),
+    (("train", "--method", "dora"), "error: method is 'dora'; choose from lora, skip, skip2\n"),
+    (("train", "--epochs", "0"), "error: epochs is 0; give 1 or more\n"),
+    (
+        ("train", "--checkpoint-dir", "none"),
+        "error: checkpoint folder 'none' does not exist; get one with ",
+    ),
+    (
+        ("train", "--data", "none.json"),
+        "error: data file 'none.json' does not exist; check the path\n",
+    ),
+    (
+        ("train", "--config", "none.yaml"),
+        "error: config file 'none.yaml' does not exist; check the path\n",
+    ),
+    (
+        ("bench", "--model", "gpt-5"),
+        "error: model 'gpt-5' is neither 'pystd', a checkpoint folder nor ",
+    ),
+    (
+        ("bench", "--methods", "lora,full"),
+        "error: methods is 'full'; choose from lora, skip, skip2\n",
+    ),
+    (("bench", "--seq-length", "513"), "error: seq_length is 513; give 2 to 512, the context\n"),
+    (("report", "--lang", "fr"), "error: lang is 'fr'; choose from ja, en\n"),
+    (("report",), "error: results folder 'results' does not exist; run 'skip2bench bench' first\n"),
+    (("merge", "none"), "error: 'none' holds no adapter; give the 'final' folder of a lora run\n"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "text"), ERRORS)
+def test_errors_are_one_line_with_a_remedy_and_write_nothing(run, tmp_path, arguments, text):
+    status, out, err = run(*arguments)
+    last = err.splitlines()[-1] + "\n"
+    assert (status, out) == (1, "")
+    assert last.startswith(text)
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "--no-such-flag"), ("train", "--epochs", "three"), ("tarin",), ("merge",)],
+)
+def test_wrong_usage_exits_with_2(run, arguments):
+    status, _, err = run(*arguments)
+    assert status == 2
+    assert "Usage: skip2bench" in err
+
+
+def test_the_recorded_config_is_valid_yaml(run, tiny_checkpoint, tiny_data, tmp_path):
+    run(
+        *("train", "--checkpoint-dir", str(tiny_checkpoint), "--data", str(tiny_data)),
+        *("--max-steps", "1", "--blocks", "[0]", "--out-dir", "x"),
+    )
+    config = yaml.safe_load((tmp_path / "x" / "config.yaml").read_text())
+    assert config["blocks"] == "[0]"
+    assert config["max_steps"] == 1
