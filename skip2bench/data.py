@@ -1,0 +1,296 @@
+"""Training and validation samples as token ids and labels, and the batches made of them.
+
+Three sources: the embedded `pydoc` (see `stdlib`), an Alpaca JSON or JSONL file, and LitGPT's own
+data modules by name. Prompting, tokenizing and label masking are LitGPT's. Every sample keeps one
+id, its index, for the whole run; which samples form a batch depends on (seed, epoch) alone, for
+every method.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from litgpt.data import JSON, SFTDataset
+from litgpt.prompts import PromptStyle, prompt_styles
+from litgpt.tokenizer import Tokenizer
+from torch import Tensor
+
+from skip2bench.config import EMBEDDED_DATA, TrainConfig
+from skip2bench.errors import Skip2BenchError
+from skip2bench.stdlib import INSTRUCTION, read_modules, sample_documented_functions
+
+IGNORE_INDEX = -100
+PYDOC_TRAIN, PYDOC_VAL = 2000, 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Tokenized samples; `labels[i][t]` is the label of `input_ids[i][t]` itself, not shifted."""
+
+    input_ids: list[Tensor]
+    labels: list[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample."""
+        return [len(ids) for ids in self.input_ids]
+
+    @property
+    def supervised_counts(self) -> list[int]:
+        """Supervised positions of each sample: those whose next token has a label."""
+        return [int((labels[1:] != IGNORE_INDEX).sum()) for labels in self.labels]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedData:
+    """A data set ready for training."""
+
+    name: str
+    train: Samples
+    val: Samples
+    dropped: int
+    """Samples left out because the cut to max_seq_length left nothing to learn from."""
+    sha256: str
+    """Over the token ids and labels of both sides."""
+
+
+def load_data(config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int) -> TokenizedData:
+    """Load what `config.data` names and tokenize it.
+
+    Args:
+        config: Uses data, mask_prompt, prompt_style, val_split_fraction and train_samples.
+        tokenizer: The base model's.
+        max_seq_length: Samples are cut to this many tokens.
+
+    Raises:
+        Skip2BenchError: the source is unknown, unreadable, or empty.
+    """
+    if config.prompt_style not in prompt_styles:
+        raise Skip2BenchError(
+            f"prompt_style is {config.prompt_style!r}; choose from {', '.join(prompt_styles)}"
+        )
+    path = Path(config.data)
+    if config.data == EMBEDDED_DATA:
+        name, (train, val) = EMBEDDED_DATA, _pydoc_datasets(config, tokenizer, max_seq_length)
+    elif path.suffix in (".json", ".jsonl") or path.exists():
+        name, (train, val) = path.name, _json_datasets(config, path, tokenizer, max_seq_length)
+    else:
+        name, (train, val) = config.data, _module_datasets(config, tokenizer, max_seq_length)
+    train_samples, dropped = _tokenize(train, config.train_samples)
+    val_samples, dropped_val = _tokenize(val, None)
+    for side, samples in (("training", train_samples), ("validation", val_samples)):
+        if not len(samples):
+            raise Skip2BenchError(
+                f"data {config.data!r} has no {side} sample with a supervised token within "
+                f"{max_seq_length} tokens; give more records or a larger --max-seq-length"
+            )
+    return TokenizedData(
+        name=name,
+        train=train_samples,
+        val=val_samples,
+        dropped=dropped + dropped_val,
+        sha256=_hash(train_samples, val_samples),
+    )
+
+
+def pydoc_records() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """`pydoc` in Alpaca form: 2,000 records to train, 200 from other packages to validate."""
+    sides = sample_documented_functions(read_modules(), PYDOC_TRAIN, PYDOC_VAL)
+    train, val = (
+        [{"instruction": INSTRUCTION, "input": f.source, "output": f.summary} for f in functions]
+        for functions in sides
+    )
+    return train, val
+
+
+def global_batches(n_samples: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Sample ids of an epoch's batches; the last one may be smaller.
+
+    The order is drawn from (seed, epoch) alone, so that every method sees the same batches.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(n_samples, generator=generator).tolist()
+    return [order[start : start + batch_size] for start in range(0, n_samples, batch_size)]
+
+
+def count_steps(n_samples: int, batch_size: int, epochs: int, max_steps: int | None) -> int:
+    """Optimizer steps of a run."""
+    steps = epochs * math.ceil(n_samples / batch_size)
+    return steps if max_steps is None else min(steps, max_steps)
+
+
+def micro_batches(ids: Sequence[int], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Cut a global batch into micro-batches of samples of similar length, which keeps padding low.
+
+    The loss is exact over the global batch whatever the cut, so this changes no result.
+    """
+    by_length = sorted(ids, key=lambda i: lengths[i])
+    return [by_length[start : start + size] for start in range(0, len(by_length), size)]
+
+
+def length_buckets(
+    ids: Sequence[int], lengths: Sequence[int], token_budget: int
+) -> list[list[int]]:
+    """Cut samples into padded batches of `token_budget` tokens at most; longer ones stand alone."""
+    buckets: list[list[int]] = []
+    for i in sorted(ids, key=lambda i: lengths[i]):
+        if buckets and (len(buckets[-1]) + 1) * lengths[i] <= token_budget:
+            buckets[-1].append(i)
+        else:
+            buckets.append([i])
+    return buckets
+
+
+def collate(samples: Samples, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Pad samples on the right: token ids (B, T) and labels (B, T), IGNORE_INDEX on padding."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    input_ids = pad([samples.input_ids[i] for i in ids], batch_first=True, padding_value=0)
+    labels = pad([samples.labels[i] for i in ids], batch_first=True, padding_value=IGNORE_INDEX)
+    return input_ids, labels
+
+
+def _tokenize(dataset: SFTDataset, limit: int | None) -> tuple[Samples, int]:
+    input_ids: list[Tensor] = []
+    labels: list[Tensor] = []
+    dropped = 0
+    for i in range(len(dataset)):
+        if limit is not None and len(input_ids) == limit:
+            break
+        item = dataset[i]
+        if bool((item["labels"][1:] != IGNORE_INDEX).any()):
+            input_ids.append(item["input_ids"])
+            labels.append(item["labels"])
+        else:
+            dropped += 1
+    return Samples(input_ids=input_ids, labels=labels), dropped
+
+
+def _hash(*sides: Samples) -> str:
+    digest = hashlib.sha256()
+    for side in sides:
+        for ids, labels in zip(side.input_ids, side.labels, strict=True):
+            for tensor in (ids, labels):
+                digest.update(tensor.numpy().astype("<i8").tobytes())
+            digest.update(b"|")  # ends a sample
+        digest.update(b"||")  # ends a side
+    return digest.hexdigest()
+
+
+def _pydoc_datasets(
+    config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int
+) -> tuple[SFTDataset, SFTDataset]:
+    mask_prompt = config.mask_prompt is not False
+    train, val = (
+        SFTDataset(
+            data=records,
+            tokenizer=tokenizer,
+            prompt_style=config.prompt_style,
+            max_seq_length=max_seq_length,
+            mask_prompt=mask_prompt,
+            ignore_index=IGNORE_INDEX,
+        )
+        for records in pydoc_records()
+    )
+    return train, val
+
+
+def _json_datasets(
+    config: TrainConfig, path: Path, tokenizer: Tokenizer, max_seq_length: int
+) -> tuple[SFTDataset, SFTDataset]:
+    _check_records(path)
+    module = JSON(
+        json_path=path,
+        mask_prompt=bool(config.mask_prompt),
+        val_split_fraction=config.val_split_fraction,
+        prompt_style=PromptStyle.from_name(config.prompt_style),
+        ignore_index=IGNORE_INDEX,
+        num_workers=0,
+    )
+    module.connect(tokenizer=tokenizer, max_seq_length=max_seq_length)
+    module.setup()
+    return module.train_dataset, module.test_dataset
+
+
+def _check_records(path: Path) -> None:
+    """Check an Alpaca file before LitGPT reads it.
+
+    Raises:
+        Skip2BenchError: which record, what is wrong with it.
+    """
+    if not path.is_file():
+        raise Skip2BenchError(f"data file {str(path)!r} does not exist; check the path")
+    try:
+        text = path.read_text(encoding="utf-8")
+        records: Any = (
+            [json.loads(line) for line in text.splitlines()]
+            if path.suffix == ".jsonl"
+            else json.loads(text)
+        )
+    except UnicodeDecodeError as error:
+        raise Skip2BenchError(
+            f"data file {str(path)!r} is not UTF-8 ({error.reason}); convert it"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise Skip2BenchError(
+            f"data file {str(path)!r} is not valid JSON: {error}; mend it"
+        ) from error
+    if not isinstance(records, list) or len(records) < 2:
+        raise Skip2BenchError(
+            f"data file {str(path)!r} needs a list of at least 2 records, to train and to validate"
+        )
+    for number, record in enumerate(records):
+        fields = record if isinstance(record, dict) else {}
+        for key in ("instruction", "output"):
+            if not isinstance(fields.get(key), str):
+                raise Skip2BenchError(
+                    f"record {number} of {str(path)!r} has no text under {key!r}; add it"
+                )
+
+
+def _module_datasets(
+    config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int
+) -> tuple[SFTDataset, SFTDataset]:
+    """One of LitGPT's data modules; most download their data."""
+    import litgpt.data
+
+    names = {
+        name.lower(): name
+        for name in litgpt.data.__all__
+        if name not in ("DataModule", "SFTDataset", "JSON")
+    }
+    class_name = names.get(config.data.lower())
+    if class_name is None:
+        raise Skip2BenchError(
+            f"data {config.data!r} is neither {EMBEDDED_DATA!r}, a JSON file nor a LitGPT data "
+            f"module; modules: {', '.join(sorted(names))}"
+        )
+    try:
+        module = getattr(litgpt.data, class_name)(
+            mask_prompt=bool(config.mask_prompt),
+            prompt_style=PromptStyle.from_name(config.prompt_style),
+        )
+        module.connect(tokenizer=tokenizer, batch_size=1, max_seq_length=max_seq_length)
+        module.prepare_data()
+        module.setup()
+        return module.train_dataset, module.test_dataset
+    except ImportError as error:
+        raise Skip2BenchError(
+            f"data {config.data!r} needs a package: {error}; install it with pip"
+        ) from error
+    except (TypeError, AttributeError) as error:
+        raise Skip2BenchError(
+            f"data {config.data!r} is no instruction data set ({error}); choose another"
+        ) from error
+    except OSError as error:  # every connection error is one
+        raise Skip2BenchError(
+            f"data {config.data!r} could not be downloaded ({type(error).__name__}); connect this "
+            f"machine to the network, or use --data {EMBEDDED_DATA} or a JSON file"
+        ) from error

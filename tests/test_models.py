@@ -1,0 +1,110 @@
+import shutil
+
+import pytest
+import torch
+from litgpt.tokenizer import Tokenizer
+
+from skip2bench.config import BenchConfig
+from skip2bench.errors import Skip2BenchError
+from skip2bench.methods import build_model, resolve_method
+from skip2bench.models import (
+    check_checkpoint,
+    config_by_name,
+    embedded_checkpoint,
+    find_checkpoint,
+    load_base,
+    load_checkpoint,
+    load_config,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_the_embedded_model_is_small_llama_shaped_and_works():
+    folder = embedded_checkpoint()
+    check_checkpoint(folder)
+    config = load_config(folder)
+    assert (config.n_layer, config.n_embd, config.n_head, config.block_size) == (8, 192, 6, 512)
+    assert (config.norm_class_name, config.mlp_class_name) == ("RMSNorm", "LLaMAMLP")
+    assert Tokenizer(folder).vocab_size == config.padded_vocab_size == 2048
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10_000_000
+    stored = torch.load(folder / "lit_model.pth", weights_only=True)
+    assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
+    assert (
+        load_checkpoint(folder, CPU, torch.float32).weights["lm_head.weight"].dtype == torch.float32
+    )
+
+
+def test_the_embedded_model_is_really_trained():
+    """On a function that is in no standard library: far below the uniform loss, ln 2048 = 7.6."""
+    folder = embedded_checkpoint()
+    base = load_checkpoint(folder, CPU, torch.float32)
+    model = build_model(resolve_method("lora", "", BenchConfig(), base.config), base, CPU, 0)
+    source = """def find_longest(self, names, default=None):
+    result = default
+    for name in names:
+        if result is None or len(name) > len(result):
+            result = name
+    return result
+"""
+    tokens = Tokenizer(folder).encode(source).long()[None]
+    loss = torch.nn.functional.cross_entropy(model(tokens)[0, :-1], tokens[0, 1:])
+    assert loss < 4.5
+
+
+def test_names_of_models(tiny_checkpoint):
+    assert find_checkpoint("pystd") == embedded_checkpoint()
+    assert find_checkpoint(str(tiny_checkpoint)) == tiny_checkpoint
+    assert find_checkpoint("pythia-14m") is None
+    assert load_base("pythia-14m", CPU, torch.float32, 0).folder is None
+    assert load_base(str(tiny_checkpoint), CPU, torch.float32, 0).name == "tiny"
+
+
+def test_an_unknown_name_brings_the_nearest():
+    with pytest.raises(
+        Skip2BenchError, match=r"'Llama-2-7b' is neither .*; near it: Llama-2-7b-hf"
+    ):
+        config_by_name("Llama-2-7b")
+    with pytest.raises(Skip2BenchError, match="give a LitGPT config name such as Llama-2-7b-hf"):
+        config_by_name("????")
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(
+        Skip2BenchError, match=r"does not exist; get one with 'litgpt download <name>'"
+    ):
+        check_checkpoint(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["lit_model.pth", "model_config.yaml", "tokenizer_config.json"])
+def test_missing_files_are_named(tiny_checkpoint, tmp_path, name):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / name).unlink()
+    with pytest.raises(Skip2BenchError, match=f"lacks {name}; download it again"):
+        check_checkpoint(folder)
+
+
+def test_a_hugging_face_folder_is_told_how_to_convert(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(
+        Skip2BenchError, match="is a Hugging Face checkpoint; convert it with 'litgpt convert_to"
+    ):
+        check_checkpoint(tmp_path)
+
+
+def test_broken_weights_are_an_error(tiny_checkpoint, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / "lit_model.pth").write_bytes(b"not a zip file")
+    with pytest.raises(Skip2BenchError, match=r"cannot be read .*; get it again"):
+        load_checkpoint(folder, CPU, torch.float32)
+
+
+def test_a_broken_configuration_is_an_error(tiny_checkpoint, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, folder)
+    (folder / "model_config.yaml").write_text("n_layers: 3\n")
+    with pytest.raises(Skip2BenchError, match="is no LitGPT model configuration"):
+        load_config(folder)
