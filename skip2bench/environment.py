@@ -1,0 +1,132 @@
+"""What a run ran on: hardware, versions, commit, load. Enough to judge whether two runs compare."""
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from skip2bench import __version__
+from skip2bench.errors import Skip2BenchError
+from skip2bench.results import utc_now
+
+
+def describe_environment(device: torch.device, arguments: list[str]) -> dict[str, Any]:
+    """Describe this machine and process as the content of `environment.json`.
+
+    Args:
+        device: The device of the run.
+        arguments: The command line after `skip2bench`, to repeat the run.
+    """
+    commit, dirty = _read_commit()
+    return {
+        "started_at": utc_now(),
+        "command": shlex.join(["skip2bench", *arguments]),
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "cpu_count": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": _describe_gpu(device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "litgpt": _version("litgpt"),
+        "lightning": _version("lightning"),
+        "skip2bench": __version__,
+        "threads": torch.get_num_threads(),
+        "commit": commit,
+        "dirty": dirty,
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` names; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        Skip2BenchError: the device is not there.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available[name]:
+        raise Skip2BenchError(
+            f"device {name!r} is not available to torch {torch.__version__}; use --device auto"
+        )
+    return torch.device("cuda", 0) if name == "cuda" else torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """The Fabric precision that `--precision` names.
+
+    `auto` is bf16-true on a GPU that has it, else 32-true.
+    """
+    if name != "auto":
+        return name
+    return "bf16-true" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def weights_dtype(precision: str) -> torch.dtype:
+    """Dtype in which a Fabric precision holds the weights."""
+    return {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(precision, torch.float32)
+
+
+def _describe_gpu(device: torch.device) -> dict[str, Any] | None:
+    if device.type != "cuda":
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "driver": _run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]),
+        "cuda": torch.version.cuda,
+        "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+    }
+
+
+def _processor_name() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _read_commit() -> tuple[str | None, bool | None]:
+    """Commit of the checkout this package runs from, and whether it has changes.
+
+    None where it is no checkout.
+    """
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None, None
+    commit = _run(["git", "-C", str(folder), "rev-parse", "HEAD"])
+    changes = _run(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
+    return commit, None if changes is None else bool(changes)
+
+
+def _run(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,201 @@
+"""The training loop, the same for every method: what is timed, and what is logged.
+
+Nothing is both at once: the training clock counts data, cache building, forward, backward and
+optimizer. Validation has a clock of its own; logging stands outside all of them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from litgpt.model import GPT
+from torch import Tensor
+
+from skip2bench.config import TrainConfig
+from skip2bench.console import Bar
+from skip2bench.data import TokenizedData, global_batches
+from skip2bench.errors import Skip2BenchError
+from skip2bench.logs import RunLogs
+from skip2bench.measure import Clock, count_saved_bytes, read_peak_memory
+from skip2bench.objective import CachedObjective, Objective
+from skip2bench.schedule import learning_rate_factor
+
+TRAINING_CLOCK = ("data", "cache_build", "forward", "backward", "optimizer")
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    tokens: int = 0
+    losses: list[float] = field(default_factory=list)
+    """Step losses since the last evaluation point."""
+    val_losses: list[tuple[int, float]] = field(default_factory=list)
+    """Every evaluation point: step, validation loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """Everything that stays the same during a run."""
+
+    config: TrainConfig
+    label: str
+    fabric: Fabric
+    model: GPT
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    data: TokenizedData
+    total_steps: int
+    clock: Clock
+    logs: RunLogs
+
+
+def planned_batches(config: TrainConfig, data: TokenizedData, steps: int) -> list[list[int]]:
+    """Sample ids of every step of the run, in order."""
+    batches: list[list[int]] = []
+    for epoch in range(config.epochs):
+        if len(batches) >= steps:
+            break
+        batches += global_batches(len(data.train), config.global_batch_size, config.seed, epoch)
+    return batches[:steps]
+
+
+def fit(run: TrainingRun, progress: Progress) -> int:
+    """Train to the last step; return the bytes that autograd saves for one step."""
+    batches = planned_batches(run.config, run.data, run.total_steps)
+    if isinstance(run.objective, CachedObjective):
+        run.objective.build(run.clock)
+    saved_bytes = _measure_saved_bytes(run, batches[0])
+    progress.losses.append(_evaluate_batch(run, batches[0]))
+    _evaluate(run, progress)
+    lengths, supervised = run.data.train.lengths, run.data.train.supervised_counts
+    with Bar(run.label, run.total_steps, "steps") as bar:
+        for batch in batches:
+            loss, learning_rate = _take_step(
+                run, progress.step, batch, sum(supervised[i] for i in batch)
+            )
+            progress.step += 1
+            progress.tokens += sum(lengths[i] for i in batch)
+            progress.losses.append(loss)
+            run.logs.log_step(
+                step=progress.step,
+                epoch=_epoch(run, progress),
+                loss=loss,
+                learning_rate=learning_rate,
+                tokens=progress.tokens,
+                supervised_tokens=sum(supervised[i] for i in batch),
+                train_seconds=run.clock.total(TRAINING_CLOCK),
+            )
+            if not math.isfinite(loss):
+                raise Skip2BenchError(
+                    f"the loss is {loss} at step {progress.step}; lower --learning-rate (it is "
+                    f"{run.config.learning_rate}) or raise --lr-warmup-steps"
+                )
+            if progress.step % run.config.eval_interval == 0 or progress.step == run.total_steps:
+                _evaluate(run, progress)
+            speed = progress.tokens / run.clock.total(TRAINING_CLOCK)
+            bar.advance(
+                1, f"loss {loss:.3f} val {progress.val_losses[-1][1]:.3f} {speed:,.0f} tokens/s"
+            )
+    return saved_bytes
+
+
+def _take_step(
+    run: TrainingRun, step: int, batch: Sequence[int], supervised_tokens: int
+) -> tuple[float, float]:
+    """Make one optimizer update; return the global batch's loss before it and the learning rate."""
+    run.model.train()
+    factor = learning_rate_factor(step, run.config.lr_warmup_steps, run.total_steps)
+    learning_rate = run.config.learning_rate * factor
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate
+    losses: list[Tensor] = []
+    for ids in run.objective.split(batch):
+        with run.clock.part("data"):
+            inputs = run.objective.load(ids)
+        with run.clock.part("forward"):
+            loss = run.objective.loss(inputs) / supervised_tokens
+        with run.clock.part("backward"):
+            run.fabric.backward(loss)
+        losses.append(loss.detach())
+    with run.clock.part("optimizer"):
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+    return float(torch.stack(losses).sum()), learning_rate
+
+
+@torch.no_grad()
+def _evaluate_batch(run: TrainingRun, batch: Sequence[int]) -> float:
+    """Mean loss of a global batch without an update, outside the clock."""
+    run.model.eval()
+    supervised = run.data.train.supervised_counts
+    losses = [run.objective.loss(run.objective.load(ids)) for ids in run.objective.split(batch)]
+    return float(torch.stack(losses).sum()) / sum(supervised[i] for i in batch)
+
+
+def _evaluate(run: TrainingRun, progress: Progress) -> None:
+    """Validate and log one evaluation point.
+
+    Its train_loss is the mean of the step losses since the last one.
+    """
+    run.model.eval()
+    with run.clock.part("validation"):
+        val_loss = run.objective.validation_loss()
+    run.logs.log_evaluation(
+        step=progress.step,
+        epoch=_epoch(run, progress),
+        train_loss=sum(progress.losses) / len(progress.losses),
+        val_loss=val_loss,
+        val_ppl=math.exp(min(val_loss, 700.0)),  # beyond, a float has no room for it
+        learning_rate=run.optimizer.param_groups[0]["lr"],
+        tokens=progress.tokens,
+        train_seconds=run.clock.total(TRAINING_CLOCK),
+        peak_memory_bytes=read_peak_memory(run.fabric.device),
+    )
+    progress.val_losses.append((progress.step, val_loss))
+    progress.losses.clear()
+
+
+def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
+    """Most bytes that autograd keeps for one forward pass of a step, outside the clock."""
+    run.model.train()
+    largest = 0
+    cpu_only = run.fabric.device.type != "cuda"
+    with torch.random.fork_rng(devices=[] if cpu_only else [run.fabric.device]):
+        for ids in run.objective.split(batch):
+            inputs = run.objective.load(ids)
+            excluded = [*run.model.parameters(), *inputs]
+            saved = count_saved_bytes(partial(run.objective.loss, inputs), excluded)
+            largest = max(largest, saved)
+    return largest
+
+
+def _epoch(run: TrainingRun, progress: Progress) -> float:
+    steps_per_epoch = math.ceil(len(run.data.train) / run.config.global_batch_size)
+    return round(progress.step / steps_per_epoch, 4)
+
+
+def summarise_run(run: TrainingRun, progress: Progress) -> dict[str, Any]:
+    """Headline figures of a finished run."""
+    best_step, best_loss = min(progress.val_losses, key=lambda point: point[1])
+    return {
+        "train_seconds": run.clock.total(TRAINING_CLOCK),
+        **{
+            f"{part}_seconds": run.clock.seconds.get(part, 0.0)
+            for part in (*TRAINING_CLOCK, "validation")
+        },
+        "steps": progress.step,
+        "epochs": _epoch(run, progress),
+        "tokens": progress.tokens,
+        "peak_memory_bytes": read_peak_memory(run.fabric.device),
+        "cache_bytes": run.objective.nbytes if isinstance(run.objective, CachedObjective) else 0,
+        "initial_val_loss": progress.val_losses[0][1],
+        "final_val_loss": progress.val_losses[-1][1],
+        "best_val_loss": best_loss,
+        "best_step": best_step,
+    }

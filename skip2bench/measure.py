@@ -1,0 +1,125 @@
+"""Time, memory and FLOPs of a callable.
+
+Clocks read after the device is synchronised. Bytes saved for backward and FLOPs are exact and free
+of noise; seconds and peak memory are what the machine gave.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+class Clock:
+    """Seconds by named part; whatever runs outside `part` is not counted."""
+
+    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
+        """Start all parts at zero; `now` is replaced in tests."""
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._now = now
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to `name`, the device's pending work included."""
+        synchronize(self._device)
+        start = self._now()
+        try:
+            yield
+        finally:
+            synchronize(self._device)
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
+
+    def total(self, names: Iterable[str]) -> float:
+        """Sum of the named parts, in seconds."""
+        return sum(self.seconds.get(name, 0.0) for name in names)
+
+
+def time_call(
+    call: Callable[[], object], device: torch.device, now: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one call, the device's work included."""
+    synchronize(device)
+    start = now()
+    call()
+    synchronize(device)
+    return now() - start
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak so far, so that `read_peak_memory` speaks of what follows."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
+
+
+def read_peak_memory(device: torch.device) -> int:
+    """Peak bytes since `reset_peak_memory`: allocated on CUDA, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":
+        # not getrusage: its maximum is inherited from the process that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    else:
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+
+
+def read_reserved_memory(device: torch.device) -> int | None:
+    """Peak bytes that the CUDA allocator took from the device; None elsewhere."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
+
+
+def read_memory(device: torch.device) -> int:
+    """Bytes in use now: allocated on CUDA, else resident in this process."""
+    return (
+        torch.cuda.memory_allocated(device)
+        if device.type == "cuda"
+        else int(psutil.Process().memory_info().rss)
+    )
+
+
+def count_saved_bytes(call: Callable[[], object], excluded: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps for backward while `call` runs.
+
+    Counts each storage once, so views share theirs, and leaves out the storages of `excluded`
+    (parameters and cached inputs, which exist with or without autograd).
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in excluded}
+    saved: dict[int, tuple[int, Tensor]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            # the tensor is held, so that no other storage can take its address while we count
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = call()
+    del result
+    return sum(nbytes for nbytes, _ in saved.values())
+
+
+def count_flops(call: Callable[[], object]) -> int:
+    """Floating-point operations of `call` by torch's FlopCounterMode; a multiply-add is two."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())

@@ -1,0 +1,215 @@
+"""Run folders and the files in them: the contract between what measures and what reports.
+
+Files hold SI base units with the unit in the name; a figure that does not exist is an empty cell or
+null. Small files are written aside and renamed into place; logs are appended a row at a time.
+"""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from skip2bench.errors import Skip2BenchError
+
+SCHEMA_VERSION = 1
+Status = Literal["running", "ok", "oom", "failed", "interrupted"]
+
+PHASES = ("forward", "train_forward", "backward", "optimizer", "cached_forward", "cached_backward")
+MEASUREMENT_COLUMNS = ("round", "method", "blocks", "phase", "iteration", "seconds")
+METRICS_COLUMNS = (
+    *("step", "epoch", "train_loss", "val_loss", "val_ppl"),
+    *("learning_rate", "tokens", "train_seconds", "peak_memory_bytes"),
+)
+STEPS_COLUMNS = (
+    "step",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "tokens",
+    "supervised_tokens",
+    "train_seconds",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder that was read back."""
+
+    folder: Path
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """`bench` or `train`."""
+        return str(self.summary.get("kind", ""))
+
+
+def create_run_folder(
+    kind: str,
+    model: str,
+    label: str,
+    out_dir: Path | None = None,
+    *,
+    force: bool = False,
+    root: Path = Path("results"),
+) -> Path:
+    """Make the folder of a run: `out_dir`, or a new `<root>/<kind>/<UTC time>-<model>-<label>`.
+
+    Raises:
+        Skip2BenchError: `out_dir` holds a run already and `force` is off, or it cannot be made.
+    """
+    if out_dir is None:
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        base = root / kind / f"{stamp}-{model}-{label}"
+        folder = next(path for path in _numbered(base) if not path.exists())
+    else:
+        folder = out_dir
+        if (folder / "summary.json").exists() and not force:
+            raise Skip2BenchError(
+                f"{str(folder)!r} holds a run already; choose another --out-dir, or add --force"
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Skip2BenchError(
+            f"cannot make the run folder {str(folder)!r}: {error.strerror}"
+        ) from error
+    return folder
+
+
+def create_log_folder(folder: Path) -> Path:
+    """Make the next free `logs/version_N` of a run folder."""
+    for number in range(10_000):
+        log_folder = folder / "logs" / f"version_{number}"
+        if not log_folder.exists():
+            log_folder.mkdir(parents=True)
+            return log_folder
+    raise Skip2BenchError(f"{str(folder / 'logs')!r} is full; choose another --out-dir")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as JSON, whole or not at all; NaN and infinities become null."""
+    _write_atomically(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def write_yaml(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as YAML, whole or not at all."""
+    _write_atomically(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a whole CSV file, whole or not at all; None becomes an empty cell."""
+    aside = path.with_name(path.name + ".part")
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(aside, path)
+
+
+class CsvLog:
+    """A CSV file that grows by one row at a time; every row is on disk when `append` returns."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        """Start `path` with a header row."""
+        self._file = path.open("x", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
+        self._writer.writeheader()
+        self._file.flush()
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Append one row; its keys are exactly the columns."""
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_runs(root: Path) -> list[Run]:
+    """Read every run folder at or below `root` (three levels), oldest first.
+
+    `reference` folders are left out.
+
+    Raises:
+        Skip2BenchError: `root` does not exist.
+    """
+    if not root.is_dir():
+        raise Skip2BenchError(
+            f"results folder {str(root)!r} does not exist; run 'skip2bench bench' first"
+        )
+    found = {path for pattern in ("", "*/", "*/*/") for path in root.glob(f"{pattern}summary.json")}
+    runs = [
+        read_run(path.parent)
+        for path in found
+        if "reference" not in path.relative_to(root).parts[:-1]
+    ]
+    return sorted(runs, key=lambda run: (str(run.summary.get("started_at", "")), str(run.folder)))
+
+
+def read_run(folder: Path) -> Run:
+    """Read the three files of one run folder; a missing environment or config reads as empty.
+
+    Raises:
+        Skip2BenchError: a file cannot be parsed.
+    """
+    environment, config = folder / "environment.json", folder / "config.yaml"
+    try:
+        return Run(
+            folder=folder,
+            summary=_mapping(json.loads((folder / "summary.json").read_text(encoding="utf-8"))),
+            environment=_mapping(json.loads(environment.read_text(encoding="utf-8")))
+            if environment.is_file()
+            else {},
+            config=_mapping(yaml.safe_load(config.read_text(encoding="utf-8")))
+            if config.is_file()
+            else {},
+        )
+    except (ValueError, yaml.YAMLError) as error:
+        raise Skip2BenchError(
+            f"the run in {str(folder)!r} cannot be read ({error}); move it away"
+        ) from error
+
+
+def utc_now() -> str:
+    """The time now, in UTC, as ISO 8601 to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _numbered(base: Path) -> Iterable[Path]:
+    yield base
+    for number in range(2, 10_000):
+        yield base.with_name(f"{base.name}-{number}")
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not a mapping")
+    return value
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON has no word for (NaN, infinities) by null, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

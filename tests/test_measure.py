@@ -1,0 +1,88 @@
+import torch
+from torch import nn
+
+from skip2bench.measure import (
+    Clock,
+    count_flops,
+    count_saved_bytes,
+    read_memory,
+    read_peak_memory,
+    read_reserved_memory,
+    reset_peak_memory,
+    time_call,
+)
+
+CPU = torch.device("cpu")
+
+
+class FakeTime:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_clock_adds_up_parts_and_leaves_out_the_rest():
+    time = FakeTime()
+    clock = Clock(CPU, now=time)
+    for seconds in (1.0, 2.0):
+        with clock.part("forward"):
+            time.now += seconds
+        time.now += 100
+    with clock.part("backward"):
+        time.now += 4
+    assert clock.seconds == {"forward": 3.0, "backward": 4.0}
+    assert clock.total(("forward", "backward", "optimizer")) == 7.0
+
+
+def test_clock_counts_a_part_that_fails():
+    time = FakeTime()
+    clock = Clock(CPU, now=time)
+    try:
+        with clock.part("forward"):
+            time.now += 1
+            raise ValueError
+    except ValueError:
+        pass
+    assert clock.seconds == {"forward": 1.0}
+
+
+def test_time_call_is_the_time_of_the_call():
+    time = FakeTime()
+
+    def work() -> None:
+        time.now += 2.5
+
+    assert time_call(work, CPU, now=time) == 2.5
+
+
+def test_peak_memory_sees_what_was_freed_again():
+    reset_peak_memory(CPU)
+    before = read_memory(CPU)
+    block = torch.ones(64 << 20, dtype=torch.uint8)
+    del block
+    assert read_peak_memory(CPU) - before > 60 << 20
+    reset_peak_memory(CPU)
+    assert read_peak_memory(CPU) - before < 40 << 20
+    assert read_reserved_memory(CPU) is None
+
+
+def test_saved_bytes_of_a_known_case():
+    """relu(x W)²: keeps x for W's gradient, and relu's output once for both."""
+    x, weight = torch.randn(8, 4), nn.Parameter(torch.randn(4, 16))
+    saved = count_saved_bytes(lambda: (x @ weight).relu().square().sum(), excluded=[weight])
+    assert saved == x.nbytes + 8 * 16 * 4
+    assert (
+        count_saved_bytes(lambda: (x @ weight).relu().square().sum(), excluded=[weight, x])
+        == 8 * 16 * 4
+    )
+
+
+def test_nothing_is_saved_where_nothing_trains():
+    weight = torch.randn(4, 16)
+    assert count_saved_bytes(lambda: (torch.randn(8, 4) @ weight).relu(), excluded=[]) == 0
+
+
+def test_flops_of_a_matrix_product():
+    assert count_flops(lambda: torch.randn(8, 4) @ torch.randn(4, 16)) == 2 * 8 * 4 * 16

@@ -1,0 +1,103 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from skip2bench.errors import Skip2BenchError
+from skip2bench.results import (
+    CsvLog,
+    create_log_folder,
+    create_run_folder,
+    read_run,
+    read_runs,
+    write_csv,
+    write_json,
+)
+
+
+def make_run(folder: Path, started_at: str = "2026-01-01T00:00:00+00:00") -> Path:
+    folder.mkdir(parents=True)
+    write_json(folder / "summary.json", {"kind": "train", "started_at": started_at})
+    return folder
+
+
+def test_new_folders_are_named_by_time_model_and_label(tmp_path):
+    first = create_run_folder("train", "pystd", "lora", root=tmp_path)
+    second = create_run_folder("train", "pystd", "lora", root=tmp_path)
+    assert first != second
+    assert first.parent == tmp_path / "train"
+    assert "Z-pystd-lora" in first.name
+
+
+def test_a_folder_that_holds_a_run_needs_force(tmp_path):
+    folder = make_run(tmp_path / "run")
+    with pytest.raises(
+        Skip2BenchError, match="holds a run already; choose another --out-dir, or add --force"
+    ):
+        create_run_folder("train", "m", "l", folder)
+    assert create_run_folder("train", "m", "l", folder, force=True) == folder
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Skip2BenchError, match=r"cannot make the run folder .*file/run"):
+        create_run_folder("train", "m", "l", tmp_path / "file" / "run")
+
+
+def test_log_folders_count_up(tmp_path):
+    assert [create_log_folder(tmp_path).name for _ in range(3)] == [
+        "version_0",
+        "version_1",
+        "version_2",
+    ]
+
+
+def test_json_has_no_word_for_nan(tmp_path):
+    write_json(
+        tmp_path / "a.json",
+        {"a": math.nan, "b": [math.inf, 1.5], "c": {"d": -math.inf}, "e": "日本"},
+    )
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"a": None, "b": [None, 1.5], "c": {"d": None}, "e": "日本"}
+    assert "日本" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_missing_values_are_empty_cells(tmp_path):
+    write_csv(tmp_path / "a.csv", ["a", "b"], [{"a": 1, "b": None}, {"a": 2}])
+    assert (tmp_path / "a.csv").read_text() == "a,b\n1,\n2,\n"
+
+
+def test_a_log_is_on_disk_row_by_row_and_never_restarted(tmp_path):
+    log = CsvLog(tmp_path / "log.csv", ["a", "b"])
+    log.append({"a": 1, "b": 2})
+    assert (tmp_path / "log.csv").read_text() == "a,b\n1,2\n"
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        log.append({"a": 1, "c": 2})
+    log.close()
+    with pytest.raises(FileExistsError):
+        CsvLog(tmp_path / "log.csv", ["a"])
+
+
+def test_runs_are_found_at_any_of_three_levels_oldest_first(tmp_path):
+    make_run(tmp_path / "train" / "b", "2026-01-02T00:00:00+00:00")
+    make_run(tmp_path / "train" / "a", "2026-01-03T00:00:00+00:00")
+    make_run(tmp_path / "alone", "2026-01-01T00:00:00+00:00")
+    make_run(tmp_path / "reference" / "gpu")
+    assert [run.folder.name for run in read_runs(tmp_path)] == ["alone", "b", "a"]
+    assert [run.folder.name for run in read_runs(tmp_path / "reference")] == ["gpu"]
+    assert [run.folder.name for run in read_runs(tmp_path / "alone")] == ["alone"]
+
+
+def test_no_results_folder_is_an_error(tmp_path):
+    with pytest.raises(Skip2BenchError, match="does not exist; run 'skip2bench bench' first"):
+        read_runs(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", ""])
+def test_a_broken_summary_names_its_folder(tmp_path, text):
+    folder = make_run(tmp_path / "run")
+    (folder / "summary.json").write_text(text)
+    with pytest.raises(Skip2BenchError, match=r"the run in .* cannot be read .*; move it away"):
+        read_run(folder)
