@@ -1,0 +1,219 @@
+"""Forward, backward and memory micro-benchmarks of several configurations, interleaved in rounds.
+
+A round measures every configuration before the next round starts, so that a machine that drifts
+drifts for all of them. Compared are the medians of a round, pair by pair. Memory comes from
+processes of their own (`memory`), FLOPs from the meta device (`workload`).
+"""
+
+import gc
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from litgpt.config import Config
+
+from skip2bench.bench_summary import (
+    Rows,
+    blocks_text,
+    compare_phases,
+    flatten_entry,
+    summarise_phases,
+)
+from skip2bench.config import BenchConfig
+from skip2bench.console import Bar, note
+from skip2bench.environment import (
+    choose_device,
+    choose_precision,
+    describe_environment,
+    weights_dtype,
+)
+from skip2bench.errors import Skip2BenchError
+from skip2bench.measure import time_call
+from skip2bench.memory import MemoryRequest, measure_memory
+from skip2bench.methods import (
+    METHODS,
+    MethodSettings,
+    build_empty_model,
+    count_parameters,
+    resolve_method,
+)
+from skip2bench.models import config_by_name, find_checkpoint, hash_file, load_base, load_config
+from skip2bench.recording import record_run
+from skip2bench.results import MEASUREMENT_COLUMNS, create_run_folder, write_csv
+from skip2bench.workload import Workload, build_workload, count_workload_flops
+
+WARMUP_ITERATIONS = 3
+_RECORDED = ("batch_size", "seq_length", "rounds", "iterations", "seed")
+
+
+def run_bench(config: BenchConfig, arguments: list[str]) -> dict[str, Any]:
+    """Measure, write the run folder, and return its summary.
+
+    Args:
+        config: What to measure.
+        arguments: The command line, recorded so that the run can be repeated.
+
+    Raises:
+        Skip2BenchError: bad input; nothing is written then.
+    """
+    started = time.monotonic()
+    folder_of_model = find_checkpoint(config.model)
+    model_config = load_config(folder_of_model) if folder_of_model else config_by_name(config.model)
+    if not 2 <= config.seq_length <= model_config.block_size:
+        raise Skip2BenchError(
+            f"seq_length is {config.seq_length}; give 2 to {model_config.block_size}, the context"
+        )
+    requests = list_configurations(config, model_config)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    name = folder_of_model.name if folder_of_model else model_config.name
+
+    folder = create_run_folder("bench", name, "bench", config.out_dir, force=config.force)
+    weights = folder_of_model / "lit_model.pth" if folder_of_model else None
+    environment = describe_environment(device, arguments) | {
+        "checkpoint": {"name": name, "sha256": hash_file(weights) if weights else None}
+    }
+    known = {
+        "kind": "bench",
+        "model": name,
+        "device": str(device),
+        "precision": precision,
+        **{key: getattr(config, key) for key in _RECORDED},
+        "configurations": [],
+    }
+    with record_run(folder, config, environment, known, started) as summary:
+        entries, rows = _measure(config, requests, model_config, device, precision)
+        summary["configurations"] = entries
+        write_csv(folder / "measurements.csv", MEASUREMENT_COLUMNS, rows)
+        _write_summary_csv(folder, entries)
+    return summary | {"folder": str(folder)}
+
+
+def list_configurations(
+    config: BenchConfig, model: Config
+) -> list[tuple[str, str, MethodSettings]]:
+    """Method name, blocks as given, and settings of everything to measure, the baseline first."""
+    wanted = [
+        (name, blocks)
+        for name in sorted(config.methods, key=list(METHODS).index)
+        for blocks in (config.blocks if METHODS[name].is_skip else ("",))
+    ]
+    found: dict[str, tuple[str, str, MethodSettings]] = {}
+    for name, blocks in wanted:
+        settings = resolve_method(name, blocks, config, model)
+        # presets may mean the same blocks on a small model
+        found.setdefault(settings.slug, (name, blocks, settings))
+    return list(found.values())
+
+
+def _measure(
+    config: BenchConfig,
+    requests: list[tuple[str, str, MethodSettings]],
+    model_config: Config,
+    device: torch.device,
+    precision: str,
+) -> tuple[list[dict[str, Any]], Rows]:
+    entries = []
+    for name, blocks, settings in requests:
+        note(f"{settings.label}: parameters, FLOPs, memory in a process of its own")
+        request = MemoryRequest(
+            config=config, method=name, blocks=blocks, threads=torch.get_num_threads()
+        )
+        entries.append(
+            _describe(settings, model_config)
+            | {
+                "flops": count_workload_flops(
+                    settings, model_config, config.batch_size, config.seq_length
+                ),
+                "memory": measure_memory(request),
+            }
+        )
+    rows = _measure_times(config, [settings for _, _, settings in requests], device, precision)
+    for entry, (_, _, settings) in zip(entries, requests, strict=True):
+        entry["phases"] = summarise_phases(rows, settings)
+        if settings is not requests[0][2]:
+            entry["ratios"] = compare_phases(rows, settings, requests[0][2])
+    return entries, rows
+
+
+def _describe(settings: MethodSettings, model_config: Config) -> dict[str, Any]:
+    with torch.device("meta"):
+        total, trainable = count_parameters(build_empty_model(settings, model_config))
+    return {
+        "label": settings.label,
+        "method": settings.method.name,
+        "blocks": list(settings.blocks) if settings.blocks is not None else None,
+        "target": settings.skip.target if settings.skip else None,
+        "rank": settings.rank,
+        "total_parameters": total,
+        "trainable_parameters": trainable,
+        "adapter_parameters": trainable,
+        "trainable_ratio": trainable / total,
+    }
+
+
+def _measure_times(
+    config: BenchConfig, all_settings: list[MethodSettings], device: torch.device, precision: str
+) -> Rows:
+    """Raw measurements, one row a phase and iteration."""
+    base = load_base(config.model, device, weights_dtype(precision), config.seed)
+    works = [
+        build_workload(
+            settings,
+            base,
+            batch_size=config.batch_size,
+            seq_length=config.seq_length,
+            seed=config.seed,
+            device=device,
+            precision=precision,
+        )
+        for settings in all_settings
+    ]
+    rows: Rows = []
+    total = len(works) * (WARMUP_ITERATIONS + config.rounds * config.iterations)
+    with Bar("timing", total, "iterations") as bar:
+        for work in works:
+            for _ in range(WARMUP_ITERATIONS):
+                _time_iteration(work, device)
+                bar.advance(1, "warm-up")
+        for number in range(1, config.rounds + 1):
+            for work in works:
+                gc.collect()  # here, so that it does not run inside a clock
+                for iteration in range(1, config.iterations + 1):
+                    seconds = _time_iteration(work, device)
+                    rows += [
+                        {
+                            "round": number,
+                            "method": work.settings.method.name,
+                            "blocks": blocks_text(work.settings.blocks),
+                            "phase": phase,
+                            "iteration": iteration,
+                            "seconds": value,
+                        }
+                        for phase, value in seconds.items()
+                    ]
+                    bar.advance(1, f"round {number}/{config.rounds} {work.settings.label}")
+    return rows
+
+
+def _time_iteration(work: Workload, device: torch.device) -> dict[str, float]:
+    """Seconds of each phase, each one timed by itself."""
+    losses: list[torch.Tensor] = []
+    seconds = {
+        "forward": time_call(work.forward, device),
+        "train_forward": time_call(lambda: losses.append(work.train_forward()), device),
+        "backward": time_call(lambda: work.backward(losses.pop()), device),
+        "optimizer": time_call(work.optimizer_step, device),
+    }
+    if work.is_cached:
+        seconds["cached_forward"] = time_call(lambda: losses.append(work.cached_forward()), device)
+        seconds["cached_backward"] = time_call(lambda: work.backward(losses.pop()), device)
+        work.optimizer_step()
+    return seconds
+
+
+def _write_summary_csv(folder: Path, entries: list[dict[str, Any]]) -> None:
+    rows = [flatten_entry(entry) for entry in entries]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    write_csv(folder / "summary.csv", columns, rows)

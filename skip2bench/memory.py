@@ -1,0 +1,113 @@
+"""Peak memory of one configuration, measured in a process of its own.
+
+In one process for all, what the first configuration left behind would hide what the second takes.
+"""
+
+import gc
+import signal
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from skip2bench.config import BenchConfig
+from skip2bench.environment import choose_device, choose_precision, weights_dtype
+from skip2bench.measure import (
+    read_memory,
+    read_peak_memory,
+    read_reserved_memory,
+    reset_peak_memory,
+)
+from skip2bench.methods import resolve_method
+from skip2bench.models import load_base
+from skip2bench.recording import is_out_of_memory
+from skip2bench.workload import Workload, build_workload
+
+_STEPS = 2
+"""The first step allocates the optimizer's state, the second one finds it there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRequest:
+    """Which configuration to measure."""
+
+    config: BenchConfig
+    method: str
+    blocks: str
+    threads: int
+
+
+def measure_memory(request: MemoryRequest) -> dict[str, Any]:
+    """Measure in a fresh process.
+
+    Returns:
+        `status` ("ok", "oom" or "failed") and, where ok, `peak_memory_bytes` (over forward,
+        backward and optimizer), `step_memory_bytes` (what the step added to the model at rest), the
+        same two with `cached_` in front for a cached method, `reserved_memory_bytes` (CUDA), and
+        the bytes saved for backward.
+    """
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_and_send, args=(request, sender))
+    process.start()
+    sender.close()  # so that a child that dies leaves the pipe at its end
+    try:
+        figures: dict[str, Any] = receiver.recv()
+    except EOFError:
+        figures = {}
+    process.join()
+    # SIGKILL is what the system ends a process with that takes too much memory
+    return figures or {"status": "oom" if process.exitcode == -signal.SIGKILL else "failed"}
+
+
+def _measure_and_send(request: MemoryRequest, sender: Connection) -> None:
+    sender.send(_measure_here(request))
+
+
+def _measure_here(request: MemoryRequest) -> dict[str, Any]:
+    torch.set_num_threads(request.threads)
+    config = request.config
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    try:
+        base = load_base(config.model, device, weights_dtype(precision), config.seed)
+        settings = resolve_method(request.method, request.blocks, config, base.config)
+        work = build_workload(
+            settings,
+            base,
+            batch_size=config.batch_size,
+            seq_length=config.seq_length,
+            seed=config.seed,
+            device=device,
+            precision=precision,
+        )
+        figures: dict[str, Any] = {"status": "ok"}
+        # the smaller one first: memory that a process has once touched may stay with it
+        if work.is_cached:
+            figures |= {
+                f"cached_{name}": value
+                for name, value in _measure_steps(work, device, cached=True).items()
+            }
+        figures |= _measure_steps(work, device, cached=False)
+        figures["reserved_memory_bytes"] = read_reserved_memory(device)
+        figures["saved_for_backward_bytes"] = work.count_saved_bytes(cached=False)
+        if work.is_cached:
+            figures["cached_saved_for_backward_bytes"] = work.count_saved_bytes(cached=True)
+        return figures
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return {"status": "oom"}
+
+
+def _measure_steps(work: Workload, device: torch.device, *, cached: bool) -> dict[str, int]:
+    gc.collect()
+    reset_peak_memory(device)
+    before = read_memory(device)
+    for _ in range(_STEPS):
+        work.backward(work.cached_forward() if cached else work.train_forward())
+        work.optimizer_step()
+    peak = read_peak_memory(device)
+    return {"peak_memory_bytes": peak, "step_memory_bytes": max(0, peak - before)}
