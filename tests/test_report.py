@@ -1,0 +1,355 @@
+"""The report on committed runs: whole texts, what is left out, and what is missing.
+
+To renew the expected reports after a wanted change: in tests/data, run `skip2bench report --lang
+en > report.en.md` (and ja), delete the results/figures it made, and read the difference.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skip2bench import report
+from skip2bench.config import Language, ReportConfig
+from skip2bench.errors import Skip2BenchError
+from skip2bench.report import escape_code, escape_markdown, render_report
+
+DATA = Path(__file__).parent / "data"
+BENCH = Path("results/bench/20261123T100000Z-pystd-bench")
+LORA = Path("results/train/20261123T101000Z-pystd-lora")
+SKIP2_4 = Path("results/train/20261123T101300Z-pystd-skip2-0-1-2-3")
+SKIP2_6 = Path("results/train/20261123T101500Z-pystd-skip2-0-1-2-3-4-5")
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the committed runs in the current folder."""
+    shutil.copytree(DATA / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "results"
+
+
+def edit(
+    folder: Path, change: Callable[[dict[str, Any]], object], file: str = "summary.json"
+) -> None:
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
+    change(content)
+    (folder / file).write_text(json.dumps(content), encoding="utf-8")
+
+
+def section(text: str, heading: str) -> str:
+    """The text below `heading`, up to the next heading of its level or above."""
+    level = heading.split(" ")[0]
+    lines = text.split(f"{heading}\n", 1)[1].splitlines()
+    stops = tuple(f"{'#' * depth} " for depth in range(1, len(level) + 1))
+    ends = [number for number, line in enumerate(lines) if line.startswith(stops)]
+    return "\n".join(lines[: ends[0] if ends else None])
+
+
+@pytest.mark.parametrize("lang", ["ja", "en"])
+def test_whole_report(lang: Language) -> None:
+    expected = (DATA / f"report.{lang}.md").read_text(encoding="utf-8")
+    assert render_report(ReportConfig(lang=lang)) == expected
+
+
+def test_both_languages_hold_the_same_figures() -> None:
+    def figures(lang: Language) -> list[list[str]]:
+        rows = [
+            row for row in render_report(ReportConfig(lang=lang)).splitlines() if "blocks) |" in row
+        ]
+        return [[cell.replace("秒", "s").strip() for cell in row.split("|")] for row in rows[:-1]]
+
+    assert figures("ja") == figures("en")
+
+
+@pytest.mark.parametrize(
+    ("output", "link"),
+    [
+        (None, "results/figures/loss_comparison.png"),
+        ("report.md", "results/figures/loss_comparison.png"),
+        ("docs/my/report.md", "../../results/figures/loss_comparison.png"),
+        ("results/report.md", "figures/loss_comparison.png"),
+    ],
+)
+def test_the_plot_is_linked_from_where_the_report_goes(output: str | None, link: str) -> None:
+    text = render_report(ReportConfig(output=Path(output) if output else None))
+    assert f"]({link})" in text
+    assert Path("results/figures/loss_comparison.png").is_file()
+
+
+def test_a_folder_with_a_space_is_linked(results: Path) -> None:
+    results.rename(results.with_name("my results"))
+    text = render_report(ReportConfig(results=Path("my results")))
+    assert "](my%20results/figures/loss_comparison.png)" in text
+
+
+def test_only_bench(results: Path) -> None:
+    shutil.rmtree(results / "train")
+    text = render_report(ReportConfig())
+    assert "学習: 未計測（`skip2bench train` で計測できます）。" in text
+    assert "loss_comparison.png" not in text
+    assert "| 学習の実行 | - | `skip2bench train --method lora && " in section(
+        text, "## 見つからなかったもの"
+    )
+    assert "88.8 %" in section(text, "## 結論")
+    assert "学習の結果がないため" in section(text, "## 結論")
+
+
+def test_only_train(results: Path) -> None:
+    shutil.rmtree(results / "bench")
+    text = render_report(ReportConfig(lang="en"))
+    assert "Benchmark: not measured; `skip2bench bench` measures it." in text
+    assert "| Skip2-LoRA (6 blocks) | 36,864 | 0.84 % | -50.0 % |" in text
+    assert "| A benchmark | - | `skip2bench bench` |" in text
+    assert "There is no benchmark" in section(text, "## Conclusion")
+
+
+def test_only_lora() -> None:
+    shutil.rmtree(SKIP2_4)
+    shutil.rmtree(SKIP2_6)
+    edit(BENCH, lambda summary: summary["configurations"].__delitem__(slice(1, None)))
+    text = render_report(ReportConfig(lang="en"))
+    missing = section(text, "## What was not found")
+    assert (
+        "| Skip2-LoRA in the benchmark | - | `skip2bench bench --methods lora,skip2` |" in missing
+    )
+    assert "| Training of Skip2-LoRA | - | `skip2bench train --blocks 0,1,2,3` |" in missing
+
+
+def test_without_a_baseline_nothing_is_called_better() -> None:
+    shutil.rmtree(LORA)
+    edit(BENCH, lambda summary: summary["configurations"].pop(0))
+    text = render_report(ReportConfig(lang="en"))
+    assert "nothing can be said on which is faster or more accurate" in section(
+        text, "## Conclusion"
+    )
+    assert "nothing can be said on which is faster or needs less memory" in text
+    assert "| Skip2-LoRA (4 blocks) | 31.6 s | - | 17.9 s |" in text
+    assert "88.8 %" not in text  # a ratio to a configuration that is not LoRA
+    assert "`skip2bench train --method lora`" in section(text, "## What was not found")
+
+
+def test_ratios_to_another_first_configuration_are_not_read() -> None:
+    edit(BENCH, lambda summary: summary["configurations"].reverse())
+    text = render_report(ReportConfig())
+    assert "88.8 %" not in text
+    rows = [line for line in section(text, "### 速度").splitlines() if line.startswith("| ")]
+    assert rows[1].startswith("| Traditional LoRA | 61.2 |")
+
+
+@pytest.mark.parametrize(
+    ("ratio", "cell"),
+    [
+        ({"low": 0.98, "high": 1.06}, "差なし(ノイズ内) [-6.0 %, 2.0 %]"),
+        ({"low": None, "high": None, "n": 1}, "88.8 % (1 ラウンドのみ、区間なし)"),
+        ({"ratio": 1.2, "low": 1.1, "high": 1.3}, "-20.0 % [-30.0 %, -10.0 %]"),
+    ],
+)
+def test_backward_reduction(ratio: dict[str, float], cell: str) -> None:
+    edit(BENCH, lambda summary: summary["configurations"][1]["ratios"]["backward"].update(ratio))
+    text = render_report(ReportConfig())
+    assert f"| 13.6 | {cell} | 78.5 |" in text
+    assert f"| 90.6 % | {cell} |" in text
+
+
+def test_noise_is_not_called_faster() -> None:
+    def add_noise(summary: dict[str, Any]) -> None:
+        for configuration in summary["configurations"][1:]:
+            configuration["ratios"]["backward"] = {"ratio": 1.02, "low": 0.98, "high": 1.06, "n": 3}
+
+    edit(BENCH, add_noise)
+    conclusion = section(render_report(ReportConfig(lang="en")), "## Conclusion")
+    assert conclusion.count("the backward time showed no difference beyond noise.") == 2
+    assert "shorter" not in conclusion
+    assert "**Less speed than the arithmetic allows** (Skip2-LoRA (4 blocks), " in conclusion
+
+
+def test_no_results() -> None:
+    with pytest.raises(
+        Skip2BenchError, match=r"^results folder 'none' does not exist; run 'skip2bench"
+    ):
+        render_report(ReportConfig(results=Path("none")))
+    Path("empty").mkdir()
+    with pytest.raises(
+        Skip2BenchError,
+        match=r"^no finished run below 'empty'; make one with 'skip2bench bench' or",
+    ):
+        render_report(ReportConfig(results=Path("empty")))
+
+
+def test_figures_that_are_null_are_dashes_with_a_remedy() -> None:
+    def forget(summary: dict[str, Any]) -> None:
+        one = summary["configurations"][1]
+        one |= {"flops": None, "memory": None, "phases": {}}
+
+    edit(BENCH, forget)
+    edit(LORA, lambda summary: summary.update(tokens=None, best_step=None, peak_memory_bytes=None))
+    shutil.rmtree(SKIP2_6 / "logs")
+    text = render_report(ReportConfig(lang="en"))
+    missing = section(text, "## What was not found")
+    for what, label, command in (
+        ("Times", "Skip2-LoRA (4 blocks)", "bench"),
+        ("FLOPs", "Skip2-LoRA (4 blocks)", "bench"),
+        ("Memory saved for backward", "Skip2-LoRA (4 blocks)", "bench"),
+        ("Some figures of training", "Traditional LoRA", "train"),
+        ("Validation loss over time (metrics.csv)", "Skip2-LoRA (6 blocks)", "train"),
+    ):
+        assert f"| {what} | {label} | `skip2bench {command}` |" in missing
+    assert "| Skip2-LoRA (4 blocks) | - | - | - | 88.8 % [88.6 %, 89.0 %] | - | - |" in text
+
+
+def test_no_environment_and_a_sparse_summary_still_render() -> None:
+    for folder in (BENCH, LORA, SKIP2_4, SKIP2_6):
+        (folder / "environment.json").unlink()
+    keep = ("kind", "status", "label", "method", "blocks", "started_at")
+    edit(SKIP2_6, lambda summary: [summary.pop(key) for key in [*summary] if key not in keep])
+    assert "- Python: -\n" in render_report(ReportConfig())
+
+
+def test_a_gpu_is_described() -> None:
+    gpu = {"name": "NVIDIA H100", "memory_bytes": 85_520_809_984, "driver": "550.54"}
+    for folder in (BENCH, LORA, SKIP2_4, SKIP2_6):
+        edit(
+            folder, lambda environment: environment.update(gpu=gpu, dirty=True), "environment.json"
+        )
+    edit(
+        BENCH,
+        lambda summary: summary["configurations"][0]["memory"].update(reserved_memory_bytes=2**30),
+    )
+    text = render_report(ReportConfig())
+    assert "- GPU: NVIDIA H100（79.65 GiB、ドライバー 550.54）\n" in text
+    assert "（コミット 4f0c2a9be1d3 + 未コミットの変更）" in text
+    assert "| 手法 | ピーク | 予約済み | step 中の増加 |" in text
+    assert "| Traditional LoRA | 592.0 MiB | 1.00 GiB | 208.0 MiB |" in text
+
+
+def test_out_of_memory_is_named() -> None:
+    edit(BENCH, lambda summary: summary["configurations"][0].update(memory={"status": "oom"}))
+    assert "| Traditional LoRA | メモリ不足 (oom) | - |" in render_report(ReportConfig())
+
+
+def test_a_benchmark_of_another_model_is_pointed_out() -> None:
+    edit(BENCH, lambda summary: summary.update(model="pythia-14m", device="cuda"))
+    text = render_report(ReportConfig(lang="en"))
+    assert "- Model: pythia-14m, pystd (" in text
+    assert "- Benchmark and training differ in model, device: do not compare" in text
+
+
+def test_the_newest_of_a_configuration_is_taken(results: Path) -> None:
+    newer = results / "train" / "20261124T000000Z-pystd-lora"
+    shutil.copytree(LORA, newer)
+    edit(
+        newer,
+        lambda summary: summary.update(started_at="2026-11-24T00:00:00+00:00", final_val_loss=2.0),
+    )
+    shutil.copytree(BENCH, results / "bench" / "older")
+    edit(
+        results / "bench" / "older",
+        lambda summary: summary.update(started_at="2026-11-01T00:00:00+00:00"),
+    )
+    text = render_report(ReportConfig(lang="en"))
+    left_out = section(text, "## Runs left out of the comparison")
+    assert "| Traditional LoRA | 3.1402 | 2.0000 |" in text
+    assert (
+        f"{LORA.name} | Traditional LoRA | there is a newer run of the same configuration |"
+        in left_out
+    )
+    assert "| bench/older | bench | there is a newer run" in left_out
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("summary.json", {"global_batch_size": 8}, "global batch 8 (compared runs: 16)"),
+        (
+            "summary.json",
+            {"precision": "bf16-true"},
+            "precision bf16-true (compared runs: 32-true)",
+        ),
+        ("summary.json", {"steps": 10}, "number of steps 10 (compared runs: 250)"),
+        ("environment.json", {"threads": 1}, "threads 1 (compared runs: 2)"),
+        (
+            "environment.json",
+            {"processor": "M4"},
+            "hardware M4 (compared runs: AMD EPYC 7763 64-Core Processor)",
+        ),
+        (
+            "environment.json",
+            {"data": None},
+            "data set (sha256) - (compared runs: 51d2ee0b7c94)",
+        ),
+    ],
+)
+def test_runs_that_do_not_compare_are_left_out(
+    file: str, change: dict[str, Any], reason: str
+) -> None:
+    edit(SKIP2_4, lambda content: content.update(change), file)
+    text = render_report(ReportConfig(lang="en"))
+    assert f"| differs: {reason} |" in section(text, "## Runs left out of the comparison")
+    assert "| Skip2-LoRA (4 blocks) |" not in section(text, "### Accuracy")
+
+
+def test_equal_labels_are_told_apart() -> None:
+    edit(
+        SKIP2_6, lambda summary: summary.update(label="Skip2-LoRA (4 blocks)", blocks=[4, 5, 6, 7])
+    )
+    text = render_report(ReportConfig())
+    assert "| Skip2-LoRA (4 blocks) \\[0,1,2,3; hidden\\] | 3.1402 |" in text
+    assert "| Skip2-LoRA (4 blocks) \\[4,5,6,7; hidden\\] | 3.1402 |" in text
+
+
+def test_values_from_files_cannot_break_the_markdown() -> None:
+    label = "A | B <script>alert(1)</script>\n# [x](y) `z`"
+    edit(SKIP2_4, lambda summary: summary.update(label=label))
+    edit(
+        SKIP2_4,
+        lambda environment: environment.update(command="run\n```\n# Title"),
+        "environment.json",
+    )
+    text = render_report(ReportConfig())
+    escaped = r"A \| B &lt;script>alert(1)&lt;/script> # \[x\](y) \`z\`"
+    assert f"| {escaped} | 3.1402 |" in text
+    assert "<script" not in text
+    assert "\nrun ''' # Title\n" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a\r\n b", "a b"),
+        ("a|b", r"a\|b"),
+        ("\\|", r"\\\|"),
+        ("*a*", r"\*a\*"),
+        (3, "3"),
+        ("<b>", "&lt;b>"),
+    ],
+)
+def test_escape_markdown(value: object, text: str) -> None:
+    assert escape_markdown(value) == text
+
+
+def test_escape_code_and_shorten() -> None:
+    assert escape_code("a | <b>\n```") == "a | <b> '''"
+    assert report.shorten("abc", 3) == "abc"
+    assert report.shorten("abcd", 3) == "ab…"
+
+
+def test_the_report_imports_no_torch() -> None:
+    code = (
+        "import sys; from skip2bench.config import ReportConfig; from skip2bench import report;"
+        "report.render_report(ReportConfig());"
+        "print(sorted({'torch', 'litgpt', 'lightning', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    root = Path(report.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r}); {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
