@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # Few enough steps for a laptop; the same samples in the same order for every method.
-DEMO := --max-steps 100 --train-samples 400
+DEMO := --max-steps 100 --train-samples 400 --eval-interval 20
 
 .PHONY: demo test check format wheel-check clean
 

@@ -18,7 +18,8 @@ from rich.progress import (
 )
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-stdout = Console(highlight=False)
+# Where nobody says how wide the page is (a pipe, a log), wide enough for every table.
+stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def note(text: str) -> None:

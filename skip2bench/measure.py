@@ -4,6 +4,8 @@ Clocks read after the device is synchronised. Bytes saved for backward and FLOPs
 of noise; seconds and peak memory are what the machine gave.
 """
 
+import ctypes
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -61,12 +63,21 @@ def time_call(
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Forget the peak so far, so that `read_peak_memory` speaks of what follows."""
+    """Give freed memory back and forget the peak so far, for `read_peak_memory` of what follows."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
+        _trim_heap()
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
+
+
+def _trim_heap() -> None:
+    """Return what malloc holds of freed memory to the system, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def read_peak_memory(device: torch.device) -> int:

@@ -3,9 +3,8 @@
 In one process for all, what the first configuration left behind would hide what the second takes.
 """
 
-import gc
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,7 +19,7 @@ from skip2bench.measure import (
     read_reserved_memory,
     reset_peak_memory,
 )
-from skip2bench.methods import resolve_method
+from skip2bench.methods import METHODS, resolve_method
 from skip2bench.models import load_base
 from skip2bench.recording import is_out_of_memory
 from skip2bench.workload import Workload, build_workload
@@ -37,17 +36,27 @@ class MemoryRequest:
     method: str
     blocks: str
     threads: int
+    cached: bool = False
+    """Measure steps from cached features instead of whole ones."""
 
 
 def measure_memory(request: MemoryRequest) -> dict[str, Any]:
-    """Measure in a fresh process.
+    """Measure whole steps in a fresh process and, for a cached method, cached steps in another.
 
     Returns:
         `status` ("ok", "oom" or "failed") and, where ok, `peak_memory_bytes` (over forward,
-        backward and optimizer), `step_memory_bytes` (what the step added to the model at rest), the
-        same two with `cached_` in front for a cached method, `reserved_memory_bytes` (CUDA), and
-        the bytes saved for backward.
+        backward and optimizer), `step_memory_bytes` (what the step added to the model at rest),
+        `reserved_memory_bytes` (CUDA) and `saved_for_backward_bytes`; and the same with `cached_`
+        in front for a cached method.
     """
+    figures = _measure_in_process(request)
+    if METHODS[request.method].is_cached:
+        cached = _measure_in_process(replace(request, cached=True))
+        figures |= {f"cached_{name}": value for name, value in cached.items()}
+    return figures
+
+
+def _measure_in_process(request: MemoryRequest) -> dict[str, Any]:
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure_and_send, args=(request, sender))
@@ -82,32 +91,27 @@ def _measure_here(request: MemoryRequest) -> dict[str, Any]:
             seed=config.seed,
             device=device,
             precision=precision,
+            with_cache=request.cached,
         )
-        figures: dict[str, Any] = {"status": "ok"}
-        # the smaller one first: memory that a process has once touched may stay with it
-        if work.is_cached:
-            figures |= {
-                f"cached_{name}": value
-                for name, value in _measure_steps(work, device, cached=True).items()
-            }
-        figures |= _measure_steps(work, device, cached=False)
-        figures["reserved_memory_bytes"] = read_reserved_memory(device)
-        figures["saved_for_backward_bytes"] = work.count_saved_bytes(cached=False)
-        if work.is_cached:
-            figures["cached_saved_for_backward_bytes"] = work.count_saved_bytes(cached=True)
-        return figures
+        return _measure_steps(work, device)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return {"status": "oom"}
 
 
-def _measure_steps(work: Workload, device: torch.device, *, cached: bool) -> dict[str, int]:
-    gc.collect()
+def _measure_steps(work: Workload, device: torch.device) -> dict[str, Any]:
+    forward = work.cached_forward if work.is_cached else work.train_forward
     reset_peak_memory(device)
     before = read_memory(device)
     for _ in range(_STEPS):
-        work.backward(work.cached_forward() if cached else work.train_forward())
+        work.backward(forward())
         work.optimizer_step()
     peak = read_peak_memory(device)
-    return {"peak_memory_bytes": peak, "step_memory_bytes": max(0, peak - before)}
+    return {
+        "status": "ok",
+        "peak_memory_bytes": peak,
+        "step_memory_bytes": max(0, peak - before),
+        "reserved_memory_bytes": read_reserved_memory(device),
+        "saved_for_backward_bytes": work.count_saved_bytes(cached=work.is_cached),
+    }

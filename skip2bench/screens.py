@@ -7,7 +7,13 @@ from rich.table import Table
 
 from skip2bench.console import stdout
 from skip2bench.stats import Ratio
-from skip2bench.units import format_bytes, format_count, format_percent, format_seconds
+from skip2bench.units import (
+    format_bytes,
+    format_count,
+    format_percent,
+    format_seconds,
+    format_significant,
+)
 
 _RULE = "=" * 78
 
@@ -30,6 +36,7 @@ def print_bench(summary: dict[str, Any]) -> None:
         _reduction(entries),
         _forward(entries),
         _backward(entries),
+        _cached(entries),
         _memory(entries),
     ):
         stdout.print(table, "", sep="\n")
@@ -40,6 +47,7 @@ def print_bench(summary: dict[str, Any]) -> None:
         f"Raw measurements: {summary['folder']}",
         sep="\n",
         markup=False,
+        soft_wrap=True,
     )
 
 
@@ -68,7 +76,7 @@ def print_train(summary: dict[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     stdout.print(table)
-    stdout.print(f"Run folder: {summary['folder']}", markup=False)
+    stdout.print(f"Run folder: {summary['folder']}", markup=False, soft_wrap=True)
 
 
 def _print_configuration(entry: dict[str, Any]) -> None:
@@ -86,7 +94,7 @@ def _print_configuration(entry: dict[str, Any]) -> None:
         }
         parts = ", ".join(f"{key} {value}" for key, value in times.items())
         lines.append(f"  {phase.replace('_', ' '):<16} {parts} (n={figures['n']})")
-    stdout.print("\n".join([*lines, ""]), markup=False)
+    stdout.print("\n".join([*lines, ""]), markup=False, soft_wrap=True)
 
 
 def _parameters(entries: list[dict[str, Any]]) -> Table:
@@ -123,8 +131,6 @@ def _forward(entries: list[dict[str, Any]]) -> Table:
             "× faster": lambda e: _speedup(e, "forward"),
             "Train forward": lambda e: _median(e, "train_forward"),
             "× faster ": lambda e: _speedup(e, "train_forward"),
-            "Cached forward": lambda e: _median(e, "cached_forward"),
-            "× faster  ": lambda e: _speedup(e, "cached_forward"),
         },
     )
 
@@ -137,9 +143,20 @@ def _backward(entries: list[dict[str, Any]]) -> Table:
             "Backward": lambda e: _median(e, "backward"),
             "× faster": lambda e: _speedup(e, "backward"),
             "by FLOPs": lambda e: _flops_speedup(e, entries[0]),
+            "Optimizer": lambda e: _median(e, "optimizer"),
+        },
+    )
+
+
+def _cached(entries: list[dict[str, Any]]) -> Table:
+    return _table(
+        "⚙️  With Skip-Cache (later epochs)",
+        [entry for entry in entries if "cached_forward" in entry["phases"]],
+        {
+            "Cached forward": lambda e: _median(e, "cached_forward"),
+            "× faster": lambda e: _speedup(e, "cached_forward"),
             "Cached backward": lambda e: _median(e, "cached_backward"),
             "× faster ": lambda e: _speedup(e, "cached_backward"),
-            "Optimizer": lambda e: _median(e, "optimizer"),
         },
     )
 
@@ -162,7 +179,7 @@ def _table(
     title: str, entries: list[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], str]]
 ) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("Method")
+    table.add_column("Method", no_wrap=True)
     for name in columns:
         table.add_column(name.strip(), justify="right")
     for entry in entries:
@@ -182,14 +199,14 @@ def _speedup(entry: dict[str, Any], phase: str) -> str:
         return "-"
     ratio = Ratio(**stored)
     if ratio.low is None or ratio.high is None:
-        return f"{1 / ratio.ratio:.2f}"
-    mark = "" if ratio.is_difference else "≈ "
-    return f"{mark}{1 / ratio.ratio:.2f} ({1 / ratio.high:.2f} to {1 / ratio.low:.2f})"
+        return format_significant(1 / ratio.ratio)
+    middle, low, high = map(format_significant, (1 / ratio.ratio, 1 / ratio.high, 1 / ratio.low))
+    return f"{'' if ratio.is_difference else '≈ '}{middle} [{low}, {high}]"
 
 
 def _flops_speedup(entry: dict[str, Any], baseline: dict[str, Any]) -> str:
     own, base = entry["flops"]["backward_flops"], baseline["flops"]["backward_flops"]
-    return "-" if entry is baseline or not own or not base else f"{base / own:.2f}"
+    return "-" if entry is baseline or not own or not base else format_significant(base / own)
 
 
 def _bytes(entry: dict[str, Any], key: str) -> str:

@@ -33,8 +33,9 @@ class Workload:
         seed: int,
         device: torch.device,
         precision: str = "32-true",
+        with_cache: bool = True,
     ) -> None:
-        """Prepare the batch and, for a cached method, its features."""
+        """Prepare the batch and, for a cached method, its features (unless `with_cache` is off)."""
         self.settings = settings
         self.model = model
         is_meta = device.type == "meta"
@@ -51,7 +52,7 @@ class Workload:
             self.trainable, lr=1e-3, fused=device.type in ("cpu", "cuda")
         )
         self._features: Tensor | None = None
-        if settings.method.is_cached and isinstance(model, SkipGPT):
+        if with_cache and settings.method.is_cached and isinstance(model, SkipGPT):
             model.eval()
             with self._autocast():
                 outputs = model.compute_features(self.input_ids)
@@ -119,6 +120,7 @@ def build_workload(
     seed: int,
     device: torch.device,
     precision: str,
+    with_cache: bool = True,
 ) -> Workload:
     """The workload of a method on a base model's weights."""
     model = build_model(settings, base, device, seed)
@@ -130,6 +132,7 @@ def build_workload(
         seed=seed,
         device=device,
         precision=precision,
+        with_cache=with_cache,
     )
 
 
