@@ -158,18 +158,7 @@ def _measure_times(
 ) -> Rows:
     """Raw measurements, one row a phase and iteration."""
     base = load_base(config.model, device, weights_dtype(precision), config.seed)
-    works = [
-        build_workload(
-            settings,
-            base,
-            batch_size=config.batch_size,
-            seq_length=config.seq_length,
-            seed=config.seed,
-            device=device,
-            precision=precision,
-        )
-        for settings in all_settings
-    ]
+    works = [build_workload(settings, base, config, device, precision) for settings in all_settings]
     rows: Rows = []
     total = len(works) * (WARMUP_ITERATIONS + config.rounds * config.iterations)
     with Bar("timing", total, "iterations") as bar:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Optional, get_args, get_type_hints
 import typer
 
 from skip2bench import __version__
-from skip2bench.config import BenchConfig, ReportConfig, TrainConfig
+from skip2bench.config import EMBEDDED_DEFAULTS, BenchConfig, ReportConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError
 
 app = typer.Typer(
@@ -59,13 +59,21 @@ def normalise_flags(arguments: list[str]) -> list[str]:
 
 
 def _flags_from(
-    config_class: type, *leading: inspect.Parameter
+    config_class: type, *extra: inspect.Parameter
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: give a command a flag for each field of `config_class`, None where not typed."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(config_class)
-        parameters = [*leading, *(_flag(item, hints[item.name]) for item in fields(config_class))]
+        own_defaults = EMBEDDED_DEFAULTS if config_class is TrainConfig else {}
+        # a command's own flags first, then those that it shares with others
+        ordered = sorted(
+            fields(config_class), key=lambda f: f.name not in config_class.__annotations__
+        )
+        parameters = [
+            *(_flag(item, hints[item.name], own_defaults.get(item.name)) for item in ordered),
+            *extra,
+        ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command
@@ -73,13 +81,14 @@ def _flags_from(
     return decorate
 
 
-def _flag(item: Any, hint: Any) -> inspect.Parameter:
+def _flag(item: Any, hint: Any, embedded_default: Any) -> inspect.Parameter:
     name = item.name.replace("_", "-")
-    default = (
-        ""
-        if item.default in (None, MISSING, False)
-        else f" [default: {_default_text(item.default)}]"
-    )
+    default = ""
+    if item.default not in (None, MISSING, False):
+        default = f" [default: {_default_text(item.default)}"
+        if embedded_default is not None:
+            default += f"; for the embedded model {embedded_default}"
+        default += "]"
     if NoneType in get_args(hint):
         hint = next(inner for inner in get_args(hint) if inner is not NoneType)
     kind: Any = hint if hint in (int, float, bool, Path) else str

@@ -31,7 +31,36 @@ def option(default: Any, text: str, **metadata: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig:
+class RunConfig:
+    """What `bench` and `train` share: the adapters, where a run happens and where it is written."""
+
+    target: Target = option("hidden", "Where the Skip adapters add: 'hidden' or 'logits'.")
+    lora_r: int = option(4, "Rank of traditional LoRA.")
+    skip_r: int = option(16, "Rank of the Skip adapters.")
+    lora_alpha: int = option(16, "Scale: alpha / rank multiplies every adapter.")
+    lora_dropout: float = option(0.05, "Dropout on the adapters' inputs.")
+    precision: Precision = option(
+        "auto", "Fabric precision; auto: 32-true on a CPU, bf16-true on a GPU that has it."
+    )
+    device: Device = option("auto", "Device to run on; auto takes a GPU where there is one.")
+    seed: int = option(1337, "Seed of adapters, dropout, order of samples, and random tokens.")
+    out_dir: Path | None = option(None, "Run folder (default: a new one below results).")
+    force: bool = option(False, "Write into a folder that already holds a run.")
+
+    def __post_init__(self) -> None:
+        check_choice("target", self.target, get_args(Target))
+        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("device", self.device, get_args(Device))
+        for name in ("lora_r", "skip_r", "lora_alpha"):
+            check_positive(name, getattr(self, name))
+        if not 0 <= self.lora_dropout < 1:
+            raise Skip2BenchError(
+                f"lora_dropout is {self.lora_dropout}; give a share from 0 to below 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(RunConfig):
     """What `skip2bench bench` measures."""
 
     model: str = option(
@@ -43,33 +72,21 @@ class BenchConfig:
         "Blocks of the Skip methods; repeat the flag for several.",
         repeatable=True,
     )
-    target: Target = option("hidden", "Where the Skip adapters add: 'hidden' or 'logits'.")
     batch_size: int = option(4, "Sequences in a batch.")
     seq_length: int = option(256, "Tokens in a sequence.")
     rounds: int = option(3, "Rounds over all configurations (at least 3 for an interval).")
     iterations: int = option(10, "Iterations of a configuration in each round.")
-    lora_r: int = option(4, "Rank of traditional LoRA.")
-    skip_r: int = option(16, "Rank of the Skip adapters.")
-    lora_alpha: int = option(16, "Scale: alpha / rank multiplies every adapter.")
-    lora_dropout: float = option(0.05, "Dropout on the adapters' inputs.")
-    precision: Precision = option(
-        "auto", "Fabric precision; auto: 32-true on a CPU, bf16-true on a GPU that has it."
-    )
-    device: Device = option("auto", "Device to run on.")
-    seed: int = option(1337, "Seed of weights and tokens.")
-    out_dir: Path | None = option(None, "Run folder (default: a new one below results/bench).")
-    force: bool = option(False, "Write into a folder that already holds a run.")
 
     def __post_init__(self) -> None:
         for name in self.methods:
             check_choice("methods", name, get_args(MethodName))
-        _check_common(self)
-        for name in ("batch_size", "seq_length", "rounds", "iterations", "lora_r", "skip_r"):
+        super().__post_init__()
+        for name in ("batch_size", "seq_length", "rounds", "iterations"):
             check_positive(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(RunConfig):
     """What `skip2bench train` runs.
 
     Defaults are LitGPT's; the embedded model has its own (EMBEDDED_DEFAULTS).
@@ -79,7 +96,6 @@ class TrainConfig:
     blocks: str = option(
         "balanced", "Blocks of the Skip methods: '0,1,2,3', all, fast, balanced or accurate."
     )
-    target: Target = option("hidden", "Where the Skip adapters add: 'hidden' or 'logits'.")
     checkpoint_dir: Path | None = option(
         None, "LitGPT checkpoint folder (default: the embedded model)."
     )
@@ -87,8 +103,6 @@ class TrainConfig:
         EMBEDDED_DATA,
         "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
     )
-    out_dir: Path | None = option(None, "Run folder (default: a new one below results/train).")
-    force: bool = option(False, "Write into a folder that already holds a run.")
     epochs: int = option(5, "Passes over the training samples.")
     max_steps: int | None = option(None, "Stop after this many optimizer steps.")
     train_samples: int | None = option(None, "Use only the first N training samples.")
@@ -102,10 +116,6 @@ class TrainConfig:
     adam_beta1: float = option(0.9, "AdamW's decay of the mean gradient.")
     adam_beta2: float = option(0.999, "AdamW's decay of the mean squared gradient.")
     lr_warmup_steps: int = option(100, "Steps of linear warm-up; then a cosine to zero.")
-    lora_r: int = option(4, "Rank of traditional LoRA.")
-    skip_r: int = option(16, "Rank of the Skip adapters.")
-    lora_alpha: int = option(16, "Scale: alpha / rank multiplies every adapter.")
-    lora_dropout: float = option(0.05, "Dropout on the adapters' inputs.")
     lora_query: bool = option(True, "LoRA on the query projection.")
     lora_key: bool = option(False, "LoRA on the key projection.")
     lora_value: bool = option(True, "LoRA on the value projection.")
@@ -118,11 +128,6 @@ class TrainConfig:
     prompt_style: str = option("alpaca", "LitGPT prompt style.")
     val_split_fraction: float = option(0.05, "Share of a data file that is kept for validation.")
     eval_interval: int = option(100, "Steps between validations.")
-    seed: int = option(1337, "Seed of adapters, dropout and the order of samples.")
-    precision: Precision = option(
-        "auto", "Fabric precision; auto: 32-true on a CPU, bf16-true on a GPU that has it."
-    )
-    device: Device = option("auto", "Device to run on.")
     devices: int = option(1, "Number of devices; only 1 at present.")
     logger: LoggerName = option(
         "csv", "Also log to TensorBoard with 'tensorboard'; CSV files are always written."
@@ -131,7 +136,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("method", self.method, get_args(MethodName))
         check_choice("logger", self.logger, get_args(LoggerName))
-        _check_common(self)
+        super().__post_init__()
         _check_counts(self)
         _check_optimizer(self)
         if not 0 < self.val_split_fraction < 1:
@@ -215,21 +220,8 @@ def check_positive(name: str, value: float) -> None:
         raise Skip2BenchError(f"{name} is {value}; give 1 or more")
 
 
-def _check_common(config: BenchConfig | TrainConfig) -> None:
-    check_choice("target", config.target, get_args(Target))
-    check_choice("precision", config.precision, get_args(Precision))
-    check_choice("device", config.device, get_args(Device))
-    check_positive("lora_alpha", config.lora_alpha)
-    if not 0 <= config.lora_dropout < 1:
-        raise Skip2BenchError(
-            f"lora_dropout is {config.lora_dropout}; give a share from 0 to below 1"
-        )
-
-
 def _check_counts(config: TrainConfig) -> None:
-    for name in ("epochs", "global_batch_size", "micro_batch_size"):
-        check_positive(name, getattr(config, name))
-    for name in ("lora_r", "skip_r", "eval_interval"):
+    for name in ("epochs", "global_batch_size", "micro_batch_size", "eval_interval"):
         check_positive(name, getattr(config, name))
     for name in ("max_steps", "train_samples", "max_seq_length"):
         if getattr(config, name) is not None:
@@ -251,7 +243,7 @@ def _check_optimizer(config: TrainConfig) -> None:
             )
 
 
-def to_plain(config: BenchConfig | TrainConfig) -> dict[str, Any]:
+def to_plain(config: RunConfig) -> dict[str, Any]:
     """The configuration as YAML and JSON can hold it, by field name."""
     plain: dict[str, Any] = {}
     for item in fields(config):

@@ -13,11 +13,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from skip2bench.config import EMBEDDED_DEFAULTS, BenchConfig, TrainConfig
+from skip2bench.config import EMBEDDED_DEFAULTS, RunConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.resources import find_resource
 
-Config = TypeVar("Config", BenchConfig, TrainConfig)
+Config = TypeVar("Config", bound=RunConfig)
 
 _RENAMED = {
     "eval.interval": "eval_interval",
@@ -81,7 +81,7 @@ def coerce(config_class: type[Config], values: dict[str, Any]) -> dict[str, Any]
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
             raise Skip2BenchError(f"unknown key {key!r}; {remedy}")
         if value is None and not _takes_none(hints[key]):
             continue

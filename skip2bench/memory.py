@@ -83,16 +83,7 @@ def _measure_here(request: MemoryRequest) -> dict[str, Any]:
     try:
         base = load_base(config.model, device, weights_dtype(precision), config.seed)
         settings = resolve_method(request.method, request.blocks, config, base.config)
-        work = build_workload(
-            settings,
-            base,
-            batch_size=config.batch_size,
-            seq_length=config.seq_length,
-            seed=config.seed,
-            device=device,
-            precision=precision,
-            with_cache=request.cached,
-        )
+        work = build_workload(settings, base, config, device, precision, with_cache=request.cached)
         return _measure_steps(work, device)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

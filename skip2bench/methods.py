@@ -12,7 +12,7 @@ from litgpt.lora import mark_only_lora_as_trainable
 from litgpt.model import GPT
 from torch import nn
 
-from skip2bench.config import LORA_TARGETS, BenchConfig, TrainConfig, parse_blocks
+from skip2bench.config import LORA_TARGETS, RunConfig, parse_blocks
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models import Base
 from skip2bench.skip2 import SkipGPT, SkipSettings
@@ -97,9 +97,7 @@ class MethodSettings:
         )
 
 
-def resolve_method(
-    name: str, blocks: str, config: BenchConfig | TrainConfig, model: Config
-) -> MethodSettings:
+def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> MethodSettings:
     """Settings of method `name` on a model, from a command's configuration.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from skip2bench.config import BenchConfig, TrainConfig, to_plain
+from skip2bench.config import RunConfig, to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.results import SCHEMA_VERSION, utc_now, write_json, write_yaml
 
@@ -19,7 +19,7 @@ from skip2bench.results import SCHEMA_VERSION, utc_now, write_json, write_yaml
 @contextmanager
 def record_run(
     folder: Path,
-    config: BenchConfig | TrainConfig,
+    config: RunConfig,
     environment: dict[str, Any],
     summary: dict[str, Any],
     started: float,

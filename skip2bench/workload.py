@@ -14,6 +14,7 @@ from litgpt.config import Config
 from litgpt.model import GPT
 from torch import Tensor, nn
 
+from skip2bench.config import BenchConfig
 from skip2bench.measure import count_flops, count_saved_bytes
 from skip2bench.methods import MethodSettings, build_empty_model, build_model
 from skip2bench.models import Base
@@ -114,22 +115,19 @@ class Workload:
 def build_workload(
     settings: MethodSettings,
     base: Base,
-    *,
-    batch_size: int,
-    seq_length: int,
-    seed: int,
+    config: BenchConfig,
     device: torch.device,
     precision: str,
+    *,
     with_cache: bool = True,
 ) -> Workload:
-    """The workload of a method on a base model's weights."""
-    model = build_model(settings, base, device, seed)
+    """The workload of a method on a base model's weights, with the sizes and seed of `config`."""
     return Workload(
         settings,
-        model,
-        batch_size=batch_size,
-        seq_length=seq_length,
-        seed=seed,
+        build_model(settings, base, device, config.seed),
+        batch_size=config.batch_size,
+        seq_length=config.seq_length,
+        seed=config.seed,
         device=device,
         precision=precision,
         with_cache=with_cache,

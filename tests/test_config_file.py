@@ -131,7 +131,7 @@ def test_nulls_mean_the_default(write):
 
 ERRORS = [
     ("epoch: 3\n", "unknown key 'epoch'; did you mean epochs?"),
-    ("zzz: 3\n", "unknown key 'zzz'; known keys: method, blocks, "),
+    ("zzz: 3\n", "unknown key 'zzz'; known keys: adam_beta1, adam_beta2, blocks, "),
     ("epochs: three\n", "epochs is 'three'; give a value of type int"),
     ("epochs: 1.5\n", "epochs is 1.5; give a value of type int"),
     ("epochs: true\n", "epochs is True; give a value of type int"),
