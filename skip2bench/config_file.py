@@ -81,7 +81,9 @@ def coerce(config_class: type[Config], values: dict[str, Any]) -> dict[str, Any]
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
+            remedy = (
+                f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
+            )
             raise Skip2BenchError(f"unknown key {key!r}; {remedy}")
         if value is None and not _takes_none(hints[key]):
             continue

@@ -46,6 +46,15 @@ class Clock:
             synchronize(self._device)
             self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
 
+    @contextmanager
+    def excluded(self, name: str) -> Iterator[None]:
+        """Within `part(name)`: leave the time spent inside out of it (progress, not work)."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) - (self._now() - start)
+
     def total(self, names: Iterable[str]) -> float:
         """Sum of the named parts, in seconds."""
         return sum(self.seconds.get(name, 0.0) for name in names)

@@ -92,15 +92,18 @@ class CachedObjective:
 
     def build(self, clock: Clock) -> None:
         """Compute the training cache inside the clock's `cache_build`."""
-        tokens = sum(self._data.train.lengths[i] for i in self._train_ids)
-        with (
-            Bar("building Skip-Cache", tokens, "tokens") as bar,
-            self._fabric.autocast(),
-            clock.part("cache_build"),
-        ):
-            self._train = build_cache(
-                self._model, self._data.train, self._train_ids, self._fabric.device, bar.advance
-            )
+        samples, device = self._data.train, self._fabric.device
+        tokens = sum(samples.lengths[i] for i in self._train_ids)
+        with Bar("building Skip-Cache", tokens, "tokens") as bar, self._fabric.autocast():
+
+            def show_progress(done_tokens: int) -> None:
+                with clock.excluded("cache_build"):
+                    bar.advance(done_tokens)
+
+            with clock.part("cache_build"):
+                self._train = build_cache(
+                    self._model, samples, self._train_ids, device, show_progress
+                )
 
     def split(self, ids: Sequence[int]) -> list[list[int]]:
         """The global batch, whole."""

@@ -36,6 +36,17 @@ def test_clock_adds_up_parts_and_leaves_out_the_rest():
     assert clock.total(("forward", "backward", "optimizer")) == 7.0
 
 
+def test_clock_leaves_out_what_is_excluded_inside_a_part():
+    time = FakeTime()
+    clock = Clock(CPU, now=time)
+    with clock.part("cache_build"):
+        time.now += 5
+        with clock.excluded("cache_build"):
+            time.now += 2
+        time.now += 1
+    assert clock.seconds == {"cache_build": 6.0}
+
+
 def test_clock_counts_a_part_that_fails():
     time = FakeTime()
     clock = Clock(CPU, now=time)
