@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from skip2bench.config import RunConfig, to_plain
+from skip2bench.console import note
 from skip2bench.errors import Skip2BenchError
 from skip2bench.results import SCHEMA_VERSION, utc_now, write_json, write_yaml
 
@@ -53,6 +54,7 @@ def record_run(
         summary["status"] = "ok"
     except KeyboardInterrupt:
         summary["status"] = "interrupted"
+        note(f"interrupted; what was done is in {folder}")
         raise
     except BaseException as error:
         is_oom = is_out_of_memory(error)

@@ -53,6 +53,12 @@ def test_how_a_run_ended_is_recorded_with_what_it_had(tmp_path, error, raised, s
     assert summary["figure_seconds"] == 1.5
 
 
+def test_an_interrupted_run_says_where_its_results_are(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, KeyboardInterrupt())
+    assert f"interrupted; what was done is in {tmp_path}" in capsys.readouterr().err
+
+
 def test_what_counts_as_out_of_memory():
     cpu = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
     assert is_out_of_memory(cpu)
