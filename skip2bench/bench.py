@@ -38,7 +38,14 @@ from skip2bench.methods import (
     count_parameters,
     resolve_method,
 )
-from skip2bench.models import config_by_name, find_checkpoint, hash_file, load_base, load_config
+from skip2bench.models import (
+    check_checkpoint,
+    config_by_name,
+    find_checkpoint,
+    hash_file,
+    load_base,
+    load_config,
+)
 from skip2bench.recording import record_run
 from skip2bench.results import MEASUREMENT_COLUMNS, create_run_folder, write_csv
 from skip2bench.workload import Workload, build_workload, count_workload_flops
@@ -59,6 +66,8 @@ def run_bench(config: BenchConfig, arguments: list[str]) -> dict[str, Any]:
     """
     started = time.monotonic()
     folder_of_model = find_checkpoint(config.model)
+    if folder_of_model:
+        check_checkpoint(folder_of_model)
     model_config = load_config(folder_of_model) if folder_of_model else config_by_name(config.model)
     if not 2 <= config.seq_length <= model_config.block_size:
         raise Skip2BenchError(

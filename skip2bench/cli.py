@@ -5,7 +5,7 @@ share one name and one text. Heavy imports wait until a command runs: `--help` i
 """
 
 import inspect
-import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
@@ -18,6 +18,7 @@ import typer
 from skip2bench import __version__
 from skip2bench.config import EMBEDDED_DEFAULTS, BenchConfig, ReportConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.results import to_json
 
 app = typer.Typer(
     help="Is Skip2-LoRA worth it against traditional LoRA, "
@@ -39,6 +40,8 @@ _LITGPT_SPELLINGS = {
 
 def main() -> None:
     """Run the command line; a Skip2BenchError becomes one line on stderr and exit status 1."""
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench")
     except Skip2BenchError as error:
@@ -172,10 +175,15 @@ def report(**flags: Any) -> None:
     config = ReportConfig(**_given(flags))
     text = render_report(config)
     if config.output is None:
-        sys.stdout.write(text)
-    else:
+        _print_text(text)
+        return
+    try:
         config.output.parent.mkdir(parents=True, exist_ok=True)
         config.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Skip2BenchError(
+            f"cannot write {str(config.output)!r} ({error.strerror}); choose another --output"
+        ) from error
 
 
 @app.command()
@@ -200,10 +208,22 @@ def _version(
         raise typer.Exit
 
 
+def _print_text(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = None  # the reader has seen enough, as `head` does
+    except OSError as error:
+        raise Skip2BenchError(
+            f"cannot write to standard output ({error.strerror}); use --output or another file"
+        ) from error
+
+
 def _print_result(
     summary: dict[str, Any], as_json: bool, print_summary: Callable[[dict[str, Any]], None]
 ) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        _print_text(to_json(summary))
     else:
         print_summary(summary)

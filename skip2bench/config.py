@@ -53,6 +53,8 @@ class RunConfig:
         check_choice("device", self.device, get_args(Device))
         for name in ("lora_r", "skip_r", "lora_alpha"):
             check_positive(name, getattr(self, name))
+        if not 0 <= self.seed < 2**32:
+            raise Skip2BenchError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}")
         if not 0 <= self.lora_dropout < 1:
             raise Skip2BenchError(
                 f"lora_dropout is {self.lora_dropout}; give a share from 0 to below 1"
@@ -234,7 +236,7 @@ def _check_optimizer(config: TrainConfig) -> None:
             f"learning_rate is {config.learning_rate}; give a number above 0, such as 3e-3"
         )
     for name in ("lr_warmup_steps", "weight_decay"):
-        if getattr(config, name) < 0:
+        if not getattr(config, name) >= 0:  # NaN is refused too
             raise Skip2BenchError(f"{name} is {getattr(config, name)}; give 0 or more")
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(config, name) < 1:
@@ -244,9 +246,14 @@ def _check_optimizer(config: TrainConfig) -> None:
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:
-    """The configuration as YAML and JSON can hold it, by field name."""
+    """The configuration as YAML can hold it, by field name, to be read back and run again.
+
+    Where it was written, and whether over another run, is left out: a repetition goes elsewhere.
+    """
     plain: dict[str, Any] = {}
     for item in fields(config):
+        if item.name in ("out_dir", "force"):
+            continue
         value = getattr(config, item.name)
         plain[item.name] = (
             str(value)

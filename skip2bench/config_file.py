@@ -58,6 +58,7 @@ def load_train_config(
         Skip2BenchError: the file cannot be read, or a key or value in it is unknown.
     """
     values, ignored = (_read_train_file(path, flags.get("method"))) if path else ({}, [])
+    ignored += _flags_without_effect(flags, values | flags)
     values |= flags
     if values.get("target") in _TARGETS:
         values["target"] = _TARGETS[values["target"]]
@@ -179,7 +180,7 @@ def _data_pairs(value: Any) -> list[tuple[str, Any]]:
         raise Skip2BenchError(
             "data needs class_path (and init_args), such as class_path: litgpt.data.Alpaca2k"
         )
-    init_args = dict(value.get("init_args") or {})
+    init_args = _init_args("data", value)
     name = value["class_path"].rpartition(".")[2]
     source = init_args.pop("json_path", None) if name == "JSON" else name.lower()
     if source is None:
@@ -187,11 +188,25 @@ def _data_pairs(value: Any) -> list[tuple[str, Any]]:
     return [("data", source), *((f"data.{key}", inner) for key, inner in init_args.items())]
 
 
+def _init_args(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    init_args = value.get("init_args") or {}
+    if not isinstance(init_args, dict):
+        raise Skip2BenchError(f"init_args of {key} is {init_args!r}; write a mapping below it")
+    return dict(init_args)
+
+
+def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """Rank flags of the adapter that the run does not train; nobody should rely on them."""
+    is_lora = values.get("method", TrainConfig.method) == "lora"
+    idle, used = ("skip_r", "lora_r") if is_lora else ("lora_r", "skip_r")
+    return [f"{idle} (this method takes {used})"] if idle in flags else []
+
+
 def _optimizer_pairs(value: Any) -> list[tuple[str, Any]]:
     init_args: dict[str, Any] = {}
     name = value
     if isinstance(value, dict):
-        name, init_args = value.get("class_path"), dict(value.get("init_args") or {})
+        name, init_args = value.get("class_path"), _init_args("optimizer", value)
     if name is not None and str(name).rpartition(".")[2] != "AdamW":
         raise Skip2BenchError(
             f"optimizer {name!r} is not supported; every method trains with torch.optim.AdamW"

@@ -7,21 +7,20 @@ every method.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from litgpt.data import JSON, SFTDataset
+from litgpt.data import SFTDataset
 from litgpt.prompts import PromptStyle, prompt_styles
 from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.config import EMBEDDED_DATA, TrainConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.records import SUFFIXES, Record, load_records
 from skip2bench.stdlib import INSTRUCTION, read_modules, sample_documented_functions
 
 IGNORE_INDEX = -100
@@ -79,9 +78,11 @@ def load_data(config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int) ->
         )
     path = Path(config.data)
     if config.data == EMBEDDED_DATA:
-        name, (train, val) = EMBEDDED_DATA, _pydoc_datasets(config, tokenizer, max_seq_length)
-    elif path.suffix in (".json", ".jsonl") or path.exists():
-        name, (train, val) = path.name, _json_datasets(config, path, tokenizer, max_seq_length)
+        name, sides = EMBEDDED_DATA, pydoc_records()
+        train, val = _datasets(sides, config, tokenizer, max_seq_length, mask_prompt=True)
+    elif path.suffix in SUFFIXES:
+        name, sides = path.name, load_records(path, config.val_split_fraction)
+        train, val = _datasets(sides, config, tokenizer, max_seq_length, mask_prompt=False)
     else:
         name, (train, val) = config.data, _module_datasets(config, tokenizer, max_seq_length)
     train_samples, dropped = _tokenize(train, config.train_samples)
@@ -101,7 +102,7 @@ def load_data(config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int) ->
     )
 
 
-def pydoc_records() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def pydoc_records() -> tuple[list[Record], list[Record]]:
     """`pydoc` in Alpaca form: 2,000 records to train, 200 from other packages to validate."""
     sides = sample_documented_functions(read_modules(), PYDOC_TRAIN, PYDOC_VAL)
     train, val = (
@@ -184,75 +185,26 @@ def _hash(*sides: Samples) -> str:
     return digest.hexdigest()
 
 
-def _pydoc_datasets(
-    config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int
+def _datasets(
+    sides: tuple[list[Record], list[Record]],
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    max_seq_length: int,
+    *,
+    mask_prompt: bool,
 ) -> tuple[SFTDataset, SFTDataset]:
-    mask_prompt = config.mask_prompt is not False
     train, val = (
         SFTDataset(
             data=records,
             tokenizer=tokenizer,
             prompt_style=config.prompt_style,
             max_seq_length=max_seq_length,
-            mask_prompt=mask_prompt,
+            mask_prompt=mask_prompt if config.mask_prompt is None else config.mask_prompt,
             ignore_index=IGNORE_INDEX,
         )
-        for records in pydoc_records()
+        for records in sides
     )
     return train, val
-
-
-def _json_datasets(
-    config: TrainConfig, path: Path, tokenizer: Tokenizer, max_seq_length: int
-) -> tuple[SFTDataset, SFTDataset]:
-    _check_records(path)
-    module = JSON(
-        json_path=path,
-        mask_prompt=bool(config.mask_prompt),
-        val_split_fraction=config.val_split_fraction,
-        prompt_style=PromptStyle.from_name(config.prompt_style),
-        ignore_index=IGNORE_INDEX,
-        num_workers=0,
-    )
-    module.connect(tokenizer=tokenizer, max_seq_length=max_seq_length)
-    module.setup()
-    return module.train_dataset, module.test_dataset
-
-
-def _check_records(path: Path) -> None:
-    """Check an Alpaca file before LitGPT reads it.
-
-    Raises:
-        Skip2BenchError: which record, what is wrong with it.
-    """
-    if not path.is_file():
-        raise Skip2BenchError(f"data file {str(path)!r} does not exist; check the path")
-    try:
-        text = path.read_text(encoding="utf-8")
-        records: Any = (
-            [json.loads(line) for line in text.splitlines()]
-            if path.suffix == ".jsonl"
-            else json.loads(text)
-        )
-    except UnicodeDecodeError as error:
-        raise Skip2BenchError(
-            f"data file {str(path)!r} is not UTF-8 ({error.reason}); convert it"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise Skip2BenchError(
-            f"data file {str(path)!r} is not valid JSON: {error}; mend it"
-        ) from error
-    if not isinstance(records, list) or len(records) < 2:
-        raise Skip2BenchError(
-            f"data file {str(path)!r} needs a list of at least 2 records, to train and to validate"
-        )
-    for number, record in enumerate(records):
-        fields = record if isinstance(record, dict) else {}
-        for key in ("instruction", "output"):
-            if not isinstance(fields.get(key), str):
-                raise Skip2BenchError(
-                    f"record {number} of {str(path)!r} has no text under {key!r}; add it"
-                )
 
 
 def _module_datasets(
@@ -269,8 +221,8 @@ def _module_datasets(
     class_name = names.get(config.data.lower())
     if class_name is None:
         raise Skip2BenchError(
-            f"data {config.data!r} is neither {EMBEDDED_DATA!r}, a JSON file nor a LitGPT data "
-            f"module; modules: {', '.join(sorted(names))}"
+            f"data {config.data!r} is neither {EMBEDDED_DATA!r}, a .json or .jsonl file nor a "
+            f"LitGPT data module; modules: {', '.join(sorted(names))}"
         )
     try:
         module = getattr(litgpt.data, class_name)(

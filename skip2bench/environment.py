@@ -71,7 +71,12 @@ def choose_precision(name: str, device: torch.device) -> str:
     """The Fabric precision that `--precision` names.
 
     `auto` is bf16-true on a GPU that has it, else 32-true.
+
+    Raises:
+        Skip2BenchError: float16 on a CPU, which Fabric would silently replace.
     """
+    if name.startswith("16-") and device.type == "cpu":
+        raise Skip2BenchError(f"precision {name!r} needs a GPU; use {name.replace('16', 'bf16')!r}")
     if name != "auto":
         return name
     return "bf16-true" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"

@@ -91,11 +91,7 @@ def fit(run: TrainingRun, progress: Progress) -> int:
                 supervised_tokens=sum(supervised[i] for i in batch),
                 train_seconds=run.clock.total(TRAINING_CLOCK),
             )
-            if not math.isfinite(loss):
-                raise Skip2BenchError(
-                    f"the loss is {loss} at step {progress.step}; lower --learning-rate (it is "
-                    f"{run.config.learning_rate}) or raise --lr-warmup-steps"
-                )
+            _check_finite(run, progress, loss)
             if progress.step % run.config.eval_interval == 0 or progress.step == run.total_steps:
                 _evaluate(run, progress)
             speed = progress.tokens / run.clock.total(TRAINING_CLOCK)
@@ -159,6 +155,16 @@ def _evaluate(run: TrainingRun, progress: Progress) -> None:
     )
     progress.val_losses.append((progress.step, val_loss))
     progress.losses.clear()
+    _check_finite(run, progress, val_loss)
+
+
+def _check_finite(run: TrainingRun, progress: Progress, loss: float) -> None:
+    """Stop a run that has diverged; what was logged until here stays."""
+    if not math.isfinite(loss):
+        raise Skip2BenchError(
+            f"the loss is {loss} at step {progress.step}; lower --learning-rate (it is "
+            f"{run.config.learning_rate}) or raise --lr-warmup-steps"
+        )
 
 
 def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:

@@ -66,6 +66,9 @@ def _measure_in_process(request: MemoryRequest) -> dict[str, Any]:
         figures: dict[str, Any] = receiver.recv()
     except EOFError:
         figures = {}
+    except BaseException:
+        process.terminate()
+        raise
     process.join()
     # SIGKILL is what the system ends a process with that takes too much memory
     return figures or {"status": "oom" if process.exitcode == -signal.SIGKILL else "failed"}

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,35 +71,31 @@ def create_run_folder(
     if out_dir is None:
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         base = root / kind / f"{stamp}-{model}-{label}"
-        folder = next(path for path in _numbered(base) if not path.exists())
-    else:
-        folder = out_dir
-        if (folder / "summary.json").exists() and not force:
-            raise Skip2BenchError(
-                f"{str(folder)!r} holds a run already; choose another --out-dir, or add --force"
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        return _make_free(_numbered(base))
+    if (out_dir / "summary.json").exists() and not force:
         raise Skip2BenchError(
-            f"cannot make the run folder {str(folder)!r}: {error.strerror}"
-        ) from error
-    return folder
+            f"{str(out_dir)!r} holds a run already; choose another --out-dir, or add --force"
+        )
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_make(out_dir, error) from error
+    return out_dir
 
 
 def create_log_folder(folder: Path) -> Path:
     """Make the next free `logs/version_N` of a run folder."""
-    for number in range(10_000):
-        log_folder = folder / "logs" / f"version_{number}"
-        if not log_folder.exists():
-            log_folder.mkdir(parents=True)
-            return log_folder
-    raise Skip2BenchError(f"{str(folder / 'logs')!r} is full; choose another --out-dir")
+    return _make_free(folder / "logs" / f"version_{number}" for number in count())
+
+
+def to_json(content: dict[str, Any]) -> str:
+    """`content` as JSON text with a line end; NaN and infinities become null."""
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as JSON, whole or not at all; NaN and infinities become null."""
-    _write_atomically(path, json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n")
+    _write_atomically(path, to_json(content))
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
@@ -167,7 +164,7 @@ def read_run(folder: Path) -> Run:
     try:
         return Run(
             folder=folder,
-            summary=_mapping(json.loads((folder / "summary.json").read_text(encoding="utf-8"))),
+            summary=_summary(json.loads((folder / "summary.json").read_text(encoding="utf-8"))),
             environment=_mapping(json.loads(environment.read_text(encoding="utf-8")))
             if environment.is_file()
             else {},
@@ -175,7 +172,7 @@ def read_run(folder: Path) -> Run:
             if config.is_file()
             else {},
         )
-    except (ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise Skip2BenchError(
             f"the run in {str(folder)!r} cannot be read ({error}); move it away"
         ) from error
@@ -188,8 +185,25 @@ def utc_now() -> str:
 
 def _numbered(base: Path) -> Iterable[Path]:
     yield base
-    for number in range(2, 10_000):
+    for number in count(2):
         yield base.with_name(f"{base.name}-{number}")
+
+
+def _make_free(candidates: Iterable[Path]) -> Path:
+    """Make the first of the folders that nobody has, even where several processes try at once."""
+    for path in candidates:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _cannot_make(path, error) from error
+        return path
+    raise AssertionError("there is no end of candidates")
+
+
+def _cannot_make(folder: Path, error: OSError) -> Skip2BenchError:
+    return Skip2BenchError(f"cannot make the run folder {str(folder)!r}: {error.strerror}")
 
 
 def _write_atomically(path: Path, text: str) -> None:
@@ -202,6 +216,12 @@ def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("not a mapping")
     return value
+
+
+def _summary(value: Any) -> dict[str, Any]:
+    if not isinstance(_mapping(value).get("blocks"), list | None):
+        raise ValueError("blocks is no list")
+    return _mapping(value)
 
 
 def _finite(value: Any) -> Any:

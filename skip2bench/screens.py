@@ -112,7 +112,7 @@ def _parameters(entries: list[dict[str, Any]]) -> Table:
 def _reduction(entries: list[dict[str, Any]]) -> Table:
     base = entries[0]["trainable_parameters"]
     return _table(
-        f"📈 Trainable Parameters against {entries[0]['label']}",
+        "📈 Parameter Reduction",
         entries,
         {
             "Reduction": lambda e: (

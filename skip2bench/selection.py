@@ -6,8 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from skip2bench.config import LORA_TARGETS
 from skip2bench.results import Run
 from skip2bench.tables import order_key
+
+_ADAPTER_KEYS = ("lora_alpha", "lora_dropout", *LORA_TARGETS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ def select_runs(runs: Sequence[Run], root: Path) -> Selection:
             continue
         conditions = conditions or read_conditions(run)
         differences = _find_differences(read_conditions(run), conditions)
-        key = order_key(run.summary)
+        key = _identity(run)
         if differences:
             left_out.append(_leave_out(run, root, "differs", differences))
         elif key in train:
@@ -75,14 +78,23 @@ def select_runs(runs: Sequence[Run], root: Path) -> Selection:
 def read_conditions(run: Run) -> dict[str, Any]:
     """What must agree before two train runs are compared; None where it was not recorded."""
     summary, environment = run.summary, run.environment
-    names = ("model", "seed", "global_batch_size", "precision", "device", "steps")
+    names = ("model", "seed", "global_batch_size", "precision", "device", "steps", "learning_rate")
+    schedule = ("lr_warmup_steps", "weight_decay", "adam_beta1", "adam_beta2")
     gpu = _mapping(environment.get("gpu"))
-    return {name: summary.get(name) for name in names} | {
+    return {
+        **{name: summary.get(name) for name in names},
+        **{name: run.config.get(name) for name in schedule},
         "data": _mapping(environment.get("data")).get("sha256"),
         "checkpoint": _mapping(environment.get("checkpoint")).get("sha256"),
         "hardware": gpu.get("name") or environment.get("processor"),
         "threads": environment.get("threads"),
     }
+
+
+def _identity(run: Run) -> tuple[Any, ...]:
+    """What makes two comparable runs the same configuration; sorts as `order_key` does."""
+    details = (run.summary.get("rank"), *(run.config.get(name) for name in _ADAPTER_KEYS))
+    return (*order_key(run.summary), *map(str, details))
 
 
 def _is_finished(run: Run) -> bool:
@@ -112,19 +124,27 @@ def _leave_out(
 
 
 def _tell_apart(runs: list[Run]) -> list[Run]:
-    """Add blocks and target to a label that several runs share (other blocks, as many)."""
+    """Add the adapter's settings to a label that several runs share."""
     counts = Counter(run.summary.get("label") for run in runs)
     return [
-        run
-        if counts[run.summary.get("label")] == 1
-        else replace(run, summary=_with_detail(run.summary))
+        run if counts[run.summary.get("label")] == 1 else replace(run, summary=_with_detail(run))
         for run in runs
     ]
 
 
-def _with_detail(summary: dict[str, Any]) -> dict[str, Any]:
-    blocks = ",".join(map(str, summary.get("blocks") or ()))
-    return summary | {"label": f"{summary.get('label')} [{blocks}; {summary.get('target')}]"}
+def _with_detail(run: Run) -> dict[str, Any]:
+    summary, config = run.summary, run.config
+    details = {
+        "blocks": ",".join(map(str, summary.get("blocks") or ())),
+        "target": summary.get("target"),
+        "r": summary.get("rank"),
+        "alpha": config.get("lora_alpha"),
+        "dropout": config.get("lora_dropout"),
+    }
+    text = "; ".join(
+        f"{name} {value}" for name, value in details.items() if value not in (None, "")
+    )
+    return summary | {"label": f"{summary.get('label')} [{text}]"}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """A fine-tuning run from its configuration to its run folder; the loop itself is `loop`'s."""
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,7 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
     folder = create_run_folder(
         "train", model_name, plan.settings.slug, config.out_dir, force=config.force
     )
+    shutil.rmtree(folder / "final", ignore_errors=True)  # of the run that --force replaces
     log_folder = create_log_folder(folder)
     environment = describe_environment(plan.device, arguments) | {
         "data": {

@@ -1,6 +1,8 @@
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -143,6 +145,15 @@ def test_report_writes_to_a_file(run, tmp_path, tiny_checkpoint):
     assert "評価レポート" in (tmp_path / "deep" / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("output", [".", "taken/report.md"])
+def test_a_report_that_cannot_be_written_is_an_error(run, tmp_path, output):
+    (tmp_path / "taken").write_text("")
+    shutil.copytree(Path(__file__).parent / "data" / "results", tmp_path / "results")
+    status, _, err = run("report", "--output", output)
+    assert status == 1
+    assert err.startswith(f"error: cannot write '{output}' (")
+
+
 def test_merging_a_skip_adapter_says_why_not(run, tiny_checkpoint, tiny_data):
     common = [
         "--checkpoint-dir",
@@ -191,6 +202,14 @@ ERRORS = [
         "error: methods is 'full'; choose from lora, skip, skip2\n",
     ),
     (("bench", "--seq-length", "513"), "error: seq_length is 513; give 2 to 512, the context\n"),
+    (
+        ("bench", "--model", "."),
+        "error: checkpoint folder '.' lacks lit_model.pth, model_config.yaml",
+    ),
+    (
+        ("train", "--precision", "16-true", "--device", "cpu"),
+        "error: precision '16-true' needs a GPU",
+    ),
     (("report", "--lang", "fr"), "error: lang is 'fr'; choose from ja, en\n"),
     (("report",), "error: results folder 'results' does not exist; run 'skip2bench bench' first\n"),
     (("merge", "none"), "error: 'none' holds no adapter; give the 'final' folder of a lora run\n"),

@@ -72,6 +72,9 @@ TRAIN_ERRORS = [
     ({"learning_rate": float("nan")}, "learning_rate is nan; give a number above 0, such as 3e-3"),
     ({"weight_decay": -0.1}, "weight_decay is -0.1; give 0 or more"),
     ({"lr_warmup_steps": -1}, "lr_warmup_steps is -1; give 0 or more"),
+    ({"weight_decay": float("nan")}, "weight_decay is nan; give 0 or more"),
+    ({"seed": 2**32}, "seed is 4294967296; give a number from 0 to 4294967295"),
+    ({"seed": -1}, "seed is -1; give a number from 0 to 4294967295"),
     ({"adam_beta2": 1.0}, "adam_beta2 is 1.0; give a number from 0 to below 1"),
     ({"lora_dropout": 1.0}, "lora_dropout is 1.0; give a share from 0 to below 1"),
     ({"val_split_fraction": 1.0}, "val_split_fraction is 1.0; give a share between 0 and 1"),
@@ -106,8 +109,9 @@ def test_other_refusals():
         ReportConfig(lang="fr")
 
 
-def test_plain_form_holds_every_field():
+def test_plain_form_holds_what_repeats_a_run():
     plain = to_plain(TrainConfig())
     assert plain["method"] == "skip2"
     assert plain["checkpoint_dir"] is None
+    assert not {"out_dir", "force"} & set(plain)  # a repetition goes elsewhere
     assert to_plain(BenchConfig())["blocks"] == ["fast", "balanced", "accurate"]

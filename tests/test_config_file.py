@@ -101,6 +101,14 @@ def test_the_method_follows_from_a_litgpt_file(write, text, method):
     assert load_train_config({}, write(text))[0].method == method
 
 
+def test_a_rank_of_the_other_adapter_is_said_to_have_no_effect():
+    assert load_train_config({"lora_r": 8})[1] == ["lora_r (this method takes skip_r)"]
+    assert load_train_config({"method": "lora", "skip_r": 8})[1] == [
+        "skip_r (this method takes lora_r)"
+    ]
+    assert load_train_config({"skip_r": 8})[1] == []
+
+
 def test_keys_without_effect_are_named(write):
     text = "train:\n  save_interval: 200\n  log_interval: 1\n"
     text += "eval:\n  max_iters: 100\n  max_new_tokens:\n"
@@ -159,6 +167,8 @@ ERRORS = [
         "betas 0.9 is no pair",
     ),
     ("optimizer:\n  class_path: AdamW\n  init_args:\n    amsgrad: true\n", "unknown key 'amsgrad'"),
+    ("optimizer:\n  init_args: [1]\n", "init_args of optimizer is [1]; write a mapping below it"),
+    ("data:\n  class_path: litgpt.data.JSON\n  init_args: abc\n", "init_args of data is 'abc'"),
     ("data:\n  json_path: x\n", "data needs class_path (and init_args)"),
     ("data:\n  class_path: litgpt.data.JSON\n", "data of class JSON needs init_args: json_path"),
     ("method: dora\n", "method is 'dora'; choose from lora, skip, skip2"),

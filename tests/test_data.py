@@ -122,7 +122,19 @@ ERRORS = {
         "record 1 of '{path}' has no text under 'output'; add it",
     ),
     "type.json": ('[{"instruction": 3, "output": "b"}, {}]', "record 0 of '{path}' has no text"),
-    "half.jsonl": ('{"instruction": "a", "output": "b"}\n{"instr', "is not valid JSON"),
+    "half.jsonl": (
+        '{"instruction": "a", "output": "b"}\n\n{"instr',
+        "line 3 of data file '{path}' is not valid JSON: ",
+    ),
+    "surrogate.json": (
+        '[{"instruction": "a", "output": "b"}, {"instruction": "a", "output": "\\ud800"}]',
+        "record 1 of '{path}' holds half of a surrogate pair; mend the text",
+    ),
+    "few.json": (
+        json.dumps([{"instruction": "a", "output": "b"}] * 5),
+        "has 5 records, which leaves none to validate at val_split_fraction 0.05; "
+        "give --val-split-fraction 0.5",
+    ),
 }
 
 
@@ -135,6 +147,25 @@ def test_bad_files_are_named(load, tmp_path, name):
     with pytest.raises(Skip2BenchError) as error:
         load(path)
     assert text.format(path=path) in str(error.value)
+
+
+def test_a_folder_is_named_as_one(load, tmp_path):
+    folder = tmp_path / "folder.json"
+    folder.mkdir()
+    with pytest.raises(Skip2BenchError, match=r"is a folder; give a .json or .jsonl file"):
+        load(folder)
+
+
+def test_what_editors_and_other_tools_leave_in_a_file_does_no_harm(load, tiny_data, tmp_path):
+    """A byte order mark, blank lines, line separators in strings, fields of other tools."""
+    records = json.loads(tiny_data.read_text())
+    records[0]["prompt"] = records[1]["self"] = "x"
+    records[2]["output"] = "one\u2028two"
+    plain, other = tmp_path / "plain.json", tmp_path / "other.jsonl"
+    plain.write_text(json.dumps(records))
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    other.write_text("\ufeff" + "\r\n".join(lines) + "\n\n", encoding="utf-8")
+    assert load(plain).sha256 == load(other).sha256
 
 
 def test_unknown_data_names_the_modules(load):

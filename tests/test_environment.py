@@ -37,3 +37,9 @@ def test_a_device_that_is_not_there_is_an_error(monkeypatch):
         Skip2BenchError, match=r"device 'cuda' is not available .*; use --device auto"
     ):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize("precision", ["16-true", "16-mixed"])
+def test_float16_on_a_cpu_is_refused_not_replaced(precision):
+    with pytest.raises(Skip2BenchError, match=f"'{precision}' needs a GPU; use 'bf{precision}'"):
+        choose_precision(precision, CPU)

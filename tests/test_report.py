@@ -145,7 +145,7 @@ def test_ratios_to_another_first_configuration_are_not_read() -> None:
 @pytest.mark.parametrize(
     ("ratio", "cell"),
     [
-        ({"low": 0.98, "high": 1.06}, "差なし(ノイズ内) [-6.0 %, 2.0 %]"),
+        ({"low": 0.98, "high": 1.06}, "差なし（ノイズ内） [-6.0 %, 2.0 %]"),
         ({"low": None, "high": None, "n": 1}, "88.8 % (1 ラウンドのみ、区間なし)"),
         ({"ratio": 1.2, "low": 1.1, "high": 1.3}, "-20.0 % [-30.0 %, -10.0 %]"),
     ],
@@ -299,8 +299,9 @@ def test_equal_labels_are_told_apart() -> None:
         SKIP2_6, lambda summary: summary.update(label="Skip2-LoRA (4 blocks)", blocks=[4, 5, 6, 7])
     )
     text = render_report(ReportConfig())
-    assert "| Skip2-LoRA (4 blocks) \\[0,1,2,3; hidden\\] | 3.1402 |" in text
-    assert "| Skip2-LoRA (4 blocks) \\[4,5,6,7; hidden\\] | 3.1402 |" in text
+    for blocks in ("0,1,2,3", "4,5,6,7"):
+        label = f"Skip2-LoRA (4 blocks) \\[blocks {blocks}; target hidden; r 16\\]"
+        assert f"| {label} | 3.1402 |" in text
 
 
 def test_values_from_files_cannot_break_the_markdown() -> None:
@@ -353,3 +354,25 @@ def test_the_report_imports_no_torch() -> None:
         check=True,
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "is_claimed"), [((0.98, 1.06), True), ((0.002, 30.0), False), ((0.3, 0.5), True)]
+)
+def test_a_shortfall_is_claimed_only_where_the_interval_leaves_none(bounds, is_claimed) -> None:
+    def spread(summary: dict[str, Any]) -> None:
+        for configuration in summary["configurations"][1:]:
+            low, high = bounds
+            ratio = {"ratio": (low * high) ** 0.5, "low": low, "high": high, "n": 3}
+            configuration["ratios"]["backward"] = ratio
+
+    edit(BENCH, spread)
+    text = render_report(ReportConfig(lang="en"))
+    assert ("Less speed than the arithmetic allows" in text) is is_claimed
+
+
+def test_runs_with_other_hyperparameters_are_not_compared() -> None:
+    edit(LORA, lambda summary: summary.update(learning_rate=0.03))
+    text = render_report(ReportConfig(lang="en"))
+    assert "differs: learning rate 0.03 (compared runs: 0.01)" in text
+    assert "there is a newer run" not in text

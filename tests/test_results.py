@@ -1,5 +1,7 @@
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,13 @@ def test_new_folders_are_named_by_time_model_and_label(tmp_path):
     assert first != second
     assert first.parent == tmp_path / "train"
     assert "Z-pystd-lora" in first.name
+
+
+def test_processes_that_start_in_one_second_get_folders_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        make = partial(create_run_folder, "train", "m", "lora", root=tmp_path)
+        folders = [future.result() for future in [pool.submit(make) for _ in range(40)]]
+    assert len(set(folders)) == 40
 
 
 def test_a_folder_that_holds_a_run_needs_force(tmp_path):
@@ -95,7 +104,7 @@ def test_no_results_folder_is_an_error(tmp_path):
         read_runs(tmp_path / "none")
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", ""])
+@pytest.mark.parametrize("text", ["{", "[1]", "", '{"blocks": 5}'])
 def test_a_broken_summary_names_its_folder(tmp_path, text):
     folder = make_run(tmp_path / "run")
     (folder / "summary.json").write_text(text)

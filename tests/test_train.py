@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -224,6 +226,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(train, tmp_path):
     assert len(pd.read_csv(tmp_path / "run" / "logs" / "version_0" / "steps.csv")) >= 1
 
 
+def test_a_validation_loss_that_is_not_finite_stops_the_run(train, tmp_path):
+    with pytest.raises(Skip2BenchError, match=r"the loss is nan at step 1; lower --learning-rate"):
+        train(method="skip2", max_steps=1, learning_rate=1e30, lr_warmup_steps=0)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
+
+
+def test_force_leaves_nothing_of_the_old_adapter(train):
+    train(method="skip2", max_steps=1)
+    _, _, _, folder = train(method="lora", max_steps=1, force=True)
+    names = {path.name for path in (folder / "final").iterdir()}
+    assert "lit_model.pth.lora" in names
+    assert "adapter.safetensors" not in names
+
+
 def test_a_run_shorter_than_its_warmup_says_so(train, capsys):
     _, _, steps, _ = train(method="skip2", max_steps=4, lr_warmup_steps=100)
     assert steps["learning_rate"].tolist() == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4])
@@ -263,19 +279,23 @@ def test_bfloat16_runs(train):
             assert summary["precision"] == precision
 
 
-def test_litgpt_merges_and_generates_from_a_lora_run(train, monkeypatch, capfd):
-    from litgpt.generate.base import main as generate
-    from litgpt.scripts.merge_lora import merge_lora
-
+def test_the_litgpt_command_merges_and_generates_from_a_lora_run(train):
     _, _, _, folder = train(method="lora")
     final = folder / "final"
-    merge_lora(final)
-    merged = torch.load(final / "lit_model.pth", weights_only=True)
     saved = torch.load(final / "lit_model.pth.lora", weights_only=True)["model"]
     assert saved["transformer.h.0.attn.qkv.lora_B"].abs().sum() > 0
+
+    def litgpt(*arguments: str) -> str:
+        command = [sys.executable, "-m", "litgpt", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    litgpt("merge_lora", str(final))
+    merged = torch.load(final / "lit_model.pth", weights_only=True)
     assert "transformer.h.0.attn.qkv.weight" in merged
-    generate(final, prompt="Add 1 and 2.", max_new_tokens=4, precision="32-true")
-    assert "Add 1 and 2." in capfd.readouterr().out
+    text = litgpt("generate", str(final), "--prompt", "Add 1 and 2.", "--max_new_tokens", "4")
+    assert "Add 1 and 2." in text
     config = yaml.safe_load((final / "hyperparameters.yaml").read_text())
     assert config["lora_r"] == 4
 
