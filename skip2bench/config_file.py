@@ -105,6 +105,8 @@ def _read_train_file(path: Path, method: str | None) -> tuple[dict[str, Any], li
     # LitGPT has one rank: it is that of whichever adapter the run trains
     if (method or flat.get("method")) != "lora" and "lora_r" in flat:
         flat.setdefault("skip_r", flat["lora_r"])
+    if isinstance(flat.get("blocks"), int):
+        flat["blocks"] = str(flat["blocks"])
     if isinstance(flat.get("blocks"), list | tuple):
         flat["blocks"] = ",".join(str(block) for block in flat["blocks"])
     return flat, ignored
@@ -136,8 +138,8 @@ def _flatten(nested: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             pairs += _data_pairs(value)
         elif key == "optimizer":
             pairs += _optimizer_pairs(value)
-        elif key in ("train", "eval") and isinstance(value, dict):
-            pairs += [(f"{key}.{name}", inner) for name, inner in value.items()]
+        elif key in ("train", "eval") and isinstance(value, dict | None):
+            pairs += [(f"{key}.{name}", inner) for name, inner in (value or {}).items()]
         else:
             pairs.append((key, value))
     flat: dict[str, Any] = {}

@@ -109,6 +109,11 @@ def test_a_rank_of_the_other_adapter_is_said_to_have_no_effect():
     assert load_train_config({"skip_r": 8})[1] == []
 
 
+def test_an_empty_block_and_a_single_number_are_no_mistakes(write):
+    config, _ = load_train_config({}, write("train:\neval:\noptimizer:\nblocks: 3\n"))
+    assert config.blocks == "3"
+
+
 def test_keys_without_effect_are_named(write):
     text = "train:\n  save_interval: 200\n  log_interval: 1\n"
     text += "eval:\n  max_iters: 100\n  max_new_tokens:\n"
