@@ -77,7 +77,8 @@ def build_cache(
     was_training = model.training
     model.eval()
     lengths, supervised = samples.lengths, torch.tensor(samples.supervised_counts)
-    order = [i for bucket in length_buckets(ids, lengths, TOKEN_BUDGET) for i in bucket]
+    buckets = length_buckets(ids, lengths, TOKEN_BUDGET)
+    order = [i for bucket in buckets for i in bucket]
     counts = torch.zeros(len(samples), dtype=torch.long)
     counts[order] = supervised[order]
     starts = torch.zeros(len(samples), dtype=torch.long)
@@ -85,7 +86,7 @@ def build_cache(
     features: Tensor | None = None
     targets = torch.empty(int(counts.sum()), dtype=torch.long, device=device)
     row = 0
-    for bucket in length_buckets(ids, lengths, TOKEN_BUDGET):
+    for bucket in buckets:
         input_ids, labels = (tensor.to(device) for tensor in collate(samples, bucket))
         picked, picked_targets = supervised_features(model.compute_features(input_ids), labels)
         if features is None:

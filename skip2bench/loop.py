@@ -50,9 +50,15 @@ class TrainingRun:
     objective: Objective
     optimizer: torch.optim.Optimizer
     data: TokenizedData
-    total_steps: int
+    batches: list[list[int]]
+    """Sample ids of every step."""
     clock: Clock
     logs: RunLogs
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.batches)
 
 
 def planned_batches(config: TrainConfig, data: TokenizedData, steps: int) -> list[list[int]]:
@@ -67,15 +73,14 @@ def planned_batches(config: TrainConfig, data: TokenizedData, steps: int) -> lis
 
 def fit(run: TrainingRun, progress: Progress) -> int:
     """Train to the last step; return the bytes that autograd saves for one step."""
-    batches = planned_batches(run.config, run.data, run.total_steps)
     if isinstance(run.objective, CachedObjective):
         run.objective.build(run.clock)
-    saved_bytes = _measure_saved_bytes(run, batches[0])
-    progress.losses.append(_evaluate_batch(run, batches[0]))
+    saved_bytes = _measure_saved_bytes(run, run.batches[0])
+    progress.losses.append(_evaluate_batch(run, run.batches[0]))
     _evaluate(run, progress)
     lengths, supervised = run.data.train.lengths, run.data.train.supervised_counts
     with Bar(run.label, run.total_steps, "steps") as bar:
-        for batch in batches:
+        for batch in run.batches:
             loss, learning_rate = _take_step(
                 run, progress.step, batch, sum(supervised[i] for i in batch)
             )

@@ -169,8 +169,7 @@ def _materialise_adapters(
 
     The values are drawn on the CPU, so that every device starts alike.
     """
-    devices: list[int] = []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():
             own = {

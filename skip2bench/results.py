@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -72,10 +73,13 @@ def create_run_folder(
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         base = root / kind / f"{stamp}-{model}-{label}"
         return _make_free(_numbered(base))
-    if (out_dir / "summary.json").exists() and not force:
-        raise Skip2BenchError(
-            f"{str(out_dir)!r} holds a run already; choose another --out-dir, or add --force"
-        )
+    if (out_dir / "summary.json").exists():
+        if not force:
+            raise Skip2BenchError(
+                f"{str(out_dir)!r} holds a run already; choose another --out-dir, or add --force"
+            )
+        # the replaced run's adapter; a `final` folder that no run made is never touched
+        shutil.rmtree(out_dir / "final", ignore_errors=True)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,6 +1,5 @@
 """A fine-tuning run from its configuration to its run folder; the loop itself is `loop`'s."""
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,6 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
     folder = create_run_folder(
         "train", model_name, plan.settings.slug, config.out_dir, force=config.force
     )
-    shutil.rmtree(folder / "final", ignore_errors=True)  # of the run that --force replaces
     log_folder = create_log_folder(folder)
     environment = describe_environment(plan.device, arguments) | {
         "data": {
@@ -135,15 +133,16 @@ def _train(plan: _Plan, folder: Path, log_folder: Path) -> dict[str, Any]:
     base = load_checkpoint(plan.base_folder, device, weights_dtype(plan.precision))
     model = build_model(plan.settings, base, device, config.seed)
     total, trainable = count_parameters(model)
+    batches = planned_batches(config, plan.data, plan.steps)
     run = TrainingRun(
         config=config,
         label=plan.settings.label,
         fabric=fabric,
         model=model,
-        objective=_build_objective(plan, fabric, model),
+        objective=_build_objective(plan, fabric, model, batches),
         optimizer=fabric.setup_optimizers(_build_optimizer(model, config, device)),
         data=plan.data,
-        total_steps=plan.steps,
+        batches=batches,
         clock=Clock(device),
         logs=RunLogs(log_folder, with_tensorboard=config.logger == "tensorboard"),
     )
@@ -170,15 +169,15 @@ def _train(plan: _Plan, folder: Path, log_folder: Path) -> dict[str, Any]:
     }
 
 
-def _build_objective(plan: _Plan, fabric: Fabric, model: GPT) -> Objective:
+def _build_objective(
+    plan: _Plan, fabric: Fabric, model: GPT, batches: list[list[int]]
+) -> Objective:
     wrapped = fabric.setup_module(model)
     if not plan.settings.method.is_cached:
         return TokenObjective(fabric, wrapped, plan.data, plan.config.micro_batch_size)
     assert isinstance(model, SkipGPT)
-    batches = planned_batches(plan.config, plan.data, plan.steps)
-    return CachedObjective(
-        fabric, model, plan.data, sorted({i for batch in batches for i in batch})
-    )
+    used = sorted({i for batch in batches for i in batch})
+    return CachedObjective(fabric, model, plan.data, used)
 
 
 def _build_optimizer(

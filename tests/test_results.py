@@ -48,6 +48,17 @@ def test_a_folder_that_holds_a_run_needs_force(tmp_path):
     assert create_run_folder("train", "m", "l", folder, force=True) == folder
 
 
+def test_force_removes_the_adapter_of_a_run_and_nothing_that_no_run_made(tmp_path):
+    for name in ("mine", "run"):
+        (tmp_path / name / "final").mkdir(parents=True)
+        (tmp_path / name / "final" / "weights").write_text("x")
+    write_json(tmp_path / "run" / "summary.json", {})
+    for name in ("mine", "run"):
+        create_run_folder("train", "m", "l", tmp_path / name, force=True)
+    assert (tmp_path / "mine" / "final" / "weights").exists()
+    assert not (tmp_path / "run" / "final").exists()
+
+
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Skip2BenchError, match=r"cannot make the run folder .*file/run"):
