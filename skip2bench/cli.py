@@ -199,6 +199,63 @@ def merge(
     sys.stdout.write(f"{merge_adapter(adapter_dir)}\n")
 
 
+_cache_app = typer.Typer(
+    help="Skip-Caches that runs have kept with --cache-dir.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(_cache_app, name="cache")
+_CacheDir = Annotated[Path, typer.Option("--cache-dir", help="The folder that keeps them.")]
+_Names = Annotated[Optional[list[str]], typer.Argument(help="Caches (default: all).")]
+
+
+@_cache_app.command("list")
+def list_caches(cache_dir: _CacheDir) -> None:
+    """List the caches of a folder: model, data, blocks, precision, size, age."""
+    from skip2bench.cache_folder import CacheFolder
+    from skip2bench.screens import print_caches
+
+    print_caches(CacheFolder(cache_dir).entries())
+
+
+@_cache_app.command("verify")
+def verify_caches(cache_dir: _CacheDir, names: _Names = None) -> None:
+    """Check sizes and checksums of caches; exit status 1 where one is damaged."""
+    from skip2bench.cache_folder import CacheFolder, DamagedError
+
+    damaged = []
+    for entry in CacheFolder(cache_dir).select(names):
+        try:
+            entry.verify()
+        except (DamagedError, OSError) as error:
+            damaged.append(entry.name)
+            _print_text(f"{entry.name} damaged: {error}\n")
+        else:
+            _print_text(f"{entry.name} ok\n")
+    if damaged:
+        raise Skip2BenchError(
+            f"{len(damaged)} caches are damaged; remove them: "
+            f"skip2bench cache remove --cache-dir {cache_dir} {' '.join(damaged)}"
+        )
+
+
+@_cache_app.command("remove")
+def remove_caches(
+    cache_dir: _CacheDir,
+    names: _Names = None,
+    all_caches: Annotated[bool, typer.Option("--all", help="Remove all of them.")] = False,
+) -> None:
+    """Remove caches by name, or all of a folder with --all."""
+    from skip2bench.cache_folder import CacheFolder
+
+    if bool(names) == all_caches:
+        raise Skip2BenchError("say which caches to remove: their names, or --all")
+    folder = CacheFolder(cache_dir)
+    for entry in folder.select(names):
+        folder.remove(entry.name)
+        _print_text(f"{entry.name} removed\n")
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

@@ -18,11 +18,18 @@ Precision = Literal["auto", "32-true", "bf16-true", "bf16-mixed", "16-true", "16
 Device = Literal["auto", "cpu", "cuda", "mps"]
 LoggerName = Literal["csv", "tensorboard"]
 Language = Literal["ja", "en"]
+CacheTier = Literal["auto", "device", "ram", "disk"]
+CacheDtype = Literal["model", "bf16", "int8"]
 
 BLOCK_PRESETS = {"fast": 4, "balanced": 6, "accurate": 8}
 """The guide's presets (section 5.2): how many of the first blocks each one adapts."""
 EMBEDDED_MODEL = "pystd"
 EMBEDDED_DATA = "pydoc"
+
+
+_BYTE_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
+    f"{letter}i": 1024**power for power, letter in enumerate("kmgt", start=1)
+}
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
@@ -130,6 +137,19 @@ class TrainConfig(RunConfig):
     prompt_style: str = option("alpaca", "LitGPT prompt style.")
     val_split_fraction: float = option(0.05, "Share of a data file that is kept for validation.")
     eval_interval: int = option(100, "Steps between validations.")
+    cache_tier: CacheTier = option(
+        "auto",
+        "Where Skip-Cache lives: device, ram or disk; auto takes the nearest that has room.",
+    )
+    cache_dtype: CacheDtype = option(
+        "model", "What Skip-Cache stores: the model's own dtype, bf16, or int8 with scales."
+    )
+    cache_max_bytes: str | None = option(
+        None, "Cap on Skip-Cache, such as 2GiB; samples beyond it are recomputed every epoch."
+    )
+    cache_dir: Path | None = option(
+        None, "Folder that keeps Skip-Cache for later runs (default: it ends with the run)."
+    )
     devices: int = option(1, "Number of devices; only 1 at present.")
     logger: LoggerName = option(
         "csv", "Also log to TensorBoard with 'tensorboard'; CSV files are always written."
@@ -138,6 +158,10 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         check_choice("method", self.method, get_args(MethodName))
         check_choice("logger", self.logger, get_args(LoggerName))
+        check_choice("cache_tier", self.cache_tier, get_args(CacheTier))
+        check_choice("cache_dtype", self.cache_dtype, get_args(CacheDtype))
+        if self.cache_max_bytes is not None:
+            parse_bytes("cache_max_bytes", self.cache_max_bytes)
         super().__post_init__()
         _check_counts(self)
         _check_optimizer(self)
@@ -208,6 +232,18 @@ def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
             f"block {max(blocks)} does not exist; the model has blocks 0 to {n_layer - 1}"
         )
     return tuple(sorted(blocks))
+
+
+def parse_bytes(name: str, text: str) -> int:
+    """A number of bytes: 500000000, 500MB, 2GiB, 1.5 G.
+
+    Raises:
+        Skip2BenchError: it is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    if not match or match[2] == "i":
+        raise Skip2BenchError(f"{name} is {text!r}; give bytes, or such as 500MB or 2GiB")
+    return int(float(match[1]) * _BYTE_UNITS[match[2]])
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

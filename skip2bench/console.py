@@ -69,7 +69,7 @@ class Bar:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        if kind is None and not stderr.is_terminal:
+        if kind is None and self._done and not stderr.is_terminal:
             self._print_line()
 
     def advance(self, amount: int = 1, detail: str | None = None) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ from skip2bench.stdlib import INSTRUCTION, read_modules, sample_documented_funct
 
 IGNORE_INDEX = -100
 PYDOC_TRAIN, PYDOC_VAL = 2000, 200
+MAX_PADDING = 0.04
+"""Most padding in a batch of samples sorted by length, as a share of its tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +40,12 @@ class Samples:
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """Tokens of each sample."""
         return [len(ids) for ids in self.input_ids]
 
-    @property
+    @cached_property
     def supervised_counts(self) -> list[int]:
         """Supervised positions of each sample: those whose next token has a label."""
         return [int((labels[1:] != IGNORE_INDEX).sum()) for labels in self.labels]
@@ -140,13 +143,22 @@ def micro_batches(ids: Sequence[int], lengths: Sequence[int], size: int) -> list
 def length_buckets(
     ids: Sequence[int], lengths: Sequence[int], token_budget: int
 ) -> list[list[int]]:
-    """Cut samples into padded batches of `token_budget` tokens at most; longer ones stand alone."""
+    """Cut samples into batches of similar length.
+
+    No batch is padded by more than MAX_PADDING of its tokens, nor has more than `token_budget`
+    tokens, padding included; longer samples stand alone.
+    """
     buckets: list[list[int]] = []
+    real = 0
     for i in sorted(ids, key=lambda i: lengths[i]):
-        if buckets and (len(buckets[-1]) + 1) * lengths[i] <= token_budget:
+        padded = (len(buckets[-1]) + 1) * lengths[i] if buckets else 0
+        is_tight = padded - real - lengths[i] <= MAX_PADDING * padded
+        if buckets and padded <= token_budget and is_tight:
             buckets[-1].append(i)
+            real += lengths[i]
         else:
             buckets.append([i])
+            real = lengths[i]
     return buckets
 
 

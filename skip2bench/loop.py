@@ -7,7 +7,6 @@ optimizer. Validation has a clock of its own; logging stands outside all of them
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from skip2bench.console import Bar
 from skip2bench.data import TokenizedData, global_batches
 from skip2bench.errors import Skip2BenchError
 from skip2bench.logs import RunLogs
-from skip2bench.measure import Clock, count_saved_bytes, read_peak_memory
-from skip2bench.objective import CachedObjective, Objective
+from skip2bench.measure import Clock, count_saved_bytes, read_peak_memory, reset_peak_memory
+from skip2bench.objective import Objective
 from skip2bench.schedule import learning_rate_factor
 
 TRAINING_CLOCK = ("data", "cache_build", "forward", "backward", "optimizer")
@@ -37,6 +36,8 @@ class Progress:
     """Step losses since the last evaluation point."""
     val_losses: list[tuple[int, float]] = field(default_factory=list)
     """Every evaluation point: step, validation loss."""
+    preparation_peak_bytes: int = 0
+    """Peak memory before the first step: building a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +74,17 @@ def planned_batches(config: TrainConfig, data: TokenizedData, steps: int) -> lis
 
 def fit(run: TrainingRun, progress: Progress) -> int:
     """Train to the last step; return the bytes that autograd saves for one step."""
-    if isinstance(run.objective, CachedObjective):
-        run.objective.build(run.clock)
+    run.objective.prepare(run.clock)
+    progress.preparation_peak_bytes = read_peak_memory(run.fabric.device)
+    reset_peak_memory(run.fabric.device)
     saved_bytes = _measure_saved_bytes(run, run.batches[0])
     progress.losses.append(_evaluate_batch(run, run.batches[0]))
     _evaluate(run, progress)
     lengths, supervised = run.data.train.lengths, run.data.train.supervised_counts
     with Bar(run.label, run.total_steps, "steps") as bar:
-        for batch in run.batches:
+        for batch, following in zip(run.batches, [*run.batches[1:], []], strict=True):
+            with run.clock.part("data"):
+                run.objective.prefetch(following)
             loss, learning_rate = _take_step(
                 run, progress.step, batch, sum(supervised[i] for i in batch)
             )
@@ -116,14 +120,18 @@ def _take_step(
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate
     losses: list[Tensor] = []
-    for ids in run.objective.split(batch):
+    with run.clock.part("data"):
+        parts = run.objective.split(batch)
+    for part in parts:
         with run.clock.part("data"):
-            inputs = run.objective.load(ids)
+            portion = run.objective.load(part)
         with run.clock.part("forward"):
-            loss = run.objective.loss(inputs) / supervised_tokens
+            loss = portion.loss() / supervised_tokens
         with run.clock.part("backward"):
             run.fabric.backward(loss)
         losses.append(loss.detach())
+    with run.clock.part("backward"):
+        run.objective.finish_step()
     with run.clock.part("optimizer"):
         run.optimizer.step()
         run.optimizer.zero_grad()
@@ -135,7 +143,7 @@ def _evaluate_batch(run: TrainingRun, batch: Sequence[int]) -> float:
     """Mean loss of a global batch without an update, outside the clock."""
     run.model.eval()
     supervised = run.data.train.supervised_counts
-    losses = [run.objective.loss(run.objective.load(ids)) for ids in run.objective.split(batch)]
+    losses = [run.objective.load(part).loss() for part in run.objective.split(batch)]
     return float(torch.stack(losses).sum()) / sum(supervised[i] for i in batch)
 
 
@@ -156,7 +164,7 @@ def _evaluate(run: TrainingRun, progress: Progress) -> None:
         learning_rate=run.optimizer.param_groups[0]["lr"],
         tokens=progress.tokens,
         train_seconds=run.clock.total(TRAINING_CLOCK),
-        peak_memory_bytes=read_peak_memory(run.fabric.device),
+        peak_memory_bytes=_peak_memory(run, progress),
     )
     progress.val_losses.append((progress.step, val_loss))
     progress.losses.clear()
@@ -178,12 +186,16 @@ def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
     largest = 0
     cpu_only = run.fabric.device.type != "cuda"
     with torch.random.fork_rng(devices=[] if cpu_only else [run.fabric.device]):
-        for ids in run.objective.split(batch):
-            inputs = run.objective.load(ids)
-            excluded = [*run.model.parameters(), *inputs]
-            saved = count_saved_bytes(partial(run.objective.loss, inputs), excluded)
-            largest = max(largest, saved)
+        for part in run.objective.split(batch):
+            portion = run.objective.load(part)
+            excluded = [*run.model.parameters(), *portion.tensors]
+            largest = max(largest, count_saved_bytes(portion.loss, excluded))
+        run.objective.finish_step()
     return largest
+
+
+def _peak_memory(run: TrainingRun, progress: Progress) -> int:
+    return max(progress.preparation_peak_bytes, read_peak_memory(run.fabric.device))
 
 
 def _epoch(run: TrainingRun, progress: Progress) -> float:
@@ -203,8 +215,9 @@ def summarise_run(run: TrainingRun, progress: Progress) -> dict[str, Any]:
         "steps": progress.step,
         "epochs": _epoch(run, progress),
         "tokens": progress.tokens,
-        "peak_memory_bytes": read_peak_memory(run.fabric.device),
-        "cache_bytes": run.objective.nbytes if isinstance(run.objective, CachedObjective) else 0,
+        "peak_memory_bytes": _peak_memory(run, progress),
+        "steps_peak_memory_bytes": read_peak_memory(run.fabric.device),
+        **run.objective.describe(),
         "initial_val_loss": progress.val_losses[0][1],
         "final_val_loss": progress.val_losses[-1][1],
         "best_val_loss": best_loss,

@@ -4,35 +4,53 @@ The training loop knows nothing else of a method. Loss is a sum over supervised 
 `loss`.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from skip2bench.cache import TOKEN_BUDGET, SkipCache, build_cache
-from skip2bench.console import Bar
+from skip2bench.cache import token_budget
 from skip2bench.data import Samples, TokenizedData, collate, length_buckets, micro_batches
-from skip2bench.loss import feature_loss, token_loss
+from skip2bench.loss import token_loss
 from skip2bench.measure import Clock
-from skip2bench.skip2 import SkipGPT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portion:
+    """What one forward and backward pass takes, on the device."""
+
+    tensors: tuple[Tensor, ...]
+    loss: Callable[[], Tensor]
+    """Summed loss of it."""
 
 
 class Objective(Protocol):
     """Losses of training and validation samples for one method."""
 
-    def split(self, ids: Sequence[int]) -> list[list[int]]:
-        """Cut a global batch into what one forward and backward pass takes."""
+    def prepare(self, clock: Clock) -> None:
+        """Do, by the clock, what comes before the first step."""
 
-    def load(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of training samples, on the device."""
+    def split(self, ids: Sequence[int]) -> list[Any]:
+        """Cut a global batch into what `load` takes."""
 
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Summed loss of what `load` gave."""
+    def load(self, part: Any) -> Portion:
+        """Bring a part of a global batch to the device."""
+
+    def prefetch(self, ids: Sequence[int]) -> None:
+        """Make ready for a global batch that comes next."""
+
+    def finish_step(self) -> None:
+        """End the backward pass of a global batch, after its last portion."""
 
     def validation_loss(self) -> float:
         """Mean loss over all supervised positions of the validation samples."""
+
+    def describe(self) -> dict[str, Any]:
+        """What `summary.json` says of it."""
 
 
 class TokenObjective:
@@ -45,88 +63,45 @@ class TokenObjective:
         self._fabric, self._model, self._data = fabric, model, data
         self._micro_batch_size = micro_batch_size
         self._train_lengths = data.train.lengths
-        self._val_buckets = length_buckets(range(len(data.val)), data.val.lengths, TOKEN_BUDGET)
+        self._val_buckets = length_buckets(
+            range(len(data.val)), data.val.lengths, token_budget(fabric.device)
+        )
+
+    def prepare(self, clock: Clock) -> None:
+        """Nothing comes before the first step."""
 
     def split(self, ids: Sequence[int]) -> list[list[int]]:
         """Micro-batches of samples of similar length."""
         return micro_batches(ids, self._train_lengths, self._micro_batch_size)
 
-    def load(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def load(self, part: list[int]) -> Portion:
         """Padded token ids and labels, each (B, T)."""
-        return self._collate(self._data.train, ids)
+        return self._portion(self._data.train, part)
 
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Summed loss of a padded batch."""
-        return token_loss(self._model, *batch)
+    def prefetch(self, ids: Sequence[int]) -> None:
+        """Nothing is to be made ready."""
+
+    def finish_step(self) -> None:
+        """Every portion has passed its gradients on."""
 
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean loss over the validation samples."""
-        losses = [
-            self.loss(self._collate(self._data.val, bucket)).double()
-            for bucket in self._val_buckets
-        ]
-        return float(torch.stack(losses).sum()) / sum(self._data.val.supervised_counts)
+        portions = (self._portion(self._data.val, bucket) for bucket in self._val_buckets)
+        return mean_loss(portions, self._data.val)
 
-    def _collate(self, samples: Samples, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        input_ids, labels = collate(samples, ids)
-        return self._fabric.to_device(input_ids), self._fabric.to_device(labels)
+    def describe(self) -> dict[str, Any]:
+        """There is no cache."""
+        return {"cache_bytes": 0}
+
+    def _portion(self, samples: Samples, ids: Sequence[int]) -> Portion:
+        input_ids, labels = map(self._fabric.to_device, collate(samples, ids))
+        return Portion(
+            tensors=(input_ids, labels), loss=partial(token_loss, self._model, input_ids, labels)
+        )
 
 
-class CachedObjective:
-    """Serves features from Skip-Cache: `skip2`. A global batch is one pass."""
-
-    def __init__(
-        self, fabric: Fabric, model: SkipGPT, data: TokenizedData, train_ids: Sequence[int]
-    ) -> None:
-        """Prepare without computing anything; `build` fills the training cache."""
-        self._fabric, self._model, self._data = fabric, model, data
-        self._train_ids = train_ids
-        self._train: SkipCache | None = None
-        self._val: SkipCache | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the training cache."""
-        return self._train.nbytes if self._train else 0
-
-    def build(self, clock: Clock) -> None:
-        """Compute the training cache inside the clock's `cache_build`."""
-        samples, device = self._data.train, self._fabric.device
-        tokens = sum(samples.lengths[i] for i in self._train_ids)
-        with Bar("building Skip-Cache", tokens, "tokens") as bar, self._fabric.autocast():
-
-            def show_progress(done_tokens: int) -> None:
-                with clock.excluded("cache_build"):
-                    bar.advance(done_tokens)
-
-            with clock.part("cache_build"):
-                self._train = build_cache(
-                    self._model, samples, self._train_ids, device, show_progress
-                )
-
-    def split(self, ids: Sequence[int]) -> list[list[int]]:
-        """The global batch, whole."""
-        return [list(ids)]
-
-    def load(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Features (N, K', d) and targets (N,)."""
-        assert self._train is not None
-        return self._train.gather(ids)
-
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Summed loss of cached positions."""
-        with self._fabric.autocast():
-            return feature_loss(self._model, *batch)
-
-    @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Mean loss over the validation samples, from their own cache; the first call builds it."""
-        ids = range(len(self._data.val))
-        if self._val is None:
-            with self._fabric.autocast():
-                self._val = build_cache(self._model, self._data.val, ids, self._fabric.device)
-        counts = self._data.val.supervised_counts
-        buckets = length_buckets(ids, counts, TOKEN_BUDGET)
-        losses = [self.loss(self._val.gather(bucket)).double() for bucket in buckets]
-        return float(torch.stack(losses).sum()) / sum(counts)
+def mean_loss(portions: Any, samples: Samples) -> float:
+    """Mean over the supervised positions of `samples`, which the portions cover."""
+    losses = [portion.loss().double() for portion in portions]
+    return float(torch.stack(losses).sum()) / sum(samples.supervised_counts)

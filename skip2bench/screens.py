@@ -1,7 +1,7 @@
 """What `bench` and `train` print at the end: tables in the order of the guide's section 1."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -14,6 +14,9 @@ from skip2bench.units import (
     format_seconds,
     format_significant,
 )
+
+if TYPE_CHECKING:
+    from skip2bench.cache_folder import Entry
 
 _RULE = "=" * 78
 
@@ -71,12 +74,42 @@ def print_train(summary: dict[str, Any]) -> None:
         "speed": f"{summary['tokens'] / summary['train_seconds']:,.0f} tokens/s",
         "peak memory": format_bytes(summary["peak_memory_bytes"]),
         "saved for backward": format_bytes(summary["saved_for_backward_bytes"]),
-        "Skip-Cache": format_bytes(summary["cache_bytes"]),
     }
+    if summary["cache_bytes"]:
+        rows["Skip-Cache"] = (
+            f"{format_bytes(summary['cache_bytes'])} ({summary['cache_dtype']}, "
+            f"{summary['cache_tier']}, algebra {summary['algebra']})"
+        )
+    if summary.get("recomputed_samples"):
+        rows["recomputed every epoch"] = f"{summary['recomputed_samples']:,} samples"
     for name, value in rows.items():
         table.add_row(name, value)
     stdout.print(table)
     stdout.print(f"Run folder: {summary['folder']}", markup=False, soft_wrap=True)
+
+
+def print_caches(entries: Sequence["Entry"]) -> None:
+    """Print the caches of a folder."""
+    table = Table(title="Skip-Caches", title_justify="left", title_style="bold")
+    table.add_column("Name", no_wrap=True)
+    for title in ("Model", "Data", "Blocks", "Precision", "Samples", "Positions", "Size", "Made"):
+        table.add_column(title)
+    for entry in entries:
+        about, layout, key = entry.manifest["about"], entry.layout, entry.manifest["key"]
+        stored = "" if layout.dtype == layout.compute_dtype else f", {key['dtype']}"
+        table.add_row(
+            entry.name,
+            about["model"],
+            f"{about['data']}, {about['side']}",
+            " ".join(map(str, layout.blocks)),
+            f"{key['precision']}{stored}",
+            f"{about['samples']:,}",
+            f"{entry.rows:,}",
+            format_bytes(entry.nbytes),
+            entry.manifest["created_at"],
+        )
+    stdout.print(table)
+    stdout.print(f"{len(entries)} caches, {format_bytes(sum(e.nbytes for e in entries))}")
 
 
 def _print_configuration(entry: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ arXiv:2410.21073, section 3.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +22,10 @@ import torch
 from litgpt.config import Config
 from litgpt.model import GPT, do_softcapping
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from skip2bench.config import Target
+from skip2bench.dropout import dropped, keep_scale
 from skip2bench.errors import Skip2BenchError
 
 
@@ -51,7 +53,7 @@ class SkipAdapters(nn.Module):
         self.scaling = settings.alpha / settings.r
         self.lora_A = nn.Parameter(torch.empty(len(settings.blocks), settings.r, n_embd))
         self.lora_B = nn.Parameter(torch.empty(len(settings.blocks), d_out, settings.r))
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = settings.dropout
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -60,7 +62,7 @@ class SkipAdapters(nn.Module):
         nn.init.uniform_(self.lora_A, -bound, bound)
         nn.init.zeros_(self.lora_B)
 
-    def forward(self, features: list[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Sum of all adapters.
 
         Args:
@@ -69,13 +71,21 @@ class SkipAdapters(nn.Module):
         Returns:
             s · Σ_k B_k A_k dropout(features[k]), (..., d_out).
         """
-        reduced = [
-            nn.functional.linear(self.dropout(h), A)
-            for h, A in zip(features, self.lora_A, strict=True)
-        ]
-        # the K products with B are one: (..., K r) times (K r, d_out)
-        stacked_B = self.lora_B.permute(1, 0, 2).flatten(1)
-        return nn.functional.linear(torch.cat(reduced, dim=-1), stacked_B) * self.scaling
+        return nn.functional.linear(self.reduce(features), self.stack_B())
+
+    def reduce(self, features: Sequence[Tensor]) -> Tensor:
+        """All A_k dropout(features[k]) side by side, (..., K r)."""
+        is_dropping = self.training and self.dropout > 0
+        if is_dropping:
+            features = [dropped(h, self.dropout) for h in features]
+        reduced = torch.cat(
+            [nn.functional.linear(h, A) for h, A in zip(features, self.lora_A, strict=True)], dim=-1
+        )
+        return reduced * keep_scale(self.dropout, reduced.device) if is_dropping else reduced
+
+    def stack_B(self) -> Tensor:
+        """All s · B_k side by side, (d_out, K r): one product instead of K."""
+        return self.lora_B.permute(1, 0, 2).flatten(1) * self.scaling
 
 
 class SkipGPT(GPT):  # type: ignore[misc]
@@ -140,11 +150,64 @@ class SkipGPT(GPT):  # type: ignore[misc]
         Returns:
             Logits, (N, padded_vocab_size).
         """
+        return self.cap(self.lm_head(self.final_hidden(features)))
+
+    def final_hidden(self, features: Tensor) -> Tensor:
+        """What enters `lm_head`, (N, d); with target "hidden", the adapters' sum included."""
         self._outputs = dict(zip(self.feature_blocks, features.unbind(dim=1), strict=True))
         self._next_position = 0
-        logits: Tensor = self.lm_head(self.transformer.ln_f(self._outputs[self.config.n_layer - 1]))
+        hidden: Tensor = self.transformer.ln_f(self._outputs[self.config.n_layer - 1])
+        return hidden
+
+    def base_logits(self, last_output: Tensor) -> Tensor:
+        """Logits (N, V) of the base model, before any cap, from the last block's output (N, d)."""
+        norm, head = self.transformer.ln_f, self.lm_head
+        # called below the hooks: no adapter
+        logits: Tensor = head.forward(norm.forward(last_output))
+        return logits
+
+    def fold_head(self) -> Tensor:
+        """Everything that follows A, as one matrix (V, K r): s · W_head · B, or s · B.
+
+        With it, logits are `base_logits` + `adapters.reduce(features)` · its transpose.
+        """
+        stacked = self.adapters.stack_B()
+        if self.settings.target == "logits":
+            return stacked
+        # through the module, not its weight, which may be quantised; without its bias
+        zero = torch.zeros(1, stacked.size(0), dtype=stacked.dtype, device=stacked.device)
+        folded = self.lm_head(stacked.t())
+        has_bias = getattr(self.lm_head, "bias", None) is not None
+        matrix: Tensor = (folded - self.lm_head(zero) if has_bias else folded).t()
+        return matrix
+
+    def adapter_features(self, features: Tensor) -> list[Tensor]:
+        """Of all features (N, K', d), those that the adapters read: K tensors (N, d)."""
+        columns = dict(zip(self.feature_blocks, features.unbind(dim=1), strict=True))
+        return [columns[block] for block in self.settings.blocks]
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Logits after the cap that some architectures put on them."""
         cap = self.config.final_logit_softcapping
         return logits if cap is None else do_softcapping(logits, cap)
+
+    def check_is_deterministic(self) -> None:
+        """Check that the same tokens always give the same features.
+
+        Raises:
+            Skip2BenchError: something random is in the backbone, so a cache would be inexact.
+        """
+        for name, module in self.transformer.named_modules():
+            if isinstance(module, _DropoutNd) and module.p > 0:
+                raise Skip2BenchError(
+                    f"the backbone is random in training (dropout {module.p} in {name}), so "
+                    "Skip-Cache would not be exact; use --method skip"
+                )
+
+    def release_backbone(self) -> None:
+        """Drop embedding and blocks; from here on only the methods that take features work."""
+        self.transformer.wte = _Released()
+        self.transformer.h = nn.ModuleList()
 
     @contextmanager
     def _backbone_only(self) -> Iterator[None]:
@@ -173,6 +236,13 @@ class SkipGPT(GPT):  # type: ignore[misc]
         self._next_position = start + length
         update: Tensor = self.adapters([h.narrow(-2, start, length) for h in self._features()])
         return output + update
+
+
+class _Released(nn.Module):
+    """Stands where the backbone was."""
+
+    def forward(self, _idx: Tensor) -> Tensor:
+        raise RuntimeError("the backbone was released; load the adapter on its base to run tokens")
 
 
 def merge_skip_adapter() -> None:

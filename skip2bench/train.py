@@ -1,5 +1,6 @@
 """A fine-tuning run from its configuration to its run folder; the loop itself is `loop`'s."""
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,12 @@ from lightning.fabric import Fabric
 from litgpt.model import GPT
 from litgpt.tokenizer import Tokenizer
 
+from skip2bench.cache_build import CacheBuilder
+from skip2bench.cache_folder import CacheFolder
+from skip2bench.cache_plan import CacheUse, plan_cache
+from skip2bench.cached_objective import CachedObjective
 from skip2bench.checkpoints import save_adapter
-from skip2bench.config import TrainConfig
+from skip2bench.config import TrainConfig, parse_bytes
 from skip2bench.console import note, warn
 from skip2bench.data import TokenizedData, count_steps, load_data
 from skip2bench.environment import (
@@ -31,10 +36,13 @@ from skip2bench.models import (
     load_checkpoint,
     load_config,
 )
-from skip2bench.objective import CachedObjective, Objective, TokenObjective
+from skip2bench.objective import Objective, TokenObjective
 from skip2bench.recording import record_run
 from skip2bench.results import create_log_folder, create_run_folder
 from skip2bench.skip2 import SkipGPT
+
+_SCRATCH = ".cache"
+"""Below the run folder: a cache on disk that ends with the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +95,7 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
     }
     known = _describe(plan) | {"log_folder": log_folder.relative_to(folder).as_posix()}
     with record_run(folder, config, environment, known, started) as summary:
-        summary |= _train(plan, folder, log_folder)
+        summary |= _train(plan, folder, log_folder, environment)
     return summary | {"folder": str(folder)}
 
 
@@ -126,12 +134,15 @@ def _plan(config: TrainConfig) -> _Plan:
     return plan
 
 
-def _train(plan: _Plan, folder: Path, log_folder: Path) -> dict[str, Any]:
+def _train(
+    plan: _Plan, folder: Path, log_folder: Path, environment: dict[str, Any]
+) -> dict[str, Any]:
     """Build the model, train it, save the adapter; return the figures of the run."""
     config, device = plan.config, plan.device
     fabric = Fabric(accelerator=device.type, devices=1, precision=plan.precision)
     base = load_checkpoint(plan.base_folder, device, weights_dtype(plan.precision))
     model = build_model(plan.settings, base, device, config.seed)
+    del base  # the model holds its tensors, until it drops the backbone
     total, trainable = count_parameters(model)
     batches = planned_batches(config, plan.data, plan.steps)
     run = TrainingRun(
@@ -139,7 +150,7 @@ def _train(plan: _Plan, folder: Path, log_folder: Path) -> dict[str, Any]:
         label=plan.settings.label,
         fabric=fabric,
         model=model,
-        objective=_build_objective(plan, fabric, model, batches),
+        objective=_build_objective(plan, fabric, model, batches, folder, environment),
         optimizer=fabric.setup_optimizers(_build_optimizer(model, config, device)),
         data=plan.data,
         batches=batches,
@@ -153,6 +164,7 @@ def _train(plan: _Plan, folder: Path, log_folder: Path) -> dict[str, Any]:
         saved_bytes = fit(run, progress)
     finally:
         run.logs.close()
+        shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
     save_adapter(
         model,
         plan.settings,
@@ -170,14 +182,50 @@ def _train(plan: _Plan, folder: Path, log_folder: Path) -> dict[str, Any]:
 
 
 def _build_objective(
-    plan: _Plan, fabric: Fabric, model: GPT, batches: list[list[int]]
+    plan: _Plan,
+    fabric: Fabric,
+    model: GPT,
+    batches: list[list[int]],
+    folder: Path,
+    environment: dict[str, Any],
 ) -> Objective:
-    wrapped = fabric.setup_module(model)
+    config, data = plan.config, plan.data
     if not plan.settings.method.is_cached:
-        return TokenObjective(fabric, wrapped, plan.data, plan.config.micro_batch_size)
+        return TokenObjective(fabric, fabric.setup_module(model), data, config.micro_batch_size)
     assert isinstance(model, SkipGPT)
+    model.check_is_deterministic()
     used = sorted({i for batch in batches for i in batch})
-    return CachedObjective(fabric, model, plan.data, used)
+    passes = sum(map(len, batches)) / len(used)
+    scratch = folder / _SCRATCH
+    cache_plan = plan_cache(
+        model,
+        CacheUse(train=data.train, train_ids=used, val=data.val, steps=len(batches), passes=passes),
+        plan.device,
+        weights_dtype(plan.precision),
+        tier=config.cache_tier,
+        dtype=config.cache_dtype,
+        max_bytes=None
+        if config.cache_max_bytes is None
+        else parse_bytes("cache_max_bytes", config.cache_max_bytes),
+        folder=config.cache_dir or scratch,
+    )
+    versions = {name: environment[name] for name in ("torch", "litgpt")}
+    builder = CacheBuilder(
+        model=model,
+        device=plan.device,
+        plan=cache_plan,
+        folder=CacheFolder(config.cache_dir) if config.cache_dir else None,
+        key={
+            "checkpoint_sha256": environment["checkpoint"]["sha256"],
+            "model_config_sha256": hash_file(plan.base_folder / "model_config.yaml"),
+            "precision": plan.precision,
+            "device": plan.device.type,
+            **versions,
+        },
+        about={"model": plan.base_folder.name, "data": data.name},
+        scratch=scratch,
+    )
+    return CachedObjective(fabric, model, data, builder, used, passes)
 
 
 def _build_optimizer(

@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
 from litgpt.config import Config
 from litgpt.model import GPT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from skip2bench.config import TrainConfig
+from skip2bench.train import run_training
 
 EOS = "<|endoftext|>"
 TINY = {
@@ -72,3 +76,34 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     path.write_text(json.dumps(records))
     return path
+
+
+@pytest.fixture
+def train(tiny_checkpoint, tiny_data, tmp_path):
+    """Run a small training and return (summary, metrics, steps, run folder)."""
+
+    def run(name="run", **changes):
+        values = {
+            "checkpoint_dir": tiny_checkpoint,
+            "data": str(tiny_data),
+            "out_dir": tmp_path / name,
+            "blocks": "0,1,3",
+            "lora_dropout": 0.0,
+            "learning_rate": 1e-2,
+            "lr_warmup_steps": 2,
+            "global_batch_size": 8,
+            "micro_batch_size": 3,
+            "eval_interval": 4,
+            "max_steps": 10,
+            "device": "cpu",
+        }
+        summary = run_training(TrainConfig(**(values | changes)), ["train"])
+        logs = tmp_path / name / summary["log_folder"]
+        return (
+            summary,
+            pd.read_csv(logs / "metrics.csv"),
+            pd.read_csv(logs / "steps.csv"),
+            tmp_path / name,
+        )
+
+    return run

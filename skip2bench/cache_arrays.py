@@ -1,0 +1,242 @@
+"""The flat arrays of a Skip-Cache, one row a supervised position, in memory or in a mapped file.
+
+A layout says which arrays there are; a writer takes rows in order and ends as `Arrays`, which serve
+them. On disk every array is a plain file `<name>.bin` of its rows in the machine's byte order.
+"""
+
+import hashlib
+import mmap
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from skip2bench.measure import time_call
+
+Tier = Literal["device", "ram", "disk"]
+_CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What is stored for a supervised position, and in which dtype."""
+
+    blocks: tuple[int, ...]
+    """Blocks whose outputs are stored, ascending; the last one is the model's last."""
+    n_embd: int
+    dtype: torch.dtype
+    """Of the stored features; int8 has one scale a position and block beside it."""
+    compute_dtype: torch.dtype
+    """Of the features as the model made them and gets them back."""
+    n_logits: int = 0
+    """Base logits of a position; 0 where they are not cached."""
+
+    @property
+    def specs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape of a row and dtype of every array, by name."""
+        specs: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "features": ((len(self.blocks), self.n_embd), self.dtype),
+            "targets": ((), torch.int64),
+        }
+        if self.dtype == torch.int8:
+            specs["scales"] = ((len(self.blocks),), torch.float32)
+        if self.n_logits:
+            specs["base_logits"] = ((self.n_logits,), self.compute_dtype)
+        return specs
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one supervised position in all arrays."""
+        return sum(
+            torch.Size(shape).numel() * dtype.itemsize for shape, dtype in self.specs.values()
+        )
+
+    def encode(self, outputs: list[Tensor], rows: Tensor, into: dict[str, Tensor]) -> None:
+        """Store the given rows of blocks' outputs.
+
+        Args:
+            outputs: One tensor (m, d) for each of `blocks`.
+            rows: (n,), places in the outputs.
+            into: Arrays of n rows to write to.
+        """
+        for k, output in enumerate(outputs):
+            picked = output.index_select(0, rows)
+            if self.dtype == torch.int8:
+                picked = picked.float()
+                scale = picked.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+                into["scales"][:, k] = scale
+                picked = (picked / scale[:, None]).round_()
+            into["features"][:, k] = picked
+
+    def decode(self, rows: dict[str, Tensor]) -> Tensor:
+        """Features (n, K', d) in the compute dtype, from rows of the arrays."""
+        features = rows["features"]
+        if self.dtype == torch.int8:
+            return (features * rows["scales"].unsqueeze(-1)).to(self.compute_dtype)
+        return features.to(self.compute_dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """The arrays of a finished cache, wherever they live."""
+
+    tensors: dict[str, Tensor]
+    maps: dict[str, mmap.mmap] = field(default_factory=dict)
+    """Of the disk tier: the mapped files."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def select(self, rows: Tensor, device: torch.device) -> dict[str, Tensor]:
+        """Copies of the given rows (n,) on `device`."""
+        return {
+            name: tensor.index_select(0, rows.to(tensor.device)).to(device, non_blocking=True)
+            for name, tensor in self.tensors.items()
+        }
+
+    def to(self, device: torch.device) -> "Arrays":
+        """The arrays in the memory of `device`."""
+        return Arrays(tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def prefetch(self, first_row: int, rows: int) -> None:
+        """Ask the system to read consecutive rows ahead; nothing where they are in memory."""
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        for name, mapped in self.maps.items():
+            row_bytes = self.tensors[name][:1].nbytes
+            start = first_row * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_WILLNEED, start, (first_row + rows) * row_bytes - start)
+
+
+class Writer(Protocol):
+    """Takes the rows of a new cache in order."""
+
+    def reserve(self, rows: int) -> dict[str, Tensor]:
+        """Space for the next rows, to be filled before the next call."""
+
+    def measure_seconds_per_row(self) -> float:
+        """What serving a row will take, estimated from the rows that are there."""
+
+    def finish(self) -> Arrays:
+        """The arrays, after the last row."""
+
+
+class MemoryWriter:
+    """Arrays in the memory of a device."""
+
+    def __init__(self, layout: Layout, rows: int, device: torch.device) -> None:
+        # made outside inference mode: autograd refuses to save inference tensors
+        self._tensors = {
+            name: torch.empty((rows, *shape), dtype=dtype, device=device)
+            for name, (shape, dtype) in layout.specs.items()
+        }
+        self._row = 0
+
+    def reserve(self, rows: int) -> dict[str, Tensor]:
+        """Views of the arrays themselves."""
+        start, self._row = self._row, self._row + rows
+        return {name: tensor[start : self._row] for name, tensor in self._tensors.items()}
+
+    def measure_seconds_per_row(self) -> float:
+        """By serving some of them, in random order."""
+        device = self._tensors["targets"].device
+        rows = torch.randperm(self._row, generator=torch.Generator().manual_seed(0))[:4096]
+        return time_call(lambda: self.finish().select(rows, device), device) / max(1, len(rows))
+
+    def finish(self) -> Arrays:
+        """The arrays."""
+        return Arrays(tensors=self._tensors)
+
+
+class FileWriter:
+    """Arrays in files, written in order and then mapped."""
+
+    def __init__(self, layout: Layout, folder: Path) -> None:
+        """Make the files.
+
+        Raises:
+            OSError: they cannot be made, here or while writing.
+        """
+        self._layout, self._folder = layout, folder
+        self._files = {name: (folder / f"{name}.bin").open("wb") for name in layout.specs}
+        self._hashes = {name: hashlib.sha256() for name in layout.specs}
+        self._pending: dict[str, Tensor] = {}
+        self._rows = 0
+        self._written_rows, self._seconds = 0, 0.0
+
+    def reserve(self, rows: int) -> dict[str, Tensor]:
+        """Fresh memory, which the next call writes out."""
+        self._flush()
+        self._rows += rows
+        self._pending = {
+            name: torch.empty((rows, *shape), dtype=dtype)
+            for name, (shape, dtype) in self._layout.specs.items()
+        }
+        return self._pending
+
+    def measure_seconds_per_row(self) -> float:
+        """By what writing took: no more, where the system holds the files in its memory."""
+        return self._seconds / max(1, self._written_rows)
+
+    def finish(self) -> Arrays:
+        """Write the last rows and map the files."""
+        self.close()
+        return map_files(self._folder, self._layout, self._rows)
+
+    def close(self) -> dict[str, str]:
+        """Write the last rows; sha256 of each file by name."""
+        self._flush()
+        for file in self._files.values():
+            file.close()
+        return {name: digest.hexdigest() for name, digest in self._hashes.items()}
+
+    def _flush(self) -> None:
+        for name, tensor in self._pending.items():
+            content = raw_bytes(tensor)
+            started = time.perf_counter()
+            self._files[name].write(content)
+            self._seconds += time.perf_counter() - started
+            self._hashes[name].update(content)
+        self._written_rows = self._rows
+        self._pending = {}
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor of any dtype, to read or to write."""
+    return memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def map_files(folder: Path, layout: Layout, rows: int) -> Arrays:
+    """Map a cache's files into memory; nothing is read before it is used."""
+    tensors, maps = {}, {}
+    for name, (shape, dtype) in layout.specs.items():
+        with (folder / f"{name}.bin").open("rb") as file:
+            maps[name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # the file is not to be written, and is not
+            flat = torch.frombuffer(maps[name], dtype=dtype)
+        tensors[name] = flat.view(rows, *shape)
+    return Arrays(tensors=tensors, maps=maps)
+
+
+def read_files(folder: Path, layout: Layout, rows: int) -> tuple[Arrays, dict[str, str]]:
+    """Read a cache's files into memory, and the sha256 of each on the way."""
+    writer = MemoryWriter(layout, rows, torch.device("cpu"))
+    arrays = writer.finish()
+    hashes = {}
+    for name, tensor in arrays.tensors.items():
+        digest, content, start = hashlib.sha256(), raw_bytes(tensor), 0
+        with (folder / f"{name}.bin").open("rb", buffering=0) as file:
+            while read := file.readinto(content[start : start + _CHUNK_BYTES]):
+                digest.update(content[start : start + read])
+                start += read
+        hashes[name] = digest.hexdigest()
+    return arrays, hashes

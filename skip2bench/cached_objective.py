@@ -1,0 +1,177 @@
+"""The objective of `skip2`: losses from Skip-Cache, and by the backbone for what is not cached."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from skip2bench.cache import Served, SkipCache, supervised_rows, token_budget
+from skip2bench.cache_arrays import Writer
+from skip2bench.cache_build import CacheBuilder, Side
+from skip2bench.cache_plan import CachePlan, describe_projection
+from skip2bench.console import Bar, note
+from skip2bench.data import Samples, TokenizedData, collate, length_buckets
+from skip2bench.measure import Clock
+from skip2bench.objective import Portion, mean_loss
+from skip2bench.served_loss import ServedLoss, portion_rows
+from skip2bench.skip2 import SkipGPT
+
+_PROJECT_AFTER_TOKENS = 8192
+"""Tokens done before the time to build is projected from them."""
+
+
+class CachedObjective:
+    """Serves features from Skip-Cache. Samples that had no room in it pass the backbone anew."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: SkipGPT,
+        data: TokenizedData,
+        builder: CacheBuilder,
+        train_ids: Sequence[int],
+        passes: float,
+    ) -> None:
+        """Prepare without computing anything; `prepare` fills the caches.
+
+        Args:
+            fabric: Of the run.
+            model: The Skip model.
+            data: Both sides.
+            builder: Opens or builds the caches by its plan.
+            train_ids: Training samples that the run uses.
+            passes: How often it uses each, on average.
+        """
+        self._fabric, self._model, self._data, self._builder = fabric, model, data, builder
+        self._train_ids, self._passes = train_ids, passes
+        self._train: SkipCache | None = None
+        self._val: SkipCache | None = None
+        self._loss = ServedLoss(model, self._plan.algebra.name)
+        self._portion_rows = portion_rows(
+            model, self._plan.layout, self._plan.algebra.name, fabric.device
+        )
+
+    @property
+    def _plan(self) -> CachePlan:
+        return self._builder.plan
+
+    def prepare(self, clock: Clock) -> None:
+        """Open or compute both caches, and drop the backbone where nothing needs it any more.
+
+        The training cache counts as `cache_build`, that of the validation samples as `validation`.
+        """
+        data = self._data
+        self._train = self._provide("train", data.train, self._train_ids, clock, "cache_build")
+        self._val = self._provide("val", data.val, range(len(data.val)), clock, "validation")
+        if _covers(self._train, self._train_ids) and _covers(self._val, range(len(data.val))):
+            self._model.release_backbone()
+
+    def split(self, ids: Sequence[int]) -> list[Tensor | list[int]]:
+        """Rows of cached samples in even portions, and samples of similar length to recompute."""
+        return self._split(ids, self._train, self._data.train)
+
+    def load(self, part: Tensor | list[int]) -> Portion:
+        """Rows of the cache, or tokens."""
+        return self._load(part, self._train, self._data.train)
+
+    def prefetch(self, ids: Sequence[int]) -> None:
+        """Have a batch read ahead from disk."""
+        if self._train is not None:
+            self._train.prefetch(ids)
+
+    def finish_step(self) -> None:
+        """Pass on what the folded algebra has gathered."""
+        self._loss.finish_step()
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean loss over the validation samples, from a cache of their own."""
+        samples = self._data.val
+        parts = self._split(range(len(samples)), self._val, samples)
+        return mean_loss((self._load(part, self._val, samples) for part in parts), samples)
+
+    def describe(self) -> dict[str, Any]:
+        """Where the cache is, what it takes, and how its losses are computed."""
+        caches = [cache for cache in (self._train, self._val) if cache is not None]
+        return {
+            "cache_bytes": self._train.nbytes if self._train else 0,
+            "val_cache_bytes": self._val.nbytes if self._val else 0,
+            **self._plan.describe(),
+            "cache_tier": "disk" if any(c.arrays.maps for c in caches) else self._plan.tier,
+        }
+
+    def _provide(
+        self, side: Side, samples: Samples, ids: Sequence[int], clock: Clock, part: str
+    ) -> SkipCache | None:
+        planned = self._plan.train_ids if side == "train" else self._plan.val_ids
+        lengths = samples.lengths
+        tokens = sum(lengths[i] for i in planned)
+        builder = replace(self._builder, uncounted=partial(clock.excluded, part))
+        done, started, is_projected = 0, time.monotonic(), side == "val"
+        with Bar(f"Skip-Cache, {side}", tokens, "tokens") as bar:
+
+            def show_progress(ids: Sequence[int], writer: Writer) -> None:
+                nonlocal done, is_projected
+                with clock.excluded(part):
+                    batch_tokens = sum(lengths[i] for i in ids)
+                    done += batch_tokens
+                    seconds = time.monotonic() - started
+                    if not is_projected and (done >= _PROJECT_AFTER_TOKENS or done == tokens):
+                        is_projected = True
+                        rows = sum(samples.supervised_counts[i] for i in planned)
+                        serving = writer.measure_seconds_per_row() * rows
+                        building = seconds / done * tokens
+                        note(describe_projection(self._plan, self._passes, building, serving))
+                    bar.advance(batch_tokens, f"{done / seconds:,.0f} tokens/s")
+
+            with clock.part(part), self._fabric.autocast():
+                return builder.provide(side, samples, ids, planned, show_progress)
+
+    def _split(
+        self, ids: Sequence[int], cache: SkipCache | None, samples: Samples
+    ) -> list[Tensor | list[int]]:
+        cached = [i for i in ids if cache is not None and cache.index.counts[i] > 0]
+        parts: list[Tensor | list[int]] = []
+        if cache is not None and cached:
+            rows = cache.index.find_rows(cached)
+            parts += rows.chunk(-(-len(rows) // self._portion_rows))
+        if len(cached) < len(ids):
+            there = set(cached)
+            left = [i for i in ids if i not in there]
+            parts += length_buckets(left, samples.lengths, token_budget(self._fabric.device))
+        return parts
+
+    def _load(self, part: Tensor | list[int], cache: SkipCache | None, samples: Samples) -> Portion:
+        device = self._fabric.device
+        if isinstance(part, Tensor):
+            assert cache is not None
+            served = cache.serve(part, device)
+            logits = () if served.base_logits is None else (served.base_logits,)
+            return Portion(
+                tensors=(served.features, served.targets, *logits),
+                loss=partial(self._served_loss, served),
+            )
+        input_ids, labels = collate(samples, part)
+        rows, targets = supervised_rows(labels)
+        tensors = (input_ids.to(device), rows.to(device), targets.to(device))
+        return Portion(tensors=tensors, loss=partial(self._recomputed_loss, *tensors))
+
+    def _served_loss(self, served: Served) -> Tensor:
+        with self._fabric.autocast():
+            return self._loss(served)
+
+    def _recomputed_loss(self, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        with self._fabric.autocast():
+            outputs = self._model.compute_features(input_ids)
+            # plain tensors, that autograd may save
+            features = torch.stack([h.flatten(0, 1)[rows] for h in outputs], dim=1)
+            return self._loss(Served(features=features, targets=targets))
+
+
+def _covers(cache: SkipCache | None, ids: Sequence[int]) -> bool:
+    return cache is not None and bool(cache.index.counts[list(ids)].all())
