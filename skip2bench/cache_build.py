@@ -11,12 +11,8 @@ import torch
 
 from skip2bench.cache import BuildOrder, SampleIndex, SkipCache, fill, supervised_rows
 from skip2bench.cache_arrays import FileWriter, MemoryWriter, Writer, map_files
-from skip2bench.cache_folder import (
-    CacheFolder,
-    DamagedError,
-    entry_name,
-    write_arrays,
-)
+from skip2bench.cache_entry import DamagedError
+from skip2bench.cache_folder import CacheFolder, entry_name, write_arrays
 from skip2bench.cache_plan import CachePlan
 from skip2bench.console import note, warn
 from skip2bench.data import Samples, collate

@@ -9,13 +9,11 @@ are among its own, whatever the run's learning rate, rank, seed or number of epo
 aside and renamed into place; one that is damaged is never used.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,129 +21,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from skip2bench.cache import SampleIndex, SkipCache
-from skip2bench.cache_arrays import Layout, Tier, map_files, raw_bytes, read_files
+from skip2bench.cache_arrays import Layout, raw_bytes
+from skip2bench.cache_entry import FORMAT, MANIFEST, Entry, hash_sample
 from skip2bench.console import note
 from skip2bench.data import Samples
 from skip2bench.errors import Skip2BenchError
 from skip2bench.results import utc_now, write_json
-
-FORMAT = 1
-_MANIFEST = "manifest.json"
-
-
-class DamagedError(Exception):
-    """An entry's files are not what its manifest says."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A cache on disk."""
-
-    folder: Path
-    manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        return self.folder.name
-
-    @property
-    def layout(self) -> Layout:
-        """Of its arrays."""
-        stored = self.manifest["layout"]
-        return Layout(
-            blocks=tuple(stored["blocks"]),
-            n_embd=stored["n_embd"],
-            dtype=getattr(torch, stored["dtype"]),
-            compute_dtype=getattr(torch, stored["compute_dtype"]),
-            n_logits=stored["n_logits"],
-        )
-
-    @property
-    def rows(self) -> int:
-        """Supervised positions."""
-        return sum(self.manifest["counts"])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its files."""
-        return sum(file["bytes"] for file in self.manifest["files"].values())
-
-    def verify(self) -> None:
-        """Check sizes and checksums.
-
-        Raises:
-            DamagedError: which file is not as it was written.
-        """
-        self._check_sizes()
-        for name in self.layout.specs:
-            digest = hashlib.sha256()
-            with (self.folder / f"{name}.bin").open("rb") as file:
-                while chunk := file.read(1 << 24):
-                    digest.update(chunk)
-            self._check_hash(name, digest.hexdigest())
-
-    def open(
-        self, wanted: Layout, samples: Samples, ids: Sequence[int], tier: Tier, device: torch.device
-    ) -> SkipCache:
-        """The cache of the given samples with the arrays of `wanted`, its files verified.
-
-        Raises:
-            DamagedError: see `verify`.
-        """
-        layout = replace(self.layout, n_logits=wanted.n_logits)
-        if tier == "disk":
-            self.verify()
-            arrays = map_files(self.folder, layout, self.rows)
-        else:
-            self._check_sizes()
-            arrays, hashes = read_files(self.folder, layout, self.rows)
-            for name, found in hashes.items():
-                self._check_hash(name, found)
-            if tier == "device":
-                arrays = arrays.to(device)
-        columns = tuple(layout.blocks.index(block) for block in wanted.blocks)
-        return SkipCache(
-            layout=layout,
-            arrays=arrays,
-            index=self._index(samples, ids),
-            columns=None if wanted.blocks == layout.blocks else columns,
-        )
-
-    def discard(self) -> None:
-        """Make sure that nobody takes this entry for a good one; its space is reused by the next.
-
-        Nothing happens where the folder cannot be written.
-        """
-        with contextlib.suppress(OSError):
-            (self.folder / _MANIFEST).unlink()
-
-    def _index(self, samples: Samples, ids: Sequence[int]) -> SampleIndex:
-        """Where the samples of this run lie in the entry, found by what they are made of."""
-        places, row = {}, 0
-        for sample_hash, count in zip(
-            self.manifest["samples"], self.manifest["counts"], strict=True
-        ):
-            places[sample_hash] = (row, count)
-            row += count
-        starts = torch.zeros(len(samples), dtype=torch.long)
-        counts = torch.zeros(len(samples), dtype=torch.long)
-        for i in ids:
-            starts[i], counts[i] = places[hash_sample(samples, i)]
-        return SampleIndex(starts=starts, counts=counts)
-
-    def _check_sizes(self) -> None:
-        for name, (shape, dtype) in self.layout.specs.items():
-            path = self.folder / f"{name}.bin"
-            expected = self.rows * torch.Size(shape).numel() * dtype.itemsize
-            found = path.stat().st_size if path.is_file() else None
-            if found != expected or self.manifest["files"][name]["bytes"] != expected:
-                raise DamagedError(f"{path.name} has {found} bytes instead of {expected}")
-
-    def _check_hash(self, name: str, found: str) -> None:
-        if found != self.manifest["files"][name]["sha256"]:
-            raise DamagedError(f"{name}.bin does not have the checksum that was written down")
 
 
 class CacheFolder:
@@ -158,13 +39,16 @@ class CacheFolder:
     def entries(self) -> list[Entry]:
         """All entries with a readable manifest, by name."""
         found = []
-        for path in sorted(self.root.glob(f"*/{_MANIFEST}")):
+        for path in sorted(self.root.glob(f"*/{MANIFEST}")):
             try:
                 manifest = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(manifest, dict) and manifest.get("format") == FORMAT:
-                found.append(Entry(folder=path.parent, manifest=manifest))
+                entry = Entry(folder=path.parent, manifest=manifest)
+                is_whole = manifest["format"] == FORMAT and entry.nbytes >= 0
+                is_whole = is_whole and len(manifest["samples"]) == len(manifest["counts"])
+                if is_whole and entry.layout.specs and {"key", "about"} <= manifest.keys():
+                    found.append(entry)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                continue  # of another version, or no manifest at all
         return found
 
     def select(self, names: Sequence[str] | None) -> list[Entry]:
@@ -272,8 +156,8 @@ class CacheFolder:
             "samples": [hash_sample(samples, i) for i in order],
             "counts": [supervised[i] for i in order],
         }
-        write_json(folder / _MANIFEST, manifest)
-        _sync(folder / _MANIFEST)
+        write_json(folder / MANIFEST, manifest)
+        _sync(folder / MANIFEST)
         target = self.root / name
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
         os.rename(folder, target)
@@ -288,7 +172,7 @@ class CacheFolder:
         folder, lock_file = self.root / name, self.root / f"{name}.lock"
         try:
             with FileLock(lock_file, timeout=0):
-                (folder / _MANIFEST).unlink()  # first, so that what remains is never taken for one
+                (folder / MANIFEST).unlink()  # first, so that what remains is never taken for one
                 shutil.rmtree(folder)
         except Timeout as error:
             raise Skip2BenchError(f"cache {name!r} is being built; wait for it") from error
@@ -301,14 +185,6 @@ def entry_name(key: dict[str, Any], layout: Layout, samples: Samples, order: Seq
     for i in sorted(order):
         digest.update(hash_sample(samples, i).encode())
     return digest.hexdigest()[:16]
-
-
-def hash_sample(samples: Samples, i: int) -> str:
-    """Identity of a sample: its token ids and labels."""
-    digest = hashlib.sha256()
-    for tensor in (samples.input_ids[i], samples.labels[i]):
-        digest.update(tensor.numpy().astype("<i8").tobytes())
-    return digest.hexdigest()[:32]
 
 
 def write_arrays(arrays: dict[str, Tensor], folder: Path, layout: Layout) -> dict[str, str]:

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -42,16 +41,6 @@ class CachePlan:
     def is_complete(self) -> bool:
         """True where no sample is recomputed, and so no backbone needed after building."""
         return self.recomputed == 0
-
-    def describe(self) -> dict[str, Any]:
-        """For `summary.json`."""
-        return {
-            "cache_tier": self.tier,
-            "cache_dtype": str(self.layout.dtype).removeprefix("torch."),
-            "cache_samples": len(self.train_ids),
-            "recomputed_samples": self.recomputed,
-            **self.algebra.describe(),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)

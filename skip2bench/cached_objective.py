@@ -68,7 +68,7 @@ class CachedObjective:
         data = self._data
         self._train = self._provide("train", data.train, self._train_ids, clock, "cache_build")
         self._val = self._provide("val", data.val, range(len(data.val)), clock, "validation")
-        if _covers(self._train, self._train_ids) and _covers(self._val, range(len(data.val))):
+        if self.describe()["recomputed_samples"] == 0:
             self._model.release_backbone()
 
     def split(self, ids: Sequence[int]) -> list[Tensor | list[int]]:
@@ -98,11 +98,20 @@ class CachedObjective:
     def describe(self) -> dict[str, Any]:
         """Where the cache is, what it takes, and how its losses are computed."""
         caches = [cache for cache in (self._train, self._val) if cache is not None]
+        is_folded = self._plan.algebra.name == "folded" and all(c.layout.n_logits for c in caches)
+        # a cache that was kept may hold more than was planned, or be mapped where it is too large
+        cached = _count_cached(self._train, self._train_ids)
+        val_ids = range(len(self._data.val))
+        left = len(self._train_ids) - cached + len(val_ids) - _count_cached(self._val, val_ids)
         return {
             "cache_bytes": self._train.nbytes if self._train else 0,
             "val_cache_bytes": self._val.nbytes if self._val else 0,
-            **self._plan.describe(),
             "cache_tier": "disk" if any(c.arrays.maps for c in caches) else self._plan.tier,
+            "cache_dtype": str(self._plan.layout.dtype).removeprefix("torch."),
+            "cache_samples": cached,
+            "recomputed_samples": left,
+            **self._plan.algebra.describe(),
+            "algebra": "folded" if is_folded else "head",
         }
 
     def _provide(
@@ -173,5 +182,5 @@ class CachedObjective:
             return self._loss(Served(features=features, targets=targets))
 
 
-def _covers(cache: SkipCache | None, ids: Sequence[int]) -> bool:
-    return cache is not None and bool(cache.index.counts[list(ids)].all())
+def _count_cached(cache: SkipCache | None, ids: Sequence[int]) -> int:
+    return 0 if cache is None else int((cache.index.counts[list(ids)] > 0).sum())

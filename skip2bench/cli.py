@@ -215,13 +215,14 @@ def list_caches(cache_dir: _CacheDir) -> None:
     from skip2bench.cache_folder import CacheFolder
     from skip2bench.screens import print_caches
 
-    print_caches(CacheFolder(cache_dir).entries())
+    print_caches(CacheFolder(cache_dir).select(None))
 
 
 @_cache_app.command("verify")
 def verify_caches(cache_dir: _CacheDir, names: _Names = None) -> None:
     """Check sizes and checksums of caches; exit status 1 where one is damaged."""
-    from skip2bench.cache_folder import CacheFolder, DamagedError
+    from skip2bench.cache_entry import DamagedError
+    from skip2bench.cache_folder import CacheFolder
 
     damaged = []
     for entry in CacheFolder(cache_dir).select(names):

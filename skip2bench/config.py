@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from skip2bench.byte_sizes import parse_bytes
 from skip2bench.errors import Skip2BenchError
 
 MethodName = Literal["lora", "skip", "skip2"]
@@ -25,11 +26,6 @@ BLOCK_PRESETS = {"fast": 4, "balanced": 6, "accurate": 8}
 """The guide's presets (section 5.2): how many of the first blocks each one adapts."""
 EMBEDDED_MODEL = "pystd"
 EMBEDDED_DATA = "pydoc"
-
-
-_BYTE_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4} | {
-    f"{letter}i": 1024**power for power, letter in enumerate("kmgt", start=1)
-}
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
@@ -232,18 +228,6 @@ def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
             f"block {max(blocks)} does not exist; the model has blocks 0 to {n_layer - 1}"
         )
     return tuple(sorted(blocks))
-
-
-def parse_bytes(name: str, text: str) -> int:
-    """A number of bytes: 500000000, 500MB, 2GiB, 1.5 G.
-
-    Raises:
-        Skip2BenchError: it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
-    if not match or match[2] == "i":
-        raise Skip2BenchError(f"{name} is {text!r}; give bytes, or such as 500MB or 2GiB")
-    return int(float(match[1]) * _BYTE_UNITS[match[2]])
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -107,6 +107,8 @@ def _read_train_file(path: Path, method: str | None) -> tuple[dict[str, Any], li
         flat.setdefault("skip_r", flat["lora_r"])
     if isinstance(flat.get("blocks"), int):
         flat["blocks"] = str(flat["blocks"])
+    if isinstance(flat.get("cache_max_bytes"), int):
+        flat["cache_max_bytes"] = str(flat["cache_max_bytes"])
     if isinstance(flat.get("blocks"), list | tuple):
         flat["blocks"] = ",".join(str(block) for block in flat["blocks"])
     return flat, ignored
@@ -198,10 +200,12 @@ def _init_args(key: str, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    """Rank flags of the adapter that the run does not train; nobody should rely on them."""
-    is_lora = values.get("method", TrainConfig.method) == "lora"
-    idle, used = ("skip_r", "lora_r") if is_lora else ("lora_r", "skip_r")
-    return [f"{idle} (this method takes {used})"] if idle in flags else []
+    """Flags for what the run does not have: nobody should rely on them."""
+    method = values.get("method", TrainConfig.method)
+    idle, used = ("skip_r", "lora_r") if method == "lora" else ("lora_r", "skip_r")
+    ranks = [f"{idle} (this method takes {used})"] if idle in flags else []
+    cache = [name for name in flags if name.startswith("cache_") and method != "skip2"]
+    return [*ranks, *(f"{name} ({method} has no cache)" for name in cache)]
 
 
 def _optimizer_pairs(value: Any) -> list[tuple[str, Any]]:

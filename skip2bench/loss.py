@@ -13,7 +13,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from skip2bench.data import IGNORE_INDEX
 
 CHUNK = 512
-"""Positions whose logits exist at one time; their gradient is taken while they are in the cache."""
+"""Positions whose logits exist at one time on a CPU; their gradient is taken at once."""
+_GPU_CHUNK = 4096
 
 
 def token_loss(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
@@ -49,8 +50,9 @@ def head_loss(
         hidden: (N, d).
         targets: (N,).
     """
+    chunk = CHUNK if hidden.device.type == "cpu" else _GPU_CHUNK
     if cap is None and isinstance(head, nn.Linear) and _torch_can_fuse(head, hidden):
-        options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=CHUNK)
+        options = nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
         return nn.functional.linear_cross_entropy(
             hidden, head.weight, targets, linear_bias=head.bias, reduction="sum", options=options
         )
@@ -60,9 +62,9 @@ def head_loss(
         return logits_loss(logits if cap is None else cap(logits), part_targets)
 
     if not hidden.requires_grad:
-        parts = zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True)
+        parts = zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True)
         return torch.stack([loss(*part) for part in parts]).sum()
-    total: Tensor = _ChunkedLoss.apply(hidden, targets, loss)  # type: ignore[no-untyped-call]
+    total: Tensor = _ChunkedLoss.apply(hidden, targets, loss, chunk)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -95,12 +97,13 @@ class _ChunkedLoss(torch.autograd.Function):
         hidden: Tensor,
         targets: Tensor,
         loss: Callable[[Tensor, Tensor], Tensor],
+        chunk: int,
     ) -> Tensor:
         # in full: Fabric makes a narrow dtype the default one
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
         rows = zip(
-            *(torch.split(t, CHUNK) for t in (hidden.detach(), targets, gradient)), strict=True
+            *(torch.split(t, chunk) for t in (hidden.detach(), targets, gradient)), strict=True
         )
         for part, part_targets, part_gradient in rows:
             leaf = part.requires_grad_()
@@ -115,6 +118,6 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(
         ctx: torch.autograd.function.FunctionCtx, gradient: Tensor
-    ) -> tuple[Tensor, None, None]:
+    ) -> tuple[Tensor, None, None, None]:
         (saved,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return saved * gradient.to(saved.dtype), None, None
+        return saved * gradient.to(saved.dtype), None, None, None

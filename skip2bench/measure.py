@@ -89,6 +89,19 @@ def _trim_heap() -> None:
         trim(0)
 
 
+def hold_freed_memory() -> None:
+    """Let malloc keep what is freed for the next allocation, where the C library can (glibc).
+
+    By default it gives large blocks back to the system, and every batch faults them in anew: a
+    tenth of the time of a forward pass on two cores.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # from malloc.h
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(mmap_threshold, 1 << 26)
+
+
 def read_peak_memory(device: torch.device) -> int:
     """Peak bytes since `reset_peak_memory`: allocated on CUDA, else resident in this process."""
     if device.type == "cuda":

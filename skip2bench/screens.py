@@ -16,7 +16,7 @@ from skip2bench.units import (
 )
 
 if TYPE_CHECKING:
-    from skip2bench.cache_folder import Entry
+    from skip2bench.cache_entry import Entry
 
 _RULE = "=" * 78
 

@@ -11,12 +11,13 @@ from lightning.fabric import Fabric
 from litgpt.model import GPT
 from litgpt.tokenizer import Tokenizer
 
+from skip2bench.byte_sizes import parse_bytes
 from skip2bench.cache_build import CacheBuilder
 from skip2bench.cache_folder import CacheFolder
 from skip2bench.cache_plan import CacheUse, plan_cache
 from skip2bench.cached_objective import CachedObjective
 from skip2bench.checkpoints import save_adapter
-from skip2bench.config import TrainConfig, parse_bytes
+from skip2bench.config import TrainConfig
 from skip2bench.console import note, warn
 from skip2bench.data import TokenizedData, count_steps, load_data
 from skip2bench.environment import (
@@ -27,7 +28,7 @@ from skip2bench.environment import (
 )
 from skip2bench.logs import RunLogs, check_tensorboard
 from skip2bench.loop import Progress, TrainingRun, fit, planned_batches, summarise_run
-from skip2bench.measure import Clock, reset_peak_memory
+from skip2bench.measure import Clock, hold_freed_memory, reset_peak_memory
 from skip2bench.methods import MethodSettings, build_model, count_parameters, resolve_method
 from skip2bench.models import (
     check_checkpoint,
@@ -139,6 +140,7 @@ def _train(
 ) -> dict[str, Any]:
     """Build the model, train it, save the adapter; return the figures of the run."""
     config, device = plan.config, plan.device
+    hold_freed_memory()
     fabric = Fabric(accelerator=device.type, devices=1, precision=plan.precision)
     base = load_checkpoint(plan.base_folder, device, weights_dtype(plan.precision))
     model = build_model(plan.settings, base, device, config.seed)

@@ -9,13 +9,8 @@ import torch
 from test_cache import CPU, build, make_layout, make_model, samples, serve  # noqa: F401
 
 from skip2bench.cache import BuildOrder
-from skip2bench.cache_folder import (
-    CacheFolder,
-    DamagedError,
-    entry_name,
-    hash_sample,
-    write_arrays,
-)
+from skip2bench.cache_entry import DamagedError, hash_sample
+from skip2bench.cache_folder import CacheFolder, entry_name, write_arrays
 from skip2bench.data import Samples
 from skip2bench.errors import Skip2BenchError
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from test_cache import CPU, make_model, samples  # noqa: F401
 
+from skip2bench.byte_sizes import parse_bytes
 from skip2bench.cache_plan import (
     CacheUse,
     break_even_epoch,
@@ -9,7 +10,6 @@ from skip2bench.cache_plan import (
     measure_free,
     plan_cache,
 )
-from skip2bench.config import parse_bytes
 from skip2bench.data import Samples
 from skip2bench.errors import Skip2BenchError
 

@@ -222,6 +222,28 @@ def test_the_projection_is_printed_first(train, capsys):
     assert "it will not pay" in capsys.readouterr().err
 
 
+def test_a_kept_cache_larger_than_the_cap_is_mapped(train, skip, tmp_path):
+    settings = {"method": "skip2", "cache_dir": tmp_path / "kept", **STEPS}
+    train("first", **settings)
+    result = train("second", **settings, cache_max_bytes="1000")
+    assert_same(result, skip(), 1e-5)
+    assert (result[0]["cache_tier"], result[0]["recomputed_samples"]) == ("disk", 0)
+
+
+def test_a_kept_cache_without_base_logits_serves_the_other_algebra(
+    train, skip, tmp_path, monkeypatch
+):
+    balances = __import__("skip2bench.algebra").algebra.FLOPS_PER_BYTE
+    thin = {"skip_r": 1, "blocks": "0"}
+    settings = {"method": "skip2", "cache_dir": tmp_path / "kept", **thin, **STEPS}
+    monkeypatch.setitem(balances, ("cpu", "ram"), 10**9)
+    assert train("first", **settings)[0]["algebra"] == "head"
+    monkeypatch.setitem(balances, ("cpu", "ram"), 0)
+    result = train("second", **settings)
+    assert result[0]["algebra"] == "head"
+    assert_same(result, skip(**thin), 1e-5)
+
+
 def test_saved_bytes_are_a_fraction_of_lora_s(train):
     """Of one step, from shapes: no time is involved."""
     lora = train("lora", method="lora", lora_r=8, max_steps=1)[0]

@@ -154,6 +154,38 @@ def test_a_report_that_cannot_be_written_is_an_error(run, tmp_path, output):
     assert err.startswith(f"error: cannot write '{output}' (")
 
 
+def test_kept_caches_are_listed_verified_and_removed(run, tmp_path, tiny_checkpoint, tiny_data):
+    train = ["train", "--checkpoint-dir", str(tiny_checkpoint), "--data", str(tiny_data)]
+    train += ["--blocks", "0,2", "--max-steps", "2", "--device", "cpu", "--cache-dir", "kept"]
+    assert run(*train)[0] == 0
+    cache = ["--cache-dir", "kept"]
+    status, listed, _ = run("cache", "list", *cache)
+    assert status == 0
+    assert "tiny.json, train" in listed
+    assert "0 2 3" in listed  # the last block is always there
+    assert "2 caches" in listed
+    status, out, _ = run("cache", "verify", *cache)
+    assert (status, out.count(" ok\n")) == (0, 2)
+    name = next(path.parent.name for path in (tmp_path / "kept").glob("*/manifest.json"))
+    with (tmp_path / "kept" / name / "targets.bin").open("ab") as file:
+        file.write(b"x")
+    status, out, err = run("cache", "verify", *cache)
+    assert status == 1
+    assert f"{name} damaged: targets.bin has" in out
+    assert err.startswith("error: 1 caches are damaged; remove them: skip2bench cache remove")
+    assert run("cache", "remove", name, *cache)[1] == f"{name} removed\n"
+    assert "1 caches" in run("cache", "list", *cache)[1]
+    assert run("cache", "remove", name, *cache)[0] == 1
+    assert run("cache", "remove", "--all", *cache)[0] == 0
+    assert "0 caches" in run("cache", "list", *cache)[1]
+
+
+def test_cache_flags_without_a_cache_are_named(run, tiny_checkpoint, tiny_data):
+    train = ["train", "--checkpoint-dir", str(tiny_checkpoint), "--data", str(tiny_data)]
+    train += ["--method", "skip", "--max-steps", "1", "--device", "cpu", "--cache-tier", "ram"]
+    assert "no effect here: cache_tier (skip has no cache)" in run(*train)[2]
+
+
 def test_merging_a_skip_adapter_says_why_not(run, tiny_checkpoint, tiny_data):
     common = [
         "--checkpoint-dir",
@@ -212,6 +244,21 @@ ERRORS = [
     ),
     (("report", "--lang", "fr"), "error: lang is 'fr'; choose from ja, en\n"),
     (("report",), "error: results folder 'results' does not exist; run 'skip2bench bench' first\n"),
+    (
+        ("train", "--cache-tier", "tape"),
+        "error: cache_tier is 'tape'; choose from auto, device, ram, disk\n",
+    ),
+    (
+        ("train", "--cache-dtype", "int4"),
+        "error: cache_dtype is 'int4'; choose from model, bf16, int8\n",
+    ),
+    (
+        ("train", "--cache-max-bytes", "lots"),
+        "error: cache_max_bytes is 'lots'; give bytes, or such as 500MB or 2GiB\n",
+    ),
+    (("cache", "list", "--cache-dir", "none"), "error: cache folder 'none' does not exist\n"),
+    (("cache", "verify", "--cache-dir", "none"), "error: cache folder 'none' does not exist\n"),
+    (("cache", "remove", "--cache-dir", "none"), "error: say which caches to remove: "),
     (("merge", "none"), "error: 'none' holds no adapter; give the 'final' folder of a lora run\n"),
 ]
 
