@@ -86,7 +86,6 @@ def data_flags(cell: Cell, options: argparse.Namespace) -> list[str]:
 def train(cell: Cell, options: argparse.Namespace, method: str, rate: float, folder: Path) -> None:
     """Add one fine-tuning run, validated at its start and its end alone."""
     cache = folder / "cache"
-    is_kept = cache.is_dir() and any(cache.iterdir())
     out_dir = folder / f"{len(cell.runs) + len(cell.failed) + 1}-{method}-{rate:g}"
     more_than_steps = options.epochs * options.train_samples
     own = {"lora": "--lora-r 8", "skip2": "--blocks all --skip-r 16"}[method]
@@ -99,8 +98,9 @@ def train(cell: Cell, options: argparse.Namespace, method: str, rate: float, fol
     output = run_command(cell, command, folder / f"{out_dir.name}.log")
     if output:
         environment = json.loads((out_dir / "environment.json").read_text(encoding="utf-8"))
-        state = {"lora": None, "skip2": "kept" if is_kept else "built"}[method]
-        cell.runs.append(json.loads(output) | {"cache": state, "environment": environment})
+        summary = json.loads(output)
+        state = {None: None, True: "kept", False: "built"}[summary.get("cache_kept")]
+        cell.runs.append(summary | {"cache": state, "environment": environment})
     trainable = {run["trainable_parameters"] for run in cell.runs}
     if len(trainable) > 1:
         sys.exit(f"error: the methods train different numbers of parameters: {trainable}")

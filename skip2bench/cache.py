@@ -85,6 +85,10 @@ class SkipCache:
     index: SampleIndex
     columns: tuple[int, ...] | None = None
     """Which of the stored blocks the model reads; None for all of them."""
+    is_kept: bool = False
+    """True where it was opened, not built by this run."""
+    prefix_tokens: int = 0
+    """Of a cache that was built: tokens that all samples share, computed once."""
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,6 @@ A layout says which arrays there are; a writer takes rows in order and ends as `
 them. On disk every array is a plain file `<name>.bin` of its rows in the machine's byte order.
 """
 
-import hashlib
 import mmap
 import time
 import warnings
@@ -15,10 +14,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from skip2bench.checksums import Checksum, read_file
 from skip2bench.measure import time_call
 
 Tier = Literal["device", "ram", "disk"]
-_CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,11 @@ class Layout:
             rows: (n,), places in the outputs.
             into: Arrays of n rows to write to.
         """
+        features = into["features"]
+        if self.dtype == outputs[0].dtype and features.device == rows.device:
+            # whole rows of all blocks at once, straight to their place
+            torch.index_select(torch.stack(outputs, dim=1), 0, rows, out=features)
+            return
         for k, output in enumerate(outputs):
             picked = output.index_select(0, rows)
             if self.dtype == torch.int8:
@@ -165,7 +169,7 @@ class FileWriter:
         """
         self._layout, self._folder = layout, folder
         self._files = {name: (folder / f"{name}.bin").open("wb") for name in layout.specs}
-        self._hashes = {name: hashlib.sha256() for name in layout.specs}
+        self._checksums = {name: Checksum() for name in layout.specs}
         self._pending: dict[str, Tensor] = {}
         self._rows = 0
         self._written_rows, self._seconds = 0, 0.0
@@ -190,11 +194,11 @@ class FileWriter:
         return map_files(self._folder, self._layout, self._rows)
 
     def close(self) -> dict[str, str]:
-        """Write the last rows; sha256 of each file by name."""
+        """Write the last rows; checksum of each file by name."""
         self._flush()
         for file in self._files.values():
             file.close()
-        return {name: digest.hexdigest() for name, digest in self._hashes.items()}
+        return {name: checksum.hexdigest() for name, checksum in self._checksums.items()}
 
     def _flush(self) -> None:
         for name, tensor in self._pending.items():
@@ -202,7 +206,7 @@ class FileWriter:
             started = time.perf_counter()
             self._files[name].write(content)
             self._seconds += time.perf_counter() - started
-            self._hashes[name].update(content)
+            self._checksums[name].update(content)
         self._written_rows = self._rows
         self._pending = {}
 
@@ -228,15 +232,10 @@ def map_files(folder: Path, layout: Layout, rows: int) -> Arrays:
 
 
 def read_files(folder: Path, layout: Layout, rows: int) -> tuple[Arrays, dict[str, str]]:
-    """Read a cache's files into memory, and the sha256 of each on the way."""
-    writer = MemoryWriter(layout, rows, torch.device("cpu"))
-    arrays = writer.finish()
-    hashes = {}
-    for name, tensor in arrays.tensors.items():
-        digest, content, start = hashlib.sha256(), raw_bytes(tensor), 0
-        with (folder / f"{name}.bin").open("rb", buffering=0) as file:
-            while read := file.readinto(content[start : start + _CHUNK_BYTES]):
-                digest.update(content[start : start + read])
-                start += read
-        hashes[name] = digest.hexdigest()
-    return arrays, hashes
+    """Read a cache's files into memory; the checksum of each is found on the way."""
+    arrays = MemoryWriter(layout, rows, torch.device("cpu")).finish()
+    checksums = {
+        name: read_file(folder / f"{name}.bin", raw_bytes(tensor))
+        for name, tensor in arrays.tensors.items()
+    }
+    return arrays, checksums

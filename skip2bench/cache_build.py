@@ -94,10 +94,11 @@ class CacheBuilder:
                 cache = entry.open(wanted, samples, ids, tier, self.device)
                 self._compare_with_model(cache, samples, ids)
             except (DamagedError, OSError) as error:
-                warn(f"the kept cache {entry.folder.name} is not used: {error}")
-                entry.discard()
+                warn(f"the kept cache {entry.name} is not used: {error}")
+                if isinstance(error, DamagedError):
+                    entry.discard()
                 continue
-            note(f"Skip-Cache for {side}: kept in {entry.folder.name}, no forward pass")
+            note(f"Skip-Cache for {side}: kept in {entry.name}, no forward pass")
             return cache
         return None
 
@@ -139,7 +140,12 @@ class CacheBuilder:
             writer = MemoryWriter(layout, index.rows, place)
         with _disk_errors(self.scratch):
             fill(writer, layout, self.model, samples, order, self.device, on_batch)
-            return SkipCache(layout=layout, arrays=writer.finish(), index=index)
+            return SkipCache(
+                layout=layout,
+                arrays=writer.finish(),
+                index=index,
+                prefix_tokens=len(order.prefix),
+            )
 
     def _build_and_keep(
         self,
@@ -158,17 +164,21 @@ class CacheBuilder:
             if self.plan.tier == "disk":
                 writer = FileWriter(layout, aside)
                 fill(writer, layout, self.model, samples, order, self.device, on_batch)
-                hashes = writer.close()
+                checksums = writer.close()
                 with self.uncounted():
-                    entry = folder.commit(name, self.key, layout, samples, order.ids, hashes, about)
+                    entry = folder.commit(
+                        name, self.key, layout, samples, order.ids, checksums, about
+                    )
                 index = SampleIndex.of(order.ids, samples)
                 arrays = map_files(entry.folder, layout, index.rows)
-                return SkipCache(layout=layout, arrays=arrays, index=index)
+                return SkipCache(
+                    layout=layout, arrays=arrays, index=index, prefix_tokens=len(order.prefix)
+                )
         cache = self._build(side, samples, planned, on_batch)
         try:
             with self.uncounted():
-                hashes = write_arrays(cache.arrays.tensors, aside, layout)
-                folder.commit(name, self.key, layout, samples, order.ids, hashes, about)
+                checksums = write_arrays(cache.arrays.tensors, aside, layout)
+                folder.commit(name, self.key, layout, samples, order.ids, checksums, about)
         except OSError as error:
             warn(f"the cache could not be kept in {str(folder.root)!r}: {error.strerror}")
         return cache

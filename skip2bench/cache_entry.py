@@ -11,6 +11,7 @@ import torch
 
 from skip2bench.cache import SampleIndex, SkipCache
 from skip2bench.cache_arrays import Layout, Tier, map_files, read_files
+from skip2bench.checksums import read_file
 from skip2bench.data import Samples
 
 FORMAT = 1
@@ -63,11 +64,7 @@ class Entry:
         """
         self._check_sizes()
         for name in self.layout.specs:
-            digest = hashlib.sha256()
-            with (self.folder / f"{name}.bin").open("rb") as file:
-                while chunk := file.read(1 << 24):
-                    digest.update(chunk)
-            self._check_hash(name, digest.hexdigest())
+            self._check_sum(name, read_file(self.folder / f"{name}.bin"))
 
     def open(
         self, wanted: Layout, samples: Samples, ids: Sequence[int], tier: Tier, device: torch.device
@@ -83,9 +80,9 @@ class Entry:
             arrays = map_files(self.folder, layout, self.rows)
         else:
             self._check_sizes()
-            arrays, hashes = read_files(self.folder, layout, self.rows)
-            for name, found in hashes.items():
-                self._check_hash(name, found)
+            arrays, checksums = read_files(self.folder, layout, self.rows)
+            for name, found in checksums.items():
+                self._check_sum(name, found)
             if tier == "device":
                 arrays = arrays.to(device)
         columns = tuple(layout.blocks.index(block) for block in wanted.blocks)
@@ -94,6 +91,7 @@ class Entry:
             arrays=arrays,
             index=self._index(samples, ids),
             columns=None if wanted.blocks == layout.blocks else columns,
+            is_kept=True,
         )
 
     def discard(self) -> None:
@@ -126,8 +124,8 @@ class Entry:
             if found != expected or self.manifest["files"][name]["bytes"] != expected:
                 raise DamagedError(f"{path.name} has {found} bytes instead of {expected}")
 
-    def _check_hash(self, name: str, found: str) -> None:
-        if found != self.manifest["files"][name]["sha256"]:
+    def _check_sum(self, name: str, found: str) -> None:
+        if found != self.manifest["files"][name]["checksum"]:
             raise DamagedError(f"{name}.bin does not have the checksum that was written down")
 
 

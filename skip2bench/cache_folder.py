@@ -23,6 +23,7 @@ from torch import Tensor
 
 from skip2bench.cache_arrays import Layout, raw_bytes
 from skip2bench.cache_entry import FORMAT, MANIFEST, Entry, hash_sample
+from skip2bench.checksums import Checksum
 from skip2bench.console import note
 from skip2bench.data import Samples
 from skip2bench.errors import Skip2BenchError
@@ -119,7 +120,7 @@ class CacheFolder:
         layout: Layout,
         samples: Samples,
         order: Sequence[int],
-        hashes: dict[str, str],
+        checksums: dict[str, str],
         about: dict[str, Any],
     ) -> Entry:
         """Write the manifest of what is in `aside(name)` and move it into place.
@@ -130,7 +131,7 @@ class CacheFolder:
             layout: Of its arrays.
             samples: All samples of the side.
             order: Those that are stored, in the order of their rows.
-            hashes: sha256 of each array's file.
+            checksums: Of each array's file.
             about: For people only.
         """
         folder = self.root / f".{name}.part"
@@ -150,8 +151,8 @@ class CacheFolder:
                 "n_logits": layout.n_logits,
             },
             "files": {
-                array: {"bytes": (folder / f"{array}.bin").stat().st_size, "sha256": digest}
-                for array, digest in hashes.items()
+                array: {"bytes": (folder / f"{array}.bin").stat().st_size, "checksum": checksum}
+                for array, checksum in checksums.items()
             },
             "samples": [hash_sample(samples, i) for i in order],
             "counts": [supervised[i] for i in order],
@@ -188,13 +189,15 @@ def entry_name(key: dict[str, Any], layout: Layout, samples: Samples, order: Seq
 
 
 def write_arrays(arrays: dict[str, Tensor], folder: Path, layout: Layout) -> dict[str, str]:
-    """Write a cache that is in memory as `FileWriter` would; sha256 of each file."""
-    hashes = {}
+    """Write a cache that is in memory as `FileWriter` would; checksum of each file."""
+    checksums = {}
     for name in layout.specs:
         content = raw_bytes(arrays[name].cpu())
         (folder / f"{name}.bin").write_bytes(content)
-        hashes[name] = hashlib.sha256(content).hexdigest()
-    return hashes
+        checksum = Checksum()
+        checksum.update(content)
+        checksums[name] = checksum.hexdigest()
+    return checksums
 
 
 def _whole_key(key: dict[str, Any], layout: Layout) -> dict[str, Any]:

@@ -108,6 +108,8 @@ class CachedObjective:
             "val_cache_bytes": self._val.nbytes if self._val else 0,
             "cache_tier": "disk" if any(c.arrays.maps for c in caches) else self._plan.tier,
             "cache_dtype": str(self._plan.layout.dtype).removeprefix("torch."),
+            "cache_kept": bool(self._train and self._train.is_kept),
+            "shared_prefix_tokens": self._train.prefix_tokens if self._train else 0,
             "cache_samples": cached,
             "recomputed_samples": left,
             **self._plan.algebra.describe(),

@@ -78,7 +78,8 @@ def print_train(summary: dict[str, Any]) -> None:
     if summary["cache_bytes"]:
         rows["Skip-Cache"] = (
             f"{format_bytes(summary['cache_bytes'])} ({summary['cache_dtype']}, "
-            f"{summary['cache_tier']}, algebra {summary['algebra']})"
+            f"{summary['cache_tier']}, {'kept' if summary['cache_kept'] else 'built'}, "
+            f"algebra {summary['algebra']})"
         )
     if summary.get("recomputed_samples"):
         rows["recomputed every epoch"] = f"{summary['recomputed_samples']:,} samples"

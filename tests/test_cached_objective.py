@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from skip2bench.checksums import read_file
 from skip2bench.errors import Skip2BenchError
 
 STEPS = {"max_steps": 50, "epochs": 20, "eval_interval": 10}
@@ -99,10 +100,14 @@ def test_a_cache_read_back_gives_the_same_run_without_a_forward_pass(
     settings = {"method": "skip2", "cache_dir": tmp_path / "kept", "cache_tier": tier, **STEPS}
     first = train("first", **settings)
     assert_same(first, skip(), 1e-5)
+    assert first[0]["cache_kept"] is False
+    assert first[0]["shared_prefix_tokens"] > 8  # the prompt's first lines
     monkeypatch.setattr(
         "skip2bench.cache_build.fill", lambda *_: pytest.fail("the backbone ran over the samples")
     )
-    assert_same(train("second", **settings), skip(), 1e-5)
+    second = train("second", **settings)
+    assert_same(second, skip(), 1e-5)
+    assert second[0]["cache_kept"] is True
     # another rate, rank, alpha, dropout, seed, epoch count, and fewer blocks: the same cache
     changed = train(
         "third",
@@ -162,8 +167,6 @@ def test_other_weights_build_anew(train, tmp_path, tiny_checkpoint, monkeypatch)
 @pytest.mark.parametrize("harm", ["flipped", "foreign"])
 def test_a_damaged_cache_is_built_anew_and_said_so(train, skip, harm, tier, tmp_path, capsys):
     """`foreign`: files and checksums in order, but not this model's numbers."""
-    import hashlib
-
     settings = {"method": "skip2", "cache_dir": tmp_path / "kept", "cache_tier": tier, **STEPS}
     train("first", **settings)
     for manifest_path in (tmp_path / "kept").glob("*/manifest.json"):
@@ -174,7 +177,7 @@ def test_a_damaged_cache_is_built_anew_and_said_so(train, skip, harm, tier, tmp_
         path.write_bytes(content)
         if harm == "foreign":
             manifest = json.loads(manifest_path.read_text())
-            manifest["files"]["features"]["sha256"] = hashlib.sha256(content).hexdigest()
+            manifest["files"]["features"]["checksum"] = read_file(path)
             manifest_path.write_text(json.dumps(manifest))
     assert_same(train("second", **settings), skip(), 1e-5)
     err = capsys.readouterr().err
