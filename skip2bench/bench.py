@@ -20,6 +20,7 @@ from skip2bench.bench_summary import (
     flatten_entry,
     summarise_phases,
 )
+from skip2bench.building import build_empty_model, count_parameters
 from skip2bench.config import BenchConfig
 from skip2bench.console import Bar, note
 from skip2bench.environment import (
@@ -31,13 +32,7 @@ from skip2bench.environment import (
 from skip2bench.errors import Skip2BenchError
 from skip2bench.measure import time_call
 from skip2bench.memory import MemoryRequest, measure_memory
-from skip2bench.methods import (
-    METHODS,
-    MethodSettings,
-    build_empty_model,
-    count_parameters,
-    resolve_method,
-)
+from skip2bench.methods import METHODS, MethodSettings, resolve_method
 from skip2bench.models import (
     check_checkpoint,
     config_by_name,

@@ -1,30 +1,36 @@
-"""Adapters on disk: LoRA as LitGPT keeps it, Skip as safetensors with a YAML of its settings.
+"""What a run has trained, on disk, in LitGPT's own form where LitGPT has one.
 
 A LoRA folder is what `litgpt finetune_lora` leaves, so `litgpt merge_lora` and `litgpt generate`
-take it. A Skip folder is the adapter alone; `load_skip_model` puts it on its base again.
+take it; a model whose weights all trained is a LitGPT checkpoint. Skip adapters, and the few
+weights of `last` and `bias`, are safetensors with a YAML of their settings: `load_skip_model` puts
+an adapter on its base again, `merge_adapter` makes a checkpoint of what can be merged.
 """
 
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from litgpt.lora import lora_filter, merge_lora_weights
 from litgpt.prompts import save_prompt_style
 from litgpt.utils import copy_config_files
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
+from skip2bench.building import build_model, trained_tensors
 from skip2bench.errors import Skip2BenchError
-from skip2bench.methods import METHODS, MethodSettings, build_model
-from skip2bench.models import embedded_checkpoint, hash_file, load_checkpoint
+from skip2bench.methods import METHODS, MethodSettings
+from skip2bench.models import check_checkpoint, embedded_checkpoint, hash_file, load_checkpoint
 from skip2bench.results import write_yaml
 from skip2bench.skip2 import SkipGPT, SkipSettings, merge_skip_adapter
 
 LORA_FILE = "lit_model.pth.lora"
-SKIP_FILE = "adapter.safetensors"
-SKIP_SETTINGS = "adapter_config.yaml"
+FULL_FILE = "lit_model.pth"
+ADAPTER_FILE = "adapter.safetensors"
+ADAPTER_SETTINGS = "adapter_config.yaml"
 
 
 def save_adapter(
@@ -34,11 +40,12 @@ def save_adapter(
     base_folder: Path,
     precision: str,
     prompt_style: str,
-) -> None:
-    """Write the trained adapter of `model` to `folder`.
+) -> int:
+    """Write what has trained in `model` to `folder`; return the bytes of that file.
 
     Args:
-        model: The model that was trained; only its `lora_` parameters are written.
+        model: The model that was trained. Where both weights and LoRA trained, the LoRA is merged
+            into it.
         settings: Its method.
         folder: Made if need be.
         base_folder: The checkpoint folder of the base model.
@@ -46,30 +53,50 @@ def save_adapter(
         prompt_style: LitGPT's name of the prompt style that the data had.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    adapter = {
-        key: value.detach().cpu().contiguous()
-        for key, value in model.state_dict().items()
-        if "lora_" in key
-    }
     save_prompt_style(prompt_style, folder)
-    if settings.skip is not None:
-        skip = asdict(settings.skip) | {"blocks": list(settings.skip.blocks)}
-        is_embedded = base_folder == embedded_checkpoint()
-        base = {
-            "checkpoint_dir": None if is_embedded else str(base_folder.resolve()),
-            "checkpoint_sha256": hash_file(base_folder / "lit_model.pth"),
-        }
-        aside = folder / f"{SKIP_FILE}.part"
-        save_file(adapter, aside)
-        os.replace(aside, folder / SKIP_FILE)
-        write_yaml(folder / SKIP_SETTINGS, {"method": settings.method.name, **skip, **base})
-        return
+    method = settings.method
+    if method.is_skip or method.weights in ("lm_head", "biases"):
+        return _save_part(model, settings, folder, base_folder)
     copy_config_files(base_folder, folder)
-    aside = folder / f"{LORA_FILE}.part"
-    torch.save({"model": adapter}, aside)
-    os.replace(aside, folder / LORA_FILE)
+    if method.weights == "all":
+        merge_lora_weights(model)
+        weights = {
+            key.replace("linear.", ""): value.detach().cpu()
+            for key, value in model.state_dict().items()
+            if not lora_filter(key, value)
+        }
+        return _save_whole(weights, folder / FULL_FILE)
+    size = _save_whole({"model": _on_cpu(model)}, folder / LORA_FILE)
     hyperparameters = {"checkpoint_dir": str(base_folder.resolve()), "precision": precision}
     write_yaml(folder / "hyperparameters.yaml", hyperparameters | dict(settings.lora or {}))
+    return size
+
+
+def _save_part(model: nn.Module, settings: MethodSettings, folder: Path, base_folder: Path) -> int:
+    """Write only what trained, and which base it belongs to."""
+    skip = settings.skip
+    own = asdict(skip) | {"blocks": list(skip.blocks)} if skip else {}
+    is_embedded = base_folder == embedded_checkpoint()
+    base = {
+        "checkpoint_dir": None if is_embedded else str(base_folder.resolve()),
+        "checkpoint_sha256": hash_file(base_folder / FULL_FILE),
+    }
+    aside = folder / f"{ADAPTER_FILE}.part"
+    save_file(_on_cpu(model), aside)
+    os.replace(aside, folder / ADAPTER_FILE)
+    write_yaml(folder / ADAPTER_SETTINGS, {"method": settings.method.name, **own, **base})
+    return (folder / ADAPTER_FILE).stat().st_size
+
+
+def _save_whole(content: dict[str, Any], path: Path) -> int:
+    aside = path.with_name(f"{path.name}.part")
+    torch.save(content, aside)
+    os.replace(aside, path)
+    return path.stat().st_size
+
+
+def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.cpu().contiguous() for name, value in trained_tensors(model).items()}
 
 
 def load_skip_model(
@@ -89,19 +116,13 @@ def load_skip_model(
     Raises:
         Skip2BenchError: files are missing, or the base is not the one the adapter was trained on.
     """
-    if not (folder / SKIP_FILE).is_file() or not (folder / SKIP_SETTINGS).is_file():
+    saved = _read_settings(folder)
+    if not METHODS[saved.get("method", "lora")].is_skip:
         raise Skip2BenchError(
             f"{str(folder)!r} holds no Skip adapter; give the 'final' folder of a skip or skip2 run"
         )
-    saved = yaml.safe_load((folder / SKIP_SETTINGS).read_text(encoding="utf-8"))
-    stored = saved["checkpoint_dir"]
-    base_folder = checkpoint_dir or (embedded_checkpoint() if stored is None else Path(stored))
+    base_folder = _find_base(folder, saved, checkpoint_dir)
     base = load_checkpoint(base_folder, torch.device(device), dtype)
-    if hash_file(base_folder / "lit_model.pth") != saved["checkpoint_sha256"]:
-        raise Skip2BenchError(
-            f"the adapter in {str(folder)!r} was trained on other weights than those in "
-            f"{str(base_folder)!r}; give its own base as checkpoint_dir"
-        )
     skip = SkipSettings(
         blocks=tuple(saved["blocks"]),
         r=saved["r"],
@@ -113,7 +134,7 @@ def load_skip_model(
     model = build_model(settings, base, torch.device(device), seed=0)
     assert isinstance(model, SkipGPT)
     try:
-        tensors = load_file(folder / SKIP_FILE, device=device)
+        tensors = load_file(folder / ADAPTER_FILE, device=device)
         model.load_state_dict(
             {key: value.to(dtype) for key, value in tensors.items()}, strict=False
         )
@@ -126,7 +147,7 @@ def load_skip_model(
 
 
 def merge_adapter(folder: Path) -> Path:
-    """Merge a LoRA adapter into its base with LitGPT's own merge_lora.
+    """Make a LitGPT checkpoint of an adapter and its base: LoRA with LitGPT's own merge_lora.
 
     Returns:
         The merged `lit_model.pth`.
@@ -136,11 +157,46 @@ def merge_adapter(folder: Path) -> Path:
     """
     from litgpt.scripts.merge_lora import merge_lora
 
-    if (folder / SKIP_FILE).is_file():
+    saved = _read_settings(folder)
+    if saved and METHODS[saved["method"]].is_skip:
         merge_skip_adapter()
-    if not (folder / LORA_FILE).is_file():
+    if saved:
+        base_folder = _find_base(folder, saved, None)
+        weights = torch.load(base_folder / FULL_FILE, mmap=True, weights_only=True)
+        weights = weights.get("model", weights)
+        for key, value in load_file(folder / ADAPTER_FILE).items():
+            weights[key] = value.to(weights[key].dtype)
+        copy_config_files(base_folder, folder)
+        _save_whole(weights, folder / FULL_FILE)
+    elif (folder / LORA_FILE).is_file():
+        merge_lora(folder)
+    else:
         raise Skip2BenchError(
             f"{str(folder)!r} holds no adapter; give the 'final' folder of a lora run"
         )
-    merge_lora(folder)
-    return folder / "lit_model.pth"
+    return folder / FULL_FILE
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """Settings of an adapter that `_save_part` wrote; empty where there is none."""
+    if not (folder / ADAPTER_FILE).is_file() or not (folder / ADAPTER_SETTINGS).is_file():
+        return {}
+    saved: dict[str, Any] = yaml.safe_load((folder / ADAPTER_SETTINGS).read_text(encoding="utf-8"))
+    return saved
+
+
+def _find_base(folder: Path, saved: dict[str, Any], checkpoint_dir: Path | None) -> Path:
+    """The base of an adapter.
+
+    Raises:
+        Skip2BenchError: it is not the one the adapter was trained on.
+    """
+    stored = saved["checkpoint_dir"]
+    base_folder = checkpoint_dir or (embedded_checkpoint() if stored is None else Path(stored))
+    check_checkpoint(base_folder)
+    if hash_file(base_folder / FULL_FILE) != saved["checkpoint_sha256"]:
+        raise Skip2BenchError(
+            f"the adapter in {str(folder)!r} was trained on other weights than those in "
+            f"{str(base_folder)!r}; give its own base as checkpoint_dir"
+        )
+    return base_folder

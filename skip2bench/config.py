@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args
 from skip2bench.byte_sizes import parse_bytes
 from skip2bench.errors import Skip2BenchError
 
-MethodName = Literal["lora", "skip", "skip2"]
+MethodName = Literal[
+    "lora", "lora-all", "lora-last", "full", "full+lora", "last", "bias", "skip", "skip2"
+]
 Target = Literal["hidden", "logits"]
 Precision = Literal["auto", "32-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -97,7 +99,7 @@ class TrainConfig(RunConfig):
     Defaults are LitGPT's; the embedded model has its own (EMBEDDED_DEFAULTS).
     """
 
-    method: MethodName = option("skip2", "Method: lora, skip or skip2.")
+    method: MethodName = option("skip2", f"Method: {', '.join(get_args(MethodName))}.")
     blocks: str = option(
         "balanced", "Blocks of the Skip methods: '0,1,2,3', all, fast, balanced or accurate."
     )
@@ -111,6 +113,11 @@ class TrainConfig(RunConfig):
     epochs: int = option(5, "Passes over the training samples.")
     max_steps: int | None = option(None, "Stop after this many optimizer steps.")
     train_samples: int | None = option(None, "Use only the first N training samples.")
+    domain_text: str = option(
+        "auto",
+        "Held-out text of the base model's domain, to measure forgetting: a text file, none, or "
+        "auto (the embedded model brings its own).",
+    )
     max_seq_length: int | None = option(
         None, "Cut samples to this many tokens (default: the model's context)."
     )

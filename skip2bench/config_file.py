@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from skip2bench.config import EMBEDDED_DEFAULTS, RunConfig, TrainConfig
+from skip2bench.config import EMBEDDED_DEFAULTS, LORA_TARGETS, RunConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.resources import find_resource
 
@@ -201,11 +201,17 @@ def _init_args(key: str, value: dict[str, Any]) -> dict[str, Any]:
 
 def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Flags for what the run does not have: nobody should rely on them."""
-    method = values.get("method", TrainConfig.method)
-    idle, used = ("skip_r", "lora_r") if method == "lora" else ("lora_r", "skip_r")
-    ranks = [f"{idle} (this method takes {used})"] if idle in flags else []
+    method = str(values.get("method", TrainConfig.method))
+    used = "skip_r" if method in ("skip", "skip2") else "lora_r" if "lora" in method else None
+    idle = [name for name in ("lora_r", "skip_r") if name in flags and name != used]
+    ranks = [f"{name} ({method} takes {used or 'no rank'})" for name in idle]
+    targets = [name for name in flags if name in LORA_TARGETS and method != "lora"]
     cache = [name for name in flags if name.startswith("cache_") and method != "skip2"]
-    return [*ranks, *(f"{name} ({method} has no cache)" for name in cache)]
+    return [
+        *ranks,
+        *(f"{name} (only lora takes it)" for name in targets),
+        *(f"{name} ({method} has no cache)" for name in cache),
+    ]
 
 
 def _optimizer_pairs(value: Any) -> list[tuple[str, Any]]:

@@ -19,7 +19,13 @@ from skip2bench.console import Bar
 from skip2bench.data import TokenizedData, global_batches
 from skip2bench.errors import Skip2BenchError
 from skip2bench.logs import RunLogs
-from skip2bench.measure import Clock, count_saved_bytes, read_peak_memory, reset_peak_memory
+from skip2bench.measure import (
+    Clock,
+    count_saved_bytes,
+    read_peak_memory,
+    read_reserved_memory,
+    reset_peak_memory,
+)
 from skip2bench.objective import Objective
 from skip2bench.schedule import learning_rate_factor
 
@@ -217,6 +223,7 @@ def summarise_run(run: TrainingRun, progress: Progress) -> dict[str, Any]:
         "tokens": progress.tokens,
         "peak_memory_bytes": _peak_memory(run, progress),
         "steps_peak_memory_bytes": read_peak_memory(run.fabric.device),
+        "reserved_memory_bytes": read_reserved_memory(run.fabric.device),
         **run.objective.describe(),
         "initial_val_loss": progress.val_losses[0][1],
         "final_val_loss": progress.val_losses[-1][1],

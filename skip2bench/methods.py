@@ -1,21 +1,21 @@
-"""The table of methods: what each one trains and how its model is built around a base."""
+"""The table of methods: what each one trains, by the names of the Skip2-LoRA paper.
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import cast
+`building` makes their models. The paper (arXiv:2410.21073, section 2) calls them FT-All, FT-Last,
+FT-Bias, LoRA-All, LoRA-Last, FT-All-LoRA, Skip-LoRA and Skip2-LoRA; traditional LoRA on query and
+value is Hu et al.'s and LitGPT's default.
+"""
 
-import torch
+from dataclasses import dataclass
+from typing import Literal
+
 from litgpt.config import Config
-from litgpt.lora import GPT as LoraGPT
-from litgpt.lora import Config as LoraConfig
-from litgpt.lora import mark_only_lora_as_trainable
-from litgpt.model import GPT
-from torch import nn
 
 from skip2bench.config import LORA_TARGETS, RunConfig, parse_blocks
 from skip2bench.errors import Skip2BenchError
-from skip2bench.models import Base
-from skip2bench.skip2 import SkipGPT, SkipSettings
+from skip2bench.skip2 import SkipSettings
+
+Weights = Literal["all", "lm_head", "biases"]
+_BLOCK_TARGETS = tuple(name for name in LORA_TARGETS if name != "lora_head")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,20 @@ class Method:
     title: str
     trains: str
     """What it trains, in words."""
-    is_skip: bool
-    is_cached: bool
+    is_skip: bool = False
+    is_cached: bool = False
     """True where later epochs read the Skip-Cache instead of running the backbone."""
+    weights: Weights | None = None
+    """Which of the base model's own weights train."""
+    lora_targets: tuple[str, ...] = ()
+    """LitGPT's switches of the layers that get LoRA; empty for a method without it."""
+    lora_is_configured: bool = False
+    """True where the configuration's switches stand in place of `lora_targets`."""
+
+    @property
+    def rank_name(self) -> str | None:
+        """Field of the configuration with the rank of its adapters; None where it has none."""
+        return "skip_r" if self.is_skip else "lora_r" if self.lora_targets else None
 
 
 METHODS = {
@@ -38,15 +49,41 @@ METHODS = {
             name="lora",
             title="Traditional LoRA",
             trains="low-rank updates of attention weights in every block",
-            is_skip=False,
-            is_cached=False,
+            lora_targets=("lora_query", "lora_value"),
+            lora_is_configured=True,
+        ),
+        Method(
+            name="lora-all",
+            title="LoRA-All",
+            trains="low-rank updates of every linear layer of the blocks",
+            lora_targets=_BLOCK_TARGETS,
+        ),
+        Method(
+            name="lora-last",
+            title="LoRA-Last",
+            trains="a low-rank update of lm_head",
+            lora_targets=("lora_head",),
+        ),
+        Method(name="full", title="FT-All", trains="every weight", weights="all"),
+        Method(
+            name="full+lora",
+            title="FT-All-LoRA",
+            trains="every weight, and low-rank updates of every linear layer of the blocks",
+            weights="all",
+            lora_targets=_BLOCK_TARGETS,
+        ),
+        Method(name="last", title="FT-Last", trains="lm_head", weights="lm_head"),
+        Method(
+            name="bias",
+            title="FT-Bias",
+            trains="biases of linear layers and norms; norms' weights stay as they are",
+            weights="biases",
         ),
         Method(
             name="skip",
             title="Skip-LoRA",
             trains="adapters from blocks' outputs to the end of the network",
             is_skip=True,
-            is_cached=False,
         ),
         Method(
             name="skip2",
@@ -65,7 +102,7 @@ class MethodSettings:
 
     method: Method
     lora: dict[str, object] | None
-    """LitGPT's `lora_*` settings; None for the Skip methods."""
+    """LitGPT's `lora_*` settings; None for a method without LoRA."""
     skip: SkipSettings | None
 
     @property
@@ -74,9 +111,9 @@ class MethodSettings:
         return self.skip.blocks if self.skip else None
 
     @property
-    def rank(self) -> int:
-        """Rank of the adapters."""
-        return self.skip.r if self.skip else int(str(self.lora and self.lora["lora_r"]))
+    def rank(self) -> int | None:
+        """Rank of the adapters; None for a method without any."""
+        return self.skip.r if self.skip else int(str(self.lora["lora_r"])) if self.lora else None
 
     @property
     def label(self) -> str:
@@ -101,7 +138,7 @@ def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> 
     """Settings of method `name` on a model, from a command's configuration.
 
     Raises:
-        Skip2BenchError: blocks that the model does not have.
+        Skip2BenchError: blocks that the model does not have, or biases where it has none.
     """
     method = METHODS[name]
     if method.is_skip:
@@ -113,86 +150,24 @@ def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> 
             target=config.target,
         )
         return MethodSettings(method=method, lora=None, skip=skip)
+    if method.weights == "biases" and not has_biases(model):
+        raise Skip2BenchError(
+            f"method 'bias' trains biases, and {model.name!r} has none; choose another method"
+        )
+    if not method.lora_targets:
+        return MethodSettings(method=method, lora=None, skip=None)
     lora: dict[str, object] = {
         "lora_r": config.lora_r,
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
     }
-    defaults = {"lora_query": True, "lora_value": True}
-    lora |= {key: getattr(config, key, defaults.get(key, False)) for key in LORA_TARGETS}
+    for key in LORA_TARGETS:
+        is_target = key in method.lora_targets
+        lora[key] = getattr(config, key, is_target) if method.lora_is_configured else is_target
     return MethodSettings(method=method, lora=lora, skip=None)
 
 
-def build_empty_model(settings: MethodSettings, config: Config) -> GPT:
-    """The method's model with its trainable parameters marked, on the default device."""
-    if settings.skip is not None:
-        model: GPT = SkipGPT(config, settings.skip)
-    else:
-        model = LoraGPT(LoraConfig(**(_config_fields(config) | (settings.lora or {}))))
-    mark_only_lora_as_trainable(model)
-    return model
-
-
-def build_model(settings: MethodSettings, base: Base, device: torch.device, seed: int) -> GPT:
-    """The method's model around the base's own tensors, not copies of them.
-
-    The adapters' initial values depend on `seed` alone.
-
-    Raises:
-        Skip2BenchError: the weights do not fit the configuration.
-    """
-    with torch.device("meta"):
-        model = build_empty_model(settings, base.config)
-    try:
-        missing, unexpected = model.load_state_dict(dict(base.weights), strict=False, assign=True)
-    except RuntimeError as error:
-        raise Skip2BenchError(
-            f"the weights of {base.name!r} do not fit its model_config.yaml: {error}"
-        ) from error
-    absent = [key for key in missing if "lora_" not in key]
-    if absent or unexpected:
-        named = ", ".join([*absent, *unexpected][:3])
-        raise Skip2BenchError(
-            f"the weights of {base.name!r} do not fit its model_config.yaml: see {named}"
-        )
-    dtype = next(iter(base.weights.values())).dtype
-    _materialise_adapters(model, device, dtype, seed)
-    model.cos, model.sin = model.rope_cache(device=device)
-    mark_only_lora_as_trainable(model)  # the weights that were assigned came with gradients on
-    return model
-
-
-def _materialise_adapters(
-    model: nn.Module, device: torch.device, dtype: torch.dtype, seed: int
-) -> None:
-    """Give the adapters storage and their initial values.
-
-    The values are drawn on the CPU, so that every device starts alike.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in model.modules():
-            own = {
-                name: p
-                for name, p in module.named_parameters(recurse=False)
-                if name.startswith("lora_")
-            }
-            if not own:
-                continue
-            for name, parameter in own.items():
-                setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
-            cast(Callable[[], None], module.reset_parameters)()
-            for name in own:
-                initial = getattr(module, name).detach().to(device=device, dtype=dtype)
-                setattr(module, name, nn.Parameter(initial))
-
-
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """Numbers of all parameters and of those that train."""
-    total = sum(p.numel() for p in model.parameters())
-    return total, sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def _config_fields(config: Config) -> dict[str, object]:
-    values = asdict(config)
-    return {key: value for key, value in values.items() if key in LoraConfig.__dataclass_fields__}
+def has_biases(model: Config) -> bool:
+    """True where a LitGPT model has any bias; its LayerNorm has one, its RMSNorm none."""
+    linear = (model.bias, model.attn_bias, model.lm_head_bias)
+    return any(linear) or model.norm_class_name == "LayerNorm"

@@ -63,9 +63,6 @@ class TokenObjective:
         self._fabric, self._model, self._data = fabric, model, data
         self._micro_batch_size = micro_batch_size
         self._train_lengths = data.train.lengths
-        self._val_buckets = length_buckets(
-            range(len(data.val)), data.val.lengths, token_budget(fabric.device)
-        )
 
     def prepare(self, clock: Clock) -> None:
         """Nothing comes before the first step."""
@@ -76,7 +73,7 @@ class TokenObjective:
 
     def load(self, part: list[int]) -> Portion:
         """Padded token ids and labels, each (B, T)."""
-        return self._portion(self._data.train, part)
+        return _token_portion(self._fabric, self._model, self._data.train, part)
 
     def prefetch(self, ids: Sequence[int]) -> None:
         """Nothing is to be made ready."""
@@ -84,21 +81,27 @@ class TokenObjective:
     def finish_step(self) -> None:
         """Every portion has passed its gradients on."""
 
-    @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean loss over the validation samples."""
-        portions = (self._portion(self._data.val, bucket) for bucket in self._val_buckets)
-        return mean_loss(portions, self._data.val)
+        return token_validation_loss(self._fabric, self._model, self._data.val)
 
     def describe(self) -> dict[str, Any]:
         """There is no cache."""
         return {"cache_bytes": 0}
 
-    def _portion(self, samples: Samples, ids: Sequence[int]) -> Portion:
-        input_ids, labels = map(self._fabric.to_device, collate(samples, ids))
-        return Portion(
-            tensors=(input_ids, labels), loss=partial(token_loss, self._model, input_ids, labels)
-        )
+
+@torch.no_grad()
+def token_validation_loss(fabric: Fabric, model: nn.Module, samples: Samples) -> float:
+    """Mean loss of a model on samples, in batches of similar length."""
+    buckets = length_buckets(range(len(samples)), samples.lengths, token_budget(fabric.device))
+    return mean_loss((_token_portion(fabric, model, samples, ids) for ids in buckets), samples)
+
+
+def _token_portion(
+    fabric: Fabric, model: nn.Module, samples: Samples, ids: Sequence[int]
+) -> Portion:
+    input_ids, labels = map(fabric.to_device, collate(samples, ids))
+    return Portion(tensors=(input_ids, labels), loss=partial(token_loss, model, input_ids, labels))
 
 
 def mean_loss(portions: Any, samples: Samples) -> float:

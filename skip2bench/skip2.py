@@ -204,6 +204,11 @@ class SkipGPT(GPT):  # type: ignore[misc]
                     "Skip-Cache would not be exact; use --method skip"
                 )
 
+    @property
+    def is_released(self) -> bool:
+        """True where embedding and blocks were dropped."""
+        return len(self.transformer.h) == 0
+
     def release_backbone(self) -> None:
         """Drop embedding and blocks; from here on only the methods that take features work."""
         self.transformer.wte = _Released()

@@ -6,12 +6,13 @@ is 1 - figure / LoRA's figure: positive is less than LoRA, negative is more, Non
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from skip2bench.config import MethodName
 from skip2bench.results import Run
 from skip2bench.stats import Ratio
 
-METHOD_ORDER = ("lora", "skip", "skip2")
+METHOD_ORDER = get_args(MethodName)
 WORSE_LOSS_RATIO = 0.05
 """A final loss above LoRA's by more than this share gets the guide's advice on accuracy."""
 SPEED_GAP_RATIO = 0.1
@@ -31,7 +32,7 @@ class Reduction:
 
 
 def order_key(summary: Mapping[str, Any]) -> tuple[int, int, tuple[int, ...], str]:
-    """Sort key of a train summary or a bench configuration: lora, skip, skip2, then by blocks."""
+    """Sort key of a train summary or a bench configuration: by method, then by blocks."""
     method, blocks = summary.get("method"), tuple(summary.get("blocks") or ())
     place = METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
     return place, len(blocks), blocks, str(summary.get("target"))

@@ -2,15 +2,14 @@
 
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from litgpt.model import GPT
-from litgpt.tokenizer import Tokenizer
 
+from skip2bench.building import build_model, count_parameters, trained_tensors
 from skip2bench.byte_sizes import parse_bytes
 from skip2bench.cache_build import CacheBuilder
 from skip2bench.cache_folder import CacheFolder
@@ -18,52 +17,20 @@ from skip2bench.cache_plan import CacheUse, plan_cache
 from skip2bench.cached_objective import CachedObjective
 from skip2bench.checkpoints import save_adapter
 from skip2bench.config import TrainConfig
-from skip2bench.console import note, warn
-from skip2bench.data import TokenizedData, count_steps, load_data
-from skip2bench.environment import (
-    choose_device,
-    choose_precision,
-    describe_environment,
-    weights_dtype,
-)
-from skip2bench.logs import RunLogs, check_tensorboard
+from skip2bench.console import note
+from skip2bench.environment import describe_environment, weights_dtype
+from skip2bench.logs import RunLogs
 from skip2bench.loop import Progress, TrainingRun, fit, planned_batches, summarise_run
 from skip2bench.measure import Clock, hold_freed_memory, reset_peak_memory
-from skip2bench.methods import MethodSettings, build_model, count_parameters, resolve_method
-from skip2bench.models import (
-    check_checkpoint,
-    embedded_checkpoint,
-    hash_file,
-    load_checkpoint,
-    load_config,
-)
-from skip2bench.objective import Objective, TokenObjective
+from skip2bench.models import hash_file, load_checkpoint
+from skip2bench.objective import Objective, TokenObjective, token_validation_loss
 from skip2bench.recording import record_run
 from skip2bench.results import create_log_folder, create_run_folder
 from skip2bench.skip2 import SkipGPT
+from skip2bench.training_plan import TrainingPlan, plan_training
 
 _SCRATCH = ".cache"
 """Below the run folder: a cache on disk that ends with the run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """A run whose input is known to be good; nothing is written before there is one."""
-
-    config: TrainConfig
-    base_folder: Path
-    settings: MethodSettings
-    data: TokenizedData
-    device: torch.device
-    precision: str
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of the run."""
-        config = self.config
-        return count_steps(
-            len(self.data.train), config.global_batch_size, config.epochs, config.max_steps
-        )
 
 
 def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
@@ -77,8 +44,9 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
         Skip2BenchError: bad input (nothing is written then), or a loss that is not finite.
     """
     started = time.monotonic()
-    plan = _plan(config)
-    model_name = plan.base_folder.name
+    plan = plan_training(config)
+    model_name = plan.model_name
+    note(f"{plan.settings.label}: {model_name}, {config.data}, {plan.device}, {plan.precision}")
     folder = create_run_folder(
         "train", model_name, plan.settings.slug, config.out_dir, force=config.force
     )
@@ -94,49 +62,14 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
             "sha256": hash_file(plan.base_folder / "lit_model.pth"),
         },
     }
-    known = _describe(plan) | {"log_folder": log_folder.relative_to(folder).as_posix()}
+    known = plan.describe() | {"log_folder": log_folder.relative_to(folder).as_posix()}
     with record_run(folder, config, environment, known, started) as summary:
         summary |= _train(plan, folder, log_folder, environment)
     return summary | {"folder": str(folder)}
 
 
-def _plan(config: TrainConfig) -> _Plan:
-    """Check all input and load the data."""
-    base_folder = config.checkpoint_dir or embedded_checkpoint()
-    check_checkpoint(base_folder)
-    model_config = load_config(base_folder)
-    settings = resolve_method(config.method, config.blocks, config, model_config)
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    if config.logger == "tensorboard":
-        check_tensorboard()
-    note(f"{settings.label} on {base_folder.name}, data {config.data}, {device}, {precision}")
-    length = min(config.max_seq_length or model_config.block_size, model_config.block_size)
-    data = load_data(config, Tokenizer(base_folder), length)
-    plan = _Plan(
-        config=config,
-        base_folder=base_folder,
-        settings=settings,
-        data=data,
-        device=device,
-        precision=precision,
-    )
-    if data.dropped:
-        warn(
-            f"{data.dropped} samples left out: cut to {length} tokens, "
-            "nothing of their output is left"
-        )
-    if plan.steps < config.lr_warmup_steps:
-        warn(
-            f"the run ends inside the warm-up: {plan.steps} of {config.lr_warmup_steps} steps, "
-            f"the learning rate reaches {plan.steps / config.lr_warmup_steps:.0%} of "
-            f"{config.learning_rate}; lower --lr-warmup-steps"
-        )
-    return plan
-
-
 def _train(
-    plan: _Plan, folder: Path, log_folder: Path, environment: dict[str, Any]
+    plan: TrainingPlan, folder: Path, log_folder: Path, environment: dict[str, Any]
 ) -> dict[str, Any]:
     """Build the model, train it, save the adapter; return the figures of the run."""
     config, device = plan.config, plan.device
@@ -159,6 +92,7 @@ def _train(
         clock=Clock(device),
         logs=RunLogs(log_folder, with_tensorboard=config.logger == "tensorboard"),
     )
+    before = _domain_loss(plan, fabric, model)
     torch.manual_seed(config.seed)
     reset_peak_memory(device)
     progress = Progress()
@@ -167,7 +101,8 @@ def _train(
     finally:
         run.logs.close()
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
-    save_adapter(
+    figures = summarise_run(run, progress)
+    adapter_bytes = save_adapter(
         model,
         plan.settings,
         folder / "final",
@@ -175,16 +110,35 @@ def _train(
         plan.precision,
         config.prompt_style,
     )
+    after = _domain_loss(plan, fabric, model)
     return {
         "total_parameters": total,
         "trainable_parameters": trainable,
         "saved_for_backward_bytes": saved_bytes,
-        **summarise_run(run, progress),
+        **figures,
+        "adapter_bytes": adapter_bytes,
+        "domain_loss_before": before,
+        "domain_loss_after": after,
+        "forgetting": None if before is None or after is None else after - before,
     }
 
 
+def _domain_loss(plan: TrainingPlan, fabric: Fabric, model: GPT) -> float | None:
+    """Loss on the base model's own domain; None where the run has no text of it."""
+    if plan.domain is None:
+        return None
+    if isinstance(model, SkipGPT) and model.is_released:
+        trained = trained_tensors(model)
+        base = load_checkpoint(plan.base_folder, plan.device, weights_dtype(plan.precision))
+        model = build_model(plan.settings, base, plan.device, plan.config.seed)
+        model.load_state_dict(trained, strict=False)
+    model.eval()
+    with fabric.autocast():
+        return token_validation_loss(fabric, model, plan.domain)
+
+
 def _build_objective(
-    plan: _Plan,
+    plan: TrainingPlan,
     fabric: Fabric,
     model: GPT,
     batches: list[list[int]],
@@ -240,28 +194,3 @@ def _build_optimizer(
         weight_decay=config.weight_decay,
         fused=device.type in ("cpu", "cuda"),
     )
-
-
-def _describe(plan: _Plan) -> dict[str, Any]:
-    """What is known of a run before it starts."""
-    config, settings, data = plan.config, plan.settings, plan.data
-    return {
-        "kind": "train",
-        "label": settings.label,
-        "method": settings.method.name,
-        "blocks": list(settings.blocks) if settings.blocks is not None else None,
-        "target": settings.skip.target if settings.skip else None,
-        "rank": settings.rank,
-        "model": plan.base_folder.name,
-        "data": data.name,
-        "train_samples": len(data.train),
-        "val_samples": len(data.val),
-        "dropped_samples": data.dropped,
-        "seed": config.seed,
-        "global_batch_size": config.global_batch_size,
-        "micro_batch_size": config.micro_batch_size,
-        "learning_rate": config.learning_rate,
-        "precision": plan.precision,
-        "device": str(plan.device),
-        "error": None,
-    }

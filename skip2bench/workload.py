@@ -14,9 +14,10 @@ from litgpt.config import Config
 from litgpt.model import GPT
 from torch import Tensor, nn
 
+from skip2bench.building import build_empty_model, build_model
 from skip2bench.config import BenchConfig
 from skip2bench.measure import count_flops, count_saved_bytes
-from skip2bench.methods import MethodSettings, build_empty_model, build_model
+from skip2bench.methods import MethodSettings
 from skip2bench.models import Base
 from skip2bench.skip2 import SkipGPT
 

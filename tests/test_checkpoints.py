@@ -1,11 +1,14 @@
 import pytest
 import torch
 import yaml
+from litgpt.config import Config
+from litgpt.model import GPT
 
+from skip2bench.building import build_model
 from skip2bench.checkpoints import load_skip_model, merge_adapter, save_adapter
 from skip2bench.config import BenchConfig
 from skip2bench.errors import Skip2BenchError
-from skip2bench.methods import build_model, resolve_method
+from skip2bench.methods import resolve_method
 from skip2bench.models import load_checkpoint
 
 CPU = torch.device("cpu")
@@ -18,7 +21,7 @@ def save(tiny_checkpoint, tmp_path):
         settings = resolve_method(method, blocks, BenchConfig(lora_dropout=0.0), base.config)
         model = build_model(settings, base, CPU, seed=1)
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or (parameter.requires_grad and name == "lm_head.weight"):
                 torch.nn.init.normal_(parameter)
         save_adapter(model, settings, tmp_path / "final", tiny_checkpoint, "32-true", "alpaca")
         return model.eval(), tmp_path / "final"
@@ -76,12 +79,27 @@ def test_a_skip_adapter_cannot_be_merged(save):
         merge_adapter(folder)
 
 
-def test_merged_lora_gives_the_logits_of_the_adapted_model(save, tiny_checkpoint):
-    from litgpt.config import Config
-    from litgpt.model import GPT
-
-    model, folder = save("lora")
+@pytest.mark.parametrize("method", ["lora", "lora-all", "lora-last", "last"])
+def test_a_merged_checkpoint_gives_the_logits_of_the_trained_model(save, method):
+    model, folder = save(method)
+    path = merge_adapter(folder)
     merged = GPT(Config.from_file(folder / "model_config.yaml"))
-    merged.load_state_dict(torch.load(merge_adapter(folder), weights_only=True))
+    merged.load_state_dict(torch.load(path, weights_only=True))
     tokens = torch.randint(320, (2, 7))
     torch.testing.assert_close(merged(tokens), model(tokens), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["full", "full+lora"])
+def test_a_fully_trained_model_is_saved_as_a_litgpt_checkpoint(save, method):
+    model, folder = save(method)
+    saved = load_checkpoint(folder, CPU, torch.float32)
+    plain = GPT(saved.config)
+    plain.load_state_dict(saved.weights)
+    tokens = torch.randint(320, (2, 7))
+    torch.testing.assert_close(plain(tokens), model(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_the_weights_of_last_are_no_skip_adapter(save):
+    _, folder = save("last")
+    with pytest.raises(Skip2BenchError, match="holds no Skip adapter"):
+        load_skip_model(folder)

@@ -102,10 +102,8 @@ def test_the_method_follows_from_a_litgpt_file(write, text, method):
 
 
 def test_a_rank_of_the_other_adapter_is_said_to_have_no_effect():
-    assert load_train_config({"lora_r": 8})[1] == ["lora_r (this method takes skip_r)"]
-    assert load_train_config({"method": "lora", "skip_r": 8})[1] == [
-        "skip_r (this method takes lora_r)"
-    ]
+    assert load_train_config({"lora_r": 8})[1] == ["lora_r (skip2 takes skip_r)"]
+    assert load_train_config({"method": "lora", "skip_r": 8})[1] == ["skip_r (lora takes lora_r)"]
     assert load_train_config({"skip_r": 8})[1] == []
 
 
@@ -176,7 +174,11 @@ ERRORS = [
     ("data:\n  class_path: litgpt.data.JSON\n  init_args: abc\n", "init_args of data is 'abc'"),
     ("data:\n  json_path: x\n", "data needs class_path (and init_args)"),
     ("data:\n  class_path: litgpt.data.JSON\n", "data of class JSON needs init_args: json_path"),
-    ("method: dora\n", "method is 'dora'; choose from lora, skip, skip2"),
+    (
+        "method: dora\n",
+        "method is 'dora'; choose from lora, lora-all, lora-last, full, "
+        "full+lora, last, bias, skip, skip2",
+    ),
     ("devices: 4\n", "devices is 4; only 1 is supported"),
 ]
 

@@ -3,13 +3,15 @@ import torch
 from litgpt.config import Config
 from litgpt.model import GPT
 
+from skip2bench.building import build_empty_model, build_model, count_parameters
 from skip2bench.config import BenchConfig
 from skip2bench.errors import Skip2BenchError
-from skip2bench.methods import build_empty_model, build_model, count_parameters, resolve_method
+from skip2bench.methods import METHODS, has_biases, resolve_method
 from skip2bench.models import Base, config_by_name, load_checkpoint, make_random
 from skip2bench.workload import count_workload_flops
 
 LLAMA = "Llama-2-7b-hf"
+CPU = torch.device("cpu")
 
 
 def settings_for(method: str, blocks: str, model: Config, **changes):
@@ -59,15 +61,100 @@ def test_known_flops_of_llama_2_7b():
     assert head < skip["backward_flops"] < 1.02 * head * 512 / 511
 
 
-def test_only_the_adapters_train(tiny_checkpoint):
-    base = load_checkpoint(tiny_checkpoint, torch.device("cpu"), torch.float32)
-    for method in ("lora", "skip", "skip2"):
-        model = build_model(
-            settings_for(method, "all", base.config), base, torch.device("cpu"), seed=1
-        )
-        assert {name for name, p in model.named_parameters() if p.requires_grad} == {
-            name for name, _ in model.named_parameters() if "lora_" in name
-        }
+BLOCK_LINEARS = ("attn.qkv", "attn.proj", "mlp.fc", "mlp.fc_1", "mlp.fc_2", "mlp.proj")
+
+
+def expected_names(method: str, names: list[str]) -> set[str]:
+    """What the paper says each method trains, spelt out by parameter names."""
+    lora_layers = {
+        "lora": ("attn.qkv",),
+        "lora-all": BLOCK_LINEARS,
+        "full+lora": BLOCK_LINEARS,
+        "lora-last": ("lm_head",),
+        "skip": ("adapters",),
+        "skip2": ("adapters",),
+    }.get(method, ())
+    adapters = {
+        name
+        for name in names
+        if name.endswith((".lora_A", ".lora_B"))
+        and any(f"{layer}." in f"{name}." for layer in lora_layers)
+    }
+    own = {name for name in names if "lora_" not in name}
+    weights = {
+        "full": own,
+        "full+lora": own,
+        "last": own & {"lm_head.weight", "lm_head.bias"},
+        "bias": {name for name in own if name.endswith(".bias")},
+    }.get(method, set())
+    return adapters | weights
+
+
+@pytest.mark.parametrize(
+    ("method", "architecture"),
+    [
+        (method, architecture)
+        for method in METHODS
+        for architecture in ("tiny", "pythia-14m")
+        if (method, architecture) != ("bias", "tiny")  # the tiny model has no biases
+    ],
+)
+def test_exactly_what_a_method_trains(method, architecture, tiny_checkpoint):
+    """On a model without biases, and on one with biases and LayerNorm."""
+    if architecture == "tiny":
+        base = load_checkpoint(tiny_checkpoint, CPU, torch.float32)
+    else:
+        base = make_random(architecture, CPU, torch.float32, seed=1)
+    model = build_model(settings_for(method, "0,2", base.config), base, CPU, seed=1)
+    names = [name for name, _ in model.named_parameters()]
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == expected_names(method, names)
+    assert trained
+    if method in ("lora-all", "full+lora"):
+        layers = 4 if architecture == "pythia-14m" else 5  # GptNeoxMLP has fc and proj
+        assert sum("lora_A" in name for name in trained) == layers * base.config.n_layer
+    if method == "lora":  # query and value alone: two of the three parts of A and B
+        a = model.transformer.h[0].attn.qkv.lora_A
+        assert a.shape[0] == 2 * 4
+
+
+def test_a_model_without_biases_cannot_train_them(tiny_checkpoint):
+    base = load_checkpoint(tiny_checkpoint, CPU, torch.float32)
+    with pytest.raises(
+        Skip2BenchError, match="method 'bias' trains biases, and 'tiny' has none; choose another"
+    ):
+        settings_for("bias", "", base.config)
+
+
+@pytest.mark.parametrize("name", ["pythia-14m", "Llama-2-7b-hf", "Qwen2.5-0.5B", "phi-2"])
+def test_biases_are_found_where_a_model_has_them(name):
+    config = config_by_name(name)
+    with torch.device("meta"):
+        names = [name for name, _ in GPT(config).named_parameters()]
+    assert has_biases(config) == any(name.endswith("bias") for name in names)
+
+
+@pytest.mark.parametrize("method", ["full", "last", "full+lora"])
+def test_weights_that_train_are_copies(method, tiny_checkpoint):
+    base = load_checkpoint(tiny_checkpoint, CPU, torch.float32)
+    model = build_model(settings_for(method, "", base.config), base, CPU, seed=1)
+    before = base.weights["lm_head.weight"].clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 1
+    assert torch.equal(base.weights["lm_head.weight"], before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_starts_at_the_base_model(method):
+    base = make_random("pythia-14m", CPU, torch.float32, seed=1)
+    model = build_model(settings_for(method, "0,2", base.config), base, CPU, seed=1).eval()
+    plain = GPT(base.config).eval()
+    plain.load_state_dict(base.weights)
+    tokens = torch.randint(1000, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), plain(tokens))
 
 
 def test_models_share_the_weights_of_their_base(tiny_checkpoint):

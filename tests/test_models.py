@@ -4,9 +4,10 @@ import pytest
 import torch
 from litgpt.tokenizer import Tokenizer
 
+from skip2bench.building import build_model
 from skip2bench.config import BenchConfig
 from skip2bench.errors import Skip2BenchError
-from skip2bench.methods import build_model, resolve_method
+from skip2bench.methods import resolve_method
 from skip2bench.models import (
     check_checkpoint,
     config_by_name,

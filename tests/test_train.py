@@ -11,15 +11,18 @@ from litgpt.data import SFTDataset
 from litgpt.lora import GPT as LoraGPT
 from litgpt.lora import Config as LoraConfig
 from litgpt.lora import mark_only_lora_as_trainable
+from litgpt.model import GPT
 from litgpt.tokenizer import Tokenizer
 from litgpt.utils import chunked_cross_entropy
 
 import skip2bench.loop
+from skip2bench.building import build_model
 from skip2bench.checkpoints import load_skip_model
 from skip2bench.config import TrainConfig
 from skip2bench.data import collate, global_batches, load_data
+from skip2bench.domain import load_domain
 from skip2bench.errors import Skip2BenchError
-from skip2bench.methods import build_model, resolve_method
+from skip2bench.methods import METHODS, resolve_method
 from skip2bench.models import load_checkpoint
 from skip2bench.results import METRICS_COLUMNS, STEPS_COLUMNS
 from skip2bench.train import run_training
@@ -27,7 +30,7 @@ from skip2bench.train import run_training
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("method", ["lora", "skip", "skip2"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "bias"])
 def test_a_run_writes_what_the_design_says(train, method):
     summary, metrics, steps, folder = train(method=method)
     assert summary["status"] == "ok"
@@ -49,6 +52,11 @@ def test_a_run_writes_what_the_design_says(train, method):
     assert (
         (summary["cache_build_seconds"] > 0) == (summary["cache_bytes"] > 0) == (method == "skip2")
     )
+    saved = {"full": "lit_model.pth", "full+lora": "lit_model.pth"}
+    saved |= dict.fromkeys(("lora", "lora-all", "lora-last"), "lit_model.pth.lora")
+    file = folder / "final" / saved.get(method, "adapter.safetensors")
+    assert summary["adapter_bytes"] == file.stat().st_size
+    assert summary["forgetting"] is None  # no text of the tiny model's domain
     written = json.loads((folder / "summary.json").read_text())
     assert written == {key: value for key, value in summary.items() if key != "folder"}
     environment = json.loads((folder / "environment.json").read_text())
@@ -83,10 +91,11 @@ def test_every_method_sees_the_same_batches(train, monkeypatch):
         return take_step(run, step, batch, supervised)
 
     monkeypatch.setattr(skip2bench.loop, "_take_step", record)
-    for method in ("lora", "skip", "skip2"):
+    methods = [method for method in METHODS if method != "bias"]
+    for method in methods:
         train(method, method=method)
     first, *others = seen.values()
-    assert len(seen) == 3
+    assert len(seen) == len(methods) == 8
     assert all(other == first for other in others)
 
 
@@ -108,6 +117,38 @@ def test_frozen_weights_do_not_move(train, method, monkeypatch, tiny_checkpoint)
     assert len(kept) >= 2
     assert all(torch.equal(before[key], after[key]) for key in kept)
     assert any("lora_B" in key and value.abs().sum() > 0 for key, value in after.items())
+
+
+@pytest.mark.parametrize("method", ["lora", "skip", "skip2", "last"])
+def test_forgetting_is_the_change_of_the_loss_on_the_domain_text(
+    train, method, tmp_path, tiny_checkpoint
+):
+    text = tmp_path / "domain.txt"
+    text.write_text("Held-out words of another kind. " * 60)
+    summary, *_ = train(method=method, domain_text=str(text))
+    base = load_checkpoint(tiny_checkpoint, CPU, torch.float32)
+    model = GPT(base.config)
+    model.load_state_dict(base.weights)
+    domain = load_domain(str(text), tiny_checkpoint, Tokenizer(tiny_checkpoint), 96)
+    with torch.no_grad():
+        losses = [
+            torch.nn.functional.cross_entropy(model(ids[None])[0, :-1], ids[1:])
+            for ids in domain.input_ids
+        ]
+    assert summary["domain_loss_before"] == pytest.approx(float(sum(losses)) / len(losses), 1e-5)
+    assert summary["forgetting"] == pytest.approx(
+        summary["domain_loss_after"] - summary["domain_loss_before"]
+    )
+    assert abs(summary["forgetting"]) > 1e-4
+
+
+def test_skip2_forgets_what_skip_forgets(train, tmp_path):
+    text = tmp_path / "domain.txt"
+    text.write_text("Held-out words of another kind. " * 60)
+    skip, skip2 = (
+        train(method, method=method, domain_text=str(text))[0] for method in ("skip", "skip2")
+    )
+    assert skip["forgetting"] == pytest.approx(skip2["forgetting"], abs=1e-5)
 
 
 def test_lora_equals_a_plain_loop_over_litgpt(train, tiny_checkpoint, tiny_data):

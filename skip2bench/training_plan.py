@@ -1,0 +1,110 @@
+"""A training run before it starts: its input checked and loaded, nothing written yet."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from litgpt.config import Config
+from litgpt.tokenizer import Tokenizer
+
+from skip2bench.config import TrainConfig
+from skip2bench.console import warn
+from skip2bench.data import Samples, TokenizedData, count_steps, load_data
+from skip2bench.domain import load_domain
+from skip2bench.environment import choose_device, choose_precision
+from skip2bench.logs import check_tensorboard
+from skip2bench.methods import MethodSettings, resolve_method
+from skip2bench.models import check_checkpoint, embedded_checkpoint, load_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """A run whose input is known to be good."""
+
+    config: TrainConfig
+    base_folder: Path
+    model_config: Config
+    settings: MethodSettings
+    data: TokenizedData
+    domain: Samples | None
+    """Held-out text of the base model's domain, to measure forgetting."""
+    device: torch.device
+    precision: str
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        config = self.config
+        return count_steps(
+            len(self.data.train), config.global_batch_size, config.epochs, config.max_steps
+        )
+
+    @property
+    def model_name(self) -> str:
+        """Name of the base model's folder."""
+        return self.base_folder.name
+
+    def describe(self) -> dict[str, Any]:
+        """What `summary.json` says of a run before it starts."""
+        config, settings, data = self.config, self.settings, self.data
+        return {
+            "kind": "train",
+            "label": settings.label,
+            "method": settings.method.name,
+            "blocks": list(settings.blocks) if settings.blocks is not None else None,
+            "target": settings.skip.target if settings.skip else None,
+            "rank": settings.rank,
+            "model": self.model_name,
+            "data": data.name,
+            "train_samples": len(data.train),
+            "val_samples": len(data.val),
+            "dropped_samples": data.dropped,
+            "seed": config.seed,
+            "global_batch_size": config.global_batch_size,
+            "micro_batch_size": config.micro_batch_size,
+            "learning_rate": config.learning_rate,
+            "precision": self.precision,
+            "device": str(self.device),
+            "error": None,
+        }
+
+
+def plan_training(config: TrainConfig) -> TrainingPlan:
+    """Check all input and load the data.
+
+    Raises:
+        Skip2BenchError: something of it is not good.
+    """
+    base_folder = config.checkpoint_dir or embedded_checkpoint()
+    check_checkpoint(base_folder)
+    model_config = load_config(base_folder)
+    settings = resolve_method(config.method, config.blocks, config, model_config)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    if config.logger == "tensorboard":
+        check_tensorboard()
+    length = min(config.max_seq_length or model_config.block_size, model_config.block_size)
+    tokenizer = Tokenizer(base_folder)
+    plan = TrainingPlan(
+        config=config,
+        base_folder=base_folder,
+        model_config=model_config,
+        settings=settings,
+        data=load_data(config, tokenizer, length),
+        domain=load_domain(config.domain_text, base_folder, tokenizer, length),
+        device=device,
+        precision=precision,
+    )
+    if plan.data.dropped:
+        warn(
+            f"{plan.data.dropped} samples left out: cut to {length} tokens, "
+            "nothing of their output is left"
+        )
+    if plan.steps < config.lr_warmup_steps:
+        warn(
+            f"the run ends inside the warm-up: {plan.steps} of {config.lr_warmup_steps} steps, "
+            f"the learning rate reaches {plan.steps / config.lr_warmup_steps:.0%} of "
+            f"{config.learning_rate}; lower --lr-warmup-steps"
+        )
+    return plan
