@@ -21,7 +21,7 @@ from skip2bench.bench_summary import (
     summarise_phases,
 )
 from skip2bench.building import build_empty_model, count_parameters
-from skip2bench.config import BenchConfig
+from skip2bench.config import BenchConfig, to_plain
 from skip2bench.console import Bar, note
 from skip2bench.environment import (
     choose_device,
@@ -86,7 +86,7 @@ def run_bench(config: BenchConfig, arguments: list[str]) -> dict[str, Any]:
         **{key: getattr(config, key) for key in _RECORDED},
         "configurations": [],
     }
-    with record_run(folder, config, environment, known, started) as summary:
+    with record_run(folder, to_plain(config), environment, known, started) as summary:
         entries, rows = _measure(config, requests, model_config, device, precision)
         summary["configurations"] = entries
         write_csv(folder / "measurements.csv", MEASUREMENT_COLUMNS, rows)

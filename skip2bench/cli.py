@@ -1,23 +1,21 @@
 """The command line: parse flags, build a configuration, call one function, print.
 
-Flags are made from the fields of the configurations, so that flag, YAML key and Python argument
-share one name and one text. Heavy imports wait until a command runs: `--help` is instant.
+Flags come from `flags`. Heavy imports wait until a command runs: `--help` is instant.
 """
 
-import inspect
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Optional, get_args, get_type_hints
+from typing import Annotated, Any, Optional
 
 import typer
 
 from skip2bench import __version__
-from skip2bench.config import EMBEDDED_DEFAULTS, BenchConfig, ReportConfig, TrainConfig
+from skip2bench.compare_config import OWN_TRAIN_KEYS, CompareConfig, load_compare_config
+from skip2bench.config import BenchConfig, ReportConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.flags import extra_flag, flags_from, given, normalise_flags
 from skip2bench.results import to_json
 
 app = typer.Typer(
@@ -29,13 +27,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_LITGPT_SPELLINGS = {
-    "--skip2lora-block-indices": "--blocks",
-    "--skip2lora-output-layer": "--target",
-    "--logger-name": "--logger",
-    "--eval.interval": "--eval-interval",
-}
 
 
 def main() -> None:
@@ -49,94 +40,17 @@ def main() -> None:
         sys.exit(1)
 
 
-def normalise_flags(arguments: list[str]) -> list[str]:
-    """Bring LitGPT's spellings of flags to ours: underscores, `--train.`, `--skip2lora_*`."""
-    result = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            name = name.replace("_", "-").replace("--train.", "--")
-            argument = _LITGPT_SPELLINGS.get(name, name) + equals + value
-        result.append(argument)
-    return result
-
-
-def _flags_from(
-    config_class: type, *extra: inspect.Parameter
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: give a command a flag for each field of `config_class`, None where not typed."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(config_class)
-        own_defaults = EMBEDDED_DEFAULTS if config_class is TrainConfig else {}
-        # a command's own flags first, then those that it shares with others
-        ordered = sorted(
-            fields(config_class), key=lambda f: f.name not in config_class.__annotations__
-        )
-        parameters = [
-            *(_flag(item, hints[item.name], own_defaults.get(item.name)) for item in ordered),
-            *extra,
-        ]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        return command
-
-    return decorate
-
-
-def _flag(item: Any, hint: Any, embedded_default: Any) -> inspect.Parameter:
-    name = item.name.replace("_", "-")
-    default = ""
-    if item.default not in (None, MISSING, False):
-        default = f" [default: {_default_text(item.default)}"
-        if embedded_default is not None:
-            default += f"; for the embedded model {embedded_default}"
-        default += "]"
-    if NoneType in get_args(hint):
-        hint = next(inner for inner in get_args(hint) if inner is not NoneType)
-    kind: Any = hint if hint in (int, float, bool, Path) else str
-    if item.metadata.get("repeatable"):
-        kind = list[str]
-    flag = f"--{name}/--no-{name}" if kind is bool and item.name != "force" else f"--{name}"
-    option = typer.Option(flag, help=item.metadata["help"] + default, show_default=False)
-    return inspect.Parameter(
-        item.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[Optional[kind], option],
-    )
-
-
-def _default_text(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else "yes" if value is True else str(value)
-
-
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    """Only the flags that were typed."""
-    return {name: value for name, value in flags.items() if value is not None and value != []}
-
-
-def _extra(name: str, kind: Any, text: str, default: Any = None) -> inspect.Parameter:
-    option = typer.Option(f"--{name}", help=text, show_default=False)
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
-    )
-
-
-_JSON = _extra("json", bool, "Print the summary as JSON.", default=False)
+_JSON = extra_flag("json", bool, "Print the summary as JSON.", default=False)
 
 
 @app.command()
-@_flags_from(BenchConfig, _JSON)
+@flags_from(BenchConfig, extra=(_JSON,))
 def bench(**flags: Any) -> None:
     """Measure parameters, forward, backward, FLOPs and memory of LoRA and Skip2-LoRA."""
     from skip2bench.config_file import coerce
 
     as_json = flags.pop("json")
-    values = _given(flags)
-    if "methods" in values:
-        values["methods"] = tuple(name.strip() for name in values["methods"].split(","))
-    config = BenchConfig(**coerce(BenchConfig, values))
+    config = BenchConfig(**coerce(BenchConfig, given(flags)))
 
     from skip2bench.bench import run_bench
     from skip2bench.screens import print_bench
@@ -145,17 +59,19 @@ def bench(**flags: Any) -> None:
 
 
 @app.command()
-@_flags_from(
+@flags_from(
     TrainConfig,
-    _JSON,
-    _extra("config", Optional[Path], "YAML file, LitGPT's or a run's config.yaml."),
+    extra=(
+        _JSON,
+        extra_flag("config", Optional[Path], "YAML file, LitGPT's or a run's config.yaml."),
+    ),
 )
 def train(**flags: Any) -> None:
     """Fine-tune with LoRA, Skip-LoRA or Skip2-LoRA; write metrics, adapter and summary."""
     from skip2bench.config_file import load_train_config
 
     as_json, path = flags.pop("json"), flags.pop("config")
-    config, ignored = load_train_config(_given(flags), path)
+    config, ignored = load_train_config(given(flags), path)
 
     from skip2bench.console import note
     from skip2bench.screens import print_train
@@ -167,12 +83,33 @@ def train(**flags: Any) -> None:
 
 
 @app.command()
-@_flags_from(ReportConfig)
+@flags_from(
+    CompareConfig,
+    TrainConfig,
+    extra=(_JSON, extra_flag("config", Optional[Path], "YAML file that describes the matrix.")),
+    without=OWN_TRAIN_KEYS,
+)
+def compare(**flags: Any) -> None:
+    """Run a matrix of methods, blocks, learning rates and seeds, each run a process of its own."""
+    as_json, path = flags.pop("json"), flags.pop("config")
+    config = load_compare_config(given(flags), path)
+
+    from skip2bench.compare import run_comparison
+    from skip2bench.compare_screen import print_compare
+
+    results = run_comparison(config, sys.argv[1:])
+    _print_result(results, as_json, print_compare)
+    if results.get("error"):
+        raise Skip2BenchError(results["error"])
+
+
+@app.command()
+@flags_from(ReportConfig)
 def report(**flags: Any) -> None:
     """Write the evaluation report, in Markdown, from the files in a results folder."""
     from skip2bench.report import render_report
 
-    config = ReportConfig(**_given(flags))
+    config = ReportConfig(**given(flags))
     text = render_report(config)
     if config.output is None:
         _print_text(text)

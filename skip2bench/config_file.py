@@ -6,6 +6,7 @@ A YAML file is either flat, with the field names of the configuration (what a ru
 """
 
 import difflib
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,11 +14,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from skip2bench.config import EMBEDDED_DEFAULTS, LORA_TARGETS, RunConfig, TrainConfig
+from skip2bench.config import EMBEDDED_DEFAULTS, LORA_TARGETS, TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.resources import find_resource
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config")
 
 _RENAMED = {
     "eval.interval": "eval_interval",
@@ -77,19 +78,38 @@ def coerce(config_class: type[Config], values: dict[str, Any]) -> dict[str, Any]
             type.
     """
     hints = get_type_hints(config_class)
-    known = [item.name for item in fields(config_class)]
+    listed = {item.name: item for item in fields(config_class)}  # type: ignore[arg-type]
+    refuse_unknown(values, listed.keys())
     result = {}
     for key, value in values.items():
+        if value is None and not _takes_none(hints[key]):
+            continue
+        if get_origin(hints[key]) is tuple and isinstance(value, str | int | float):
+            # what may be repeated has commas of its own: blocks
+            is_one = not isinstance(value, str) or listed[key].metadata.get("repeatable")
+            value = [value] if is_one else [part.strip() for part in str(value).split(",")]
+        result[key] = _coerce_value(key, value, hints[key])
+    return result
+
+
+def refuse_unknown(values: Iterable[str], known: Collection[str]) -> None:
+    """Raise a Skip2BenchError for the first key that is not known; it names the nearest one."""
+    for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             remedy = (
                 f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
             )
             raise Skip2BenchError(f"unknown key {key!r}; {remedy}")
-        if value is None and not _takes_none(hints[key]):
-            continue
-        result[key] = _coerce_value(key, value, hints[key])
-    return result
+
+
+def read_flat_file(path: Path) -> dict[str, Any]:
+    """Values of a YAML file by field name, LitGPT's nested blocks among them.
+
+    Raises:
+        Skip2BenchError: the file cannot be read, or a key of LitGPT's in it is not supported.
+    """
+    return _flatten(_read_mapping(path))[0]
 
 
 def _read_train_file(path: Path, method: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -250,7 +270,9 @@ def _coerce_value(key: str, value: Any, hint: Any) -> Any:
         good = isinstance(value, bool)
     elif get_origin(hint) is tuple:
         good = isinstance(value, list | tuple)
-        value = tuple(str(item) for item in value) if good else value
+        kind = get_args(hint)[0]
+        items = (str(i) if kind is str else _coerce_value(key, i, kind) for i in value or ())
+        value = tuple(items) if good else value
     elif hint is Path or hint is str:
         good = isinstance(value, str | Path)
     else:

@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -90,3 +91,26 @@ class Bar:
             f"{elapsed:.0f} s elapsed, {left:.0f} s left"
         )
         sys.stderr.flush()
+
+
+class Waiting:
+    """A line with a moving mark and the time so far, while a process of its own works."""
+
+    def __init__(self, title: str) -> None:
+        """Prepare the line; nothing is shown where stderr is no terminal."""
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=stderr,
+            transient=True,
+            disable=not stderr.is_terminal,
+        )
+        self._progress.add_task(title, total=None)
+
+    def __enter__(self) -> "Waiting":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

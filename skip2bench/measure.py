@@ -136,19 +136,19 @@ def count_saved_bytes(call: Callable[[], object], excluded: Iterable[Tensor]) ->
     (parameters and cached inputs, which exist with or without autograd).
     """
     known = {tensor.untyped_storage().data_ptr() for tensor in excluded}
-    saved: dict[int, tuple[int, Tensor]] = {}
+    saved: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def keep(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            # the tensor is held, so that no other storage can take its address while we count
-            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
+            # The storage is held, so that no other can take its address while we count. Not the
+            # tensor: it holds the graph, which holds this function, and nothing would be freed.
+            saved[storage.data_ptr()] = storage
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: None):
         result = call()
     del result
-    return sum(nbytes for nbytes, _ in saved.values())
+    return sum(storage.nbytes() for storage in saved.values())
 
 
 def count_flops(call: Callable[[], object]) -> int:

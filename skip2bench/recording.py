@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from skip2bench.config import RunConfig, to_plain
 from skip2bench.console import note
 from skip2bench.errors import Skip2BenchError
 from skip2bench.results import SCHEMA_VERSION, utc_now, write_json, write_yaml
@@ -20,7 +19,7 @@ from skip2bench.results import SCHEMA_VERSION, utc_now, write_json, write_yaml
 @contextmanager
 def record_run(
     folder: Path,
-    config: RunConfig,
+    config: dict[str, Any],
     environment: dict[str, Any],
     summary: dict[str, Any],
     started: float,
@@ -29,9 +28,10 @@ def record_run(
 
     Args:
         folder: The run folder.
-        config: Written as `config.yaml`.
+        config: Written as `config.yaml`; plain values.
         environment: Written as `environment.json`.
-        summary: What is known at the start; the block adds its figures to what it is given.
+        summary: What is known at the start; the block adds its figures to what it is given, and may
+            set a `status` other than "ok".
         started: `time.monotonic()` when the command began; `wall_seconds` counts from there, and
             `preparation_seconds` are those until now (checking input, loading and tokenizing data).
 
@@ -46,12 +46,13 @@ def record_run(
         **summary,
         "preparation_seconds": preparation_seconds,
     }
-    write_yaml(folder / "config.yaml", to_plain(config))
+    write_yaml(folder / "config.yaml", config)
     write_json(folder / "environment.json", environment)
     write_json(folder / "summary.json", summary)
     try:
         yield summary
-        summary["status"] = "ok"
+        if summary["status"] == "running":
+            summary["status"] = "ok"
     except KeyboardInterrupt:
         summary["status"] = "interrupted"
         note(f"interrupted; what was done is in {folder}")

@@ -16,9 +16,9 @@ from skip2bench.cache_folder import CacheFolder
 from skip2bench.cache_plan import CacheUse, plan_cache
 from skip2bench.cached_objective import CachedObjective
 from skip2bench.checkpoints import save_adapter
-from skip2bench.config import TrainConfig
+from skip2bench.config import TrainConfig, to_plain
 from skip2bench.console import note
-from skip2bench.environment import describe_environment, weights_dtype
+from skip2bench.environment import weights_dtype
 from skip2bench.logs import RunLogs
 from skip2bench.loop import Progress, TrainingRun, fit, planned_batches, summarise_run
 from skip2bench.measure import Clock, hold_freed_memory, reset_peak_memory
@@ -51,19 +51,9 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
         "train", model_name, plan.settings.slug, config.out_dir, force=config.force
     )
     log_folder = create_log_folder(folder)
-    environment = describe_environment(plan.device, arguments) | {
-        "data": {
-            "name": plan.data.name,
-            "samples": len(plan.data.train) + len(plan.data.val),
-            "sha256": plan.data.sha256,
-        },
-        "checkpoint": {
-            "name": model_name,
-            "sha256": hash_file(plan.base_folder / "lit_model.pth"),
-        },
-    }
+    environment = plan.describe_environment(arguments)
     known = plan.describe() | {"log_folder": log_folder.relative_to(folder).as_posix()}
-    with record_run(folder, config, environment, known, started) as summary:
+    with record_run(folder, to_plain(config), environment, known, started) as summary:
         summary |= _train(plan, folder, log_folder, environment)
     return summary | {"folder": str(folder)}
 
@@ -73,7 +63,8 @@ def _train(
 ) -> dict[str, Any]:
     """Build the model, train it, save the adapter; return the figures of the run."""
     config, device = plan.config, plan.device
-    hold_freed_memory()
+    if plan.settings.method.is_cached:
+        hold_freed_memory()  # the others lose by it, a tenth of LoRA's time
     fabric = Fabric(accelerator=device.type, devices=1, precision=plan.precision)
     base = load_checkpoint(plan.base_folder, device, weights_dtype(plan.precision))
     model = build_model(plan.settings, base, device, config.seed)

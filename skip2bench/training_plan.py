@@ -12,10 +12,10 @@ from skip2bench.config import TrainConfig
 from skip2bench.console import warn
 from skip2bench.data import Samples, TokenizedData, count_steps, load_data
 from skip2bench.domain import load_domain
-from skip2bench.environment import choose_device, choose_precision
+from skip2bench.environment import choose_device, choose_precision, describe_environment
 from skip2bench.logs import check_tensorboard
 from skip2bench.methods import MethodSettings, resolve_method
-from skip2bench.models import check_checkpoint, embedded_checkpoint, load_config
+from skip2bench.models import check_checkpoint, embedded_checkpoint, hash_file, load_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,28 @@ class TrainingPlan:
         )
 
     @property
+    def max_seq_length(self) -> int:
+        """No sample has more tokens."""
+        return limit_length(self.config, self.model_config)
+
+    @property
     def model_name(self) -> str:
         """Name of the base model's folder."""
         return self.base_folder.name
+
+    def describe_environment(self, arguments: list[str]) -> dict[str, Any]:
+        """What `environment.json` says: machine and versions, and hashes of data and weights."""
+        return describe_environment(self.device, arguments) | {
+            "data": {
+                "name": self.data.name,
+                "samples": len(self.data.train) + len(self.data.val),
+                "sha256": self.data.sha256,
+            },
+            "checkpoint": {
+                "name": self.model_name,
+                "sha256": hash_file(self.base_folder / "lit_model.pth"),
+            },
+        }
 
     def describe(self) -> dict[str, Any]:
         """What `summary.json` says of a run before it starts."""
@@ -84,7 +103,7 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     precision = choose_precision(config.precision, device)
     if config.logger == "tensorboard":
         check_tensorboard()
-    length = min(config.max_seq_length or model_config.block_size, model_config.block_size)
+    length = limit_length(config, model_config)
     tokenizer = Tokenizer(base_folder)
     plan = TrainingPlan(
         config=config,
@@ -108,3 +127,9 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
             f"{config.learning_rate}; lower --lr-warmup-steps"
         )
     return plan
+
+
+def limit_length(config: TrainConfig, model_config: Config) -> int:
+    """Tokens that a sample is cut to: what was asked for, within the model's context."""
+    context = int(model_config.block_size)
+    return min(config.max_seq_length or context, context)

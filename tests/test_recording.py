@@ -4,14 +4,14 @@ import time
 import pytest
 import torch
 
-from skip2bench.config import BenchConfig
+from skip2bench.config import BenchConfig, to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.recording import is_out_of_memory, record_run
 
 
 def run(folder, error: BaseException | None = None):
     with record_run(
-        folder, BenchConfig(), {"torch": "x"}, {"kind": "bench"}, time.monotonic() - 9
+        folder, to_plain(BenchConfig()), {"torch": "x"}, {"kind": "bench"}, time.monotonic() - 9
     ) as summary:
         assert json.loads((folder / "summary.json").read_text())["status"] == "running"
         summary["figure_seconds"] = 1.5

@@ -1,0 +1,181 @@
+"""What `skip2bench compare` runs: flows, flags and YAML files of a matrix.
+
+Values come from: defaults < the flow < a YAML file < flags. A key that is none of the comparison's
+own is one of `train`, and holds for every cell.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from skip2bench.byte_sizes import parse_bytes
+from skip2bench.config import (
+    EMBEDDED_DEFAULTS,
+    MethodName,
+    TrainConfig,
+    check_choice,
+    check_positive,
+    option,
+)
+from skip2bench.config_file import coerce, read_flat_file, refuse_unknown
+from skip2bench.errors import Skip2BenchError
+
+Flow = Literal["minimal", "small", "detailed"]
+Peer = Literal["litgpt", "peft"]
+
+OWN_TRAIN_KEYS = frozenset(("method", "learning_rate", "force", "cache_dir", "devices"))
+"""Fields of `train` that the matrix sets for each cell."""
+_LR_STEP = 3
+"""Neighbours in the grid of learning rates differ by this factor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Which cells a comparison has: configurations × learning rates × seeds."""
+
+    flow: Flow = option(
+        "small", "Size of the matrix: minimal (minutes), small (about an hour) or detailed (hours)."
+    )
+    methods: tuple[str, ...] = option(("lora", "skip2"), "Methods to compare, comma-separated.")
+    blocks: tuple[str, ...] = option(
+        ("fast", "balanced", "accurate", "all"),
+        "Blocks of the Skip methods; repeat the flag for several.",
+        repeatable=True,
+    )
+    seeds: int = option(3, "Runs of each configuration: with --seed, the one after it, and so on.")
+    learning_rates: tuple[float, ...] = option(
+        (), "Grid for every method, comma-separated; the best of each is compared."
+    )
+    match_params: bool = option(
+        False, "Set each adapter method's rank to train as many parameters as the baseline."
+    )
+    baseline: MethodName = option("lora", "Method that the others are compared with.")
+    target_loss: float | None = option(
+        None, "Validation loss to reach (default: the baseline's final one on the same seed)."
+    )
+    peers: tuple[str, ...] = option(
+        (), "LoRA that others wrote, on the same data: litgpt, peft (needs the extra 'peers')."
+    )
+    bench: bool = option(True, "Run the micro-benchmark of the same configurations first.")
+    aa: bool = option(False, "Run the baseline once more under another name.")
+    max_memory: str | None = option(
+        None, "Cap on the memory of each cell, such as 8GiB (Linux): beyond it, the cell is oom."
+    )
+    configurations: tuple[dict[str, Any], ...] = field(default=(), metadata={"help": ""})
+    """From YAML alone, in place of methods × blocks: `method`, and `label`, `blocks`,
+    `learning_rates`, `max_memory` or any key of `train`."""
+    train: dict[str, Any] = field(default_factory=dict, metadata={"help": ""})
+    """Values of `train` for every cell, by field name."""
+    resume: bool = option(True, "Go on with the newest comparison of the same configuration.")
+    dry_run: bool = option(False, "Say what would run and how long it would take, and stop.")
+    out_dir: Path | None = option(None, "Folder of the comparison (default: below results).")
+
+    def __post_init__(self) -> None:
+        check_choice("flow", self.flow, get_args(Flow))
+        for name in self.methods:
+            check_choice("methods", name, get_args(MethodName))
+        check_choice("baseline", self.baseline, get_args(MethodName))
+        for name in self.peers:
+            check_choice("peers", name, get_args(Peer))
+        check_positive("seeds", self.seeds)
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise Skip2BenchError("learning_rates names a rate twice; give each once")
+        if self.max_memory is not None:
+            parse_bytes("max_memory", self.max_memory)
+        for number, entry in enumerate(self.configurations, start=1):
+            _check_configuration(entry, number)
+        self.cell_config({})  # raises where a value of `train` is not good
+        for rate in self.learning_rates:
+            self.cell_config({"learning_rate": rate})
+
+    def cell_config(self, values: dict[str, Any]) -> TrainConfig:
+        """A cell's configuration: what holds for all, and `values` over it."""
+        merged = self.train | values
+        if merged.get("checkpoint_dir") is None:
+            merged = EMBEDDED_DEFAULTS | merged
+        return TrainConfig(**coerce(TrainConfig, merged))
+
+
+_FLOWS: dict[str, dict[str, Any]] = {
+    "minimal": {
+        "blocks": ("fast", "balanced"),
+        **{"train_samples": 80, "max_steps": 20, "eval_interval": 10, "lr_warmup_steps": 4},
+    },
+    "small": {},
+    "detailed": {"methods": get_args(MethodName), "seeds": 5, "aa": True},
+}
+_OWN_KEYS = frozenset(item.name for item in fields(CompareConfig)) - {"train"}
+
+
+def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> CompareConfig:
+    """Resolve the configuration of `compare`.
+
+    Args:
+        flags: Values given on the command line or by the caller, by field name; those of `train`
+            among them.
+        path: A YAML file with keys of `compare` and of `train`, or None.
+
+    Raises:
+        Skip2BenchError: the file cannot be read, or a key or value is unknown.
+    """
+    given = (read_flat_file(path) if path else {}) | flags
+    given |= given.pop("train", None) or {}  # as a comparison's own config.yaml has it
+    refuse_unknown(given, {*_OWN_KEYS, *(item.name for item in fields(TrainConfig))})
+    flow = given.get("flow", CompareConfig.flow)
+    check_choice("flow", flow, get_args(Flow))
+    values = _FLOWS[flow] | given
+    own = {key: value for key, value in values.items() if key in _OWN_KEYS}
+    train = {key: value for key, value in values.items() if key not in _OWN_KEYS}
+    for key in OWN_TRAIN_KEYS & train.keys():
+        raise Skip2BenchError(f"{key!r} is set for each cell by the matrix; {_REMEDIES[key]}")
+    listed = own.pop("configurations", None) or ()
+    if not isinstance(listed, list | tuple) or not all(isinstance(e, dict) for e in listed):
+        raise Skip2BenchError("configurations is no list of mappings; write '- method: lora'")
+    config = CompareConfig(**coerce(CompareConfig, own), configurations=tuple(listed), train=train)
+    if flow == "detailed" and not config.learning_rates:
+        middle = config.cell_config({}).learning_rate
+        own["learning_rates"] = (middle / _LR_STEP, middle, middle * _LR_STEP)
+        config = CompareConfig(
+            **coerce(CompareConfig, own), configurations=tuple(listed), train=train
+        )
+    return config
+
+
+_REMEDIES = {
+    "method": "use methods",
+    "learning_rate": "use learning_rates",
+    "force": "use --no-resume",
+    "cache_dir": "leave it out: cells share a cache below the comparison's folder",
+    "devices": "leave it out",
+}
+_CONFIGURATION_KEYS = frozenset(("label", "learning_rates", "max_memory"))
+
+
+def _check_configuration(entry: dict[str, Any], number: int) -> None:
+    known = {item.name for item in fields(TrainConfig)} - {"out_dir", "force", "cache_dir"}
+    known -= {"learning_rate", "seed", "devices"}
+    if "method" not in entry:
+        raise Skip2BenchError(f"configuration {number} has no method; add one")
+    refuse_unknown(entry, known | _CONFIGURATION_KEYS)
+    check_choice("method", entry["method"], get_args(MethodName))
+    rates = entry.get("learning_rates", [])
+    if not isinstance(rates, list | tuple):
+        raise Skip2BenchError(
+            f"learning_rates of configuration {number} is {rates!r}; write a list such as [3e-3]"
+        )
+    if entry.get("max_memory") is not None:
+        parse_bytes("max_memory", str(entry["max_memory"]))
+
+
+def to_plain(config: CompareConfig) -> dict[str, Any]:
+    """The configuration as YAML can hold it; where and whether to resume are left out."""
+    plain: dict[str, Any] = {}
+    for item in fields(config):
+        if item.name in ("out_dir", "resume", "dry_run"):
+            continue
+        value = getattr(config, item.name)
+        plain[item.name] = list(value) if isinstance(value, tuple) else value
+    plain["train"] = {
+        key: str(value) if isinstance(value, Path) else value for key, value in config.train.items()
+    }
+    return plain

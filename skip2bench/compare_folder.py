@@ -1,0 +1,156 @@
+"""The folder of a comparison: which cells are done in it, and for which configuration.
+
+A cell counts as done only if it ended well under the same key: its resolved configuration, the
+data's content, the weights, versions and hardware. So a comparison that was stopped, killed or
+enlarged goes on where it was, and never with figures of something else.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from skip2bench.cell_process import Outcome
+from skip2bench.compare_config import CompareConfig, to_plain
+from skip2bench.config import to_plain as config_to_plain
+from skip2bench.errors import Skip2BenchError
+from skip2bench.matrix import Cell
+from skip2bench.models import hash_file
+from skip2bench.results import create_run_folder, read_run, write_json
+
+_KEYED_ENVIRONMENT = ("skip2bench", "torch", "litgpt", "python", "processor", "threads", "gpu")
+_ROOT = Path("results")
+BENCH = "bench"
+"""Name of the micro-benchmark among the cells."""
+
+
+class CompareFolder:
+    """Cells below one folder."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` exists."""
+        self.path = path
+        self.cache = path / "cache"
+        self._cells = path / "cells"
+        self._cells.mkdir(exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within, no other comparison works in the folder.
+
+        Raises:
+            Skip2BenchError: one does.
+        """
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise Skip2BenchError(
+                f"another comparison is working in {str(self.path)!r}; wait for it, or choose "
+                "another --out-dir"
+            ) from error
+
+    def run_folder(self, name: str) -> Path:
+        """Run folder of a cell, or of the micro-benchmark."""
+        return self.path / BENCH if name == BENCH else self._cells / name
+
+    def log_file(self, name: str) -> Path:
+        """What a cell printed."""
+        return self._cells / f"{name}.log"
+
+    def spec_file(self, name: str) -> Path:
+        """What a cell's process is told."""
+        return self._cells / f"{name}.spec.json"
+
+    def read_outcome(self, name: str, key: str) -> Outcome | None:
+        """How a cell ended under this key; None where it has not."""
+        path = self._cells / f"{name}.json"
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            outcome = Outcome(**stored["outcome"])
+            if stored["key"] != key:
+                return None
+            if outcome.status == "ok" and read_run(self.run_folder(name)).summary["status"] != "ok":
+                return None
+        except (OSError, ValueError, KeyError, TypeError, Skip2BenchError):
+            return None  # not there, half of it, or another version's: the cell runs again
+        return outcome
+
+    def write_outcome(self, name: str, key: str, outcome: Outcome) -> None:
+        """Record how a cell ended."""
+        write_json(self._cells / f"{name}.json", {"key": key, "outcome": asdict(outcome)})
+
+    def clear(self, name: str) -> None:
+        """Remove what an earlier attempt at a cell left."""
+        (self._cells / f"{name}.json").unlink(missing_ok=True)
+        shutil.rmtree(self.run_folder(name), ignore_errors=True)
+
+
+def find_folder(config: CompareConfig, model: str) -> Path:
+    """The folder to work in: `out_dir`, the newest of the same configuration, or a new one.
+
+    Raises:
+        Skip2BenchError: `out_dir` holds something else, or a comparison that is not to be resumed.
+    """
+    if config.out_dir is not None:
+        if not (config.out_dir / "summary.json").exists():
+            return create_run_folder("compare", model, config.flow, config.out_dir)
+        if read_run(config.out_dir).kind != "compare":
+            raise Skip2BenchError(
+                f"{str(config.out_dir)!r} holds a run that is no comparison; "
+                "choose another --out-dir"
+            )
+        if not config.resume:
+            raise Skip2BenchError(
+                f"{str(config.out_dir)!r} holds a comparison already; choose another --out-dir, or "
+                "leave --no-resume out to go on with it"
+            )
+        return config.out_dir
+    found = _find_same(config, model) if config.resume else None
+    return found or create_run_folder("compare", model, config.flow)
+
+
+def _find_same(config: CompareConfig, model: str) -> Path | None:
+    wanted = to_plain(config)
+    for folder in sorted((_ROOT / "compare").glob(f"*-{model}-{config.flow}*"), reverse=True):
+        try:
+            stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        if stored == json.loads(json.dumps(wanted)):
+            return folder
+    return None
+
+
+def make_key(content: dict[str, Any], environment: dict[str, Any]) -> str:
+    """Hash of all that decides a result: what is run, and on which weights, versions, hardware."""
+    named = {name: environment.get(name) for name in ("checkpoint", *_KEYED_ENVIRONMENT)}
+    return hashlib.sha256(
+        json.dumps(content | named, sort_keys=True, default=str).encode()
+    ).hexdigest()
+
+
+def describe_cell(cell: Cell, data_sha256: str) -> dict[str, Any]:
+    """What a cell's key covers; where its cache lies makes no difference.
+
+    Args:
+        cell: The cell.
+        data_sha256: Of the tokens and labels that the matrix shares; a configuration with a data
+            file of its own is covered by that file's content.
+    """
+    data = Path(cell.config.data)
+    return {
+        "config": config_to_plain(cell.config) | {"cache_dir": None},
+        "role": cell.role,
+        "peer": cell.peer,
+        "max_memory_bytes": cell.max_memory_bytes,
+        "data": data_sha256,
+        "data_file": hash_file(data) if data.is_file() else None,
+    }

@@ -1,0 +1,178 @@
+"""`comparison_results.json` and `comparison.csv`: what a comparison found."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skip2bench.cell_process import Outcome
+from skip2bench.compare_config import CompareConfig, to_plain
+from skip2bench.compare_folder import CompareFolder
+from skip2bench.comparison import (
+    FIGURES,
+    CellResult,
+    find_warnings,
+    read_figures,
+    summarise_configuration,
+)
+from skip2bench.matrix import Cell, Configuration, find_baseline
+from skip2bench.results import SCHEMA_VERSION, read_run, utc_now, write_csv, write_json
+
+RESULTS_FILE = "comparison_results.json"
+CSV_FILE = "comparison.csv"
+_CELL_COLUMNS = (
+    *("cell", "configuration", "label", "method", "blocks", "rank", "role", "peer"),
+    *("learning_rate", "seed", "status", "error", "other_cpu_cores"),
+)
+
+
+def read_result(folder: CompareFolder, cell: Cell, outcome: Outcome | None) -> CellResult:
+    """What a cell came to; `outcome` is None where it has not run."""
+    summary: Mapping[str, Any] = {}
+    curve: list[dict[str, Any]] = []
+    run_folder = folder.run_folder(cell.name)
+    if outcome is not None and (run_folder / "summary.json").is_file():
+        summary = read_run(run_folder).summary
+        curve = _read_curve(run_folder / str(summary.get("log_folder")) / "metrics.csv")
+    return CellResult(
+        name=cell.name,
+        configuration=cell.configuration,
+        role=cell.role,
+        learning_rate=cell.config.learning_rate,
+        seed=cell.config.seed,
+        status=outcome.status if outcome else "waiting",
+        error=outcome.error if outcome else None,
+        wall_seconds=outcome.wall_seconds if outcome else None,
+        other_cpu_cores=outcome.other_cpu_cores if outcome else None,
+        summary=summary,
+        curve=curve,
+    )
+
+
+def _read_curve(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    table = pd.read_csv(path, usecols=["step", "val_loss", "train_seconds"])
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def build_results(
+    config: CompareConfig,
+    configurations: Sequence[Configuration],
+    results: Sequence[CellResult],
+    environment: Mapping[str, Any],
+    bench: Outcome | None,
+) -> dict[str, Any]:
+    """Everything that the comparison found so far.
+
+    Returns:
+        `configurations`: a list, each with its label, method, best `learning_rate`, `grid`,
+        `figures` and `against_baseline` (see `comparison.summarise_configuration`); `cells` by
+        name, each with `status`; `warnings`, sentences.
+    """
+    own = {one.name: [r for r in results if r.configuration == one.name] for one in configurations}
+    baseline = find_baseline(config, configurations)
+    entries = [
+        _describe(one)
+        | summarise_configuration(own[one.name], own[baseline.name], config.target_loss)
+        | {
+            "is_baseline": one is baseline,
+            "extra_parameters": one.trainable_parameters - baseline.trainable_parameters,
+            "differences": _read_differences(own[one.name]),
+        }
+        for one in configurations
+    ]
+    has_grid = any(len(one.learning_rates) > 1 for one in configurations)
+    statuses = [result.status for result in results] + ([bench.status] if bench else [])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "written_at": utc_now(),
+        "command": environment.get("command"),
+        "config": to_plain(config),
+        "baseline": baseline.name,
+        "target": "fixed" if config.target_loss is not None else "final loss of the baseline",
+        "learning_rates": "grid" if has_grid else "fixed",
+        "statuses": {status: statuses.count(status) for status in sorted(set(statuses))},
+        "bench": None if bench is None else {"status": bench.status, "error": bench.error},
+        "warnings": find_warnings(entries, results, environment.get("cpu_count") or 1),
+        "configurations": entries,
+        "cells": {result.name: _describe_cell(result) for result in results},
+    }
+
+
+def write_results(
+    folder: Path,
+    content: dict[str, Any],
+    configurations: Sequence[Configuration],
+    results: Sequence[CellResult],
+) -> None:
+    """Write both files, each whole or not at all."""
+    write_json(folder / RESULTS_FILE, content)
+    targets = {entry["name"]: entry["target_loss"] for entry in content["configurations"]}
+    labels = {one.name: one for one in configurations}
+    rows = [
+        _flatten(result, labels.get(result.configuration), targets.get(result.configuration))
+        for result in results
+    ]
+    write_csv(folder / CSV_FILE, (*_CELL_COLUMNS, *FIGURES), rows)
+
+
+def _describe(one: Configuration) -> dict[str, Any]:
+    settings = one.settings
+    return {
+        "name": one.name,
+        "label": one.label,
+        "method": settings.method.name,
+        "blocks": None if settings.blocks is None else list(settings.blocks),
+        "rank": settings.rank,
+        "target": settings.skip.target if settings.skip else None,
+        "peer": one.peer,
+        "is_aa": one.is_aa,
+        "trainable_parameters": one.trainable_parameters,
+    }
+
+
+def _read_differences(results: Sequence[CellResult]) -> list[str]:
+    """What a peer does otherwise, as its runs have recorded it."""
+    found: dict[str, None] = {}
+    for result in results:
+        found |= dict.fromkeys(result.summary.get("differences") or ())
+    return list(found)
+
+
+def _describe_cell(result: CellResult) -> dict[str, Any]:
+    return {
+        "configuration": result.configuration,
+        "role": result.role,
+        "learning_rate": result.learning_rate,
+        "seed": result.seed,
+        "status": result.status,
+        "error": result.error,
+        "other_cpu_cores": result.other_cpu_cores,
+        "figures": read_figures(result, None) if result.status == "ok" else {},
+    }
+
+
+def _flatten(
+    result: CellResult, one: Configuration | None, target_loss: float | None
+) -> dict[str, Any]:
+    """One row of the CSV file; to the target is to the mean of the baseline's final losses."""
+    settings = one.settings if one else None
+    figures = read_figures(result, target_loss) if result.status == "ok" else {}
+    return {
+        "cell": result.name,
+        "configuration": result.configuration,
+        "label": one.label if one else None,
+        "method": settings.method.name if settings else None,
+        "blocks": " ".join(map(str, settings.blocks or ())) if settings else None,
+        "rank": settings.rank if settings else None,
+        "role": result.role,
+        "peer": one.peer if one else None,
+        "learning_rate": result.learning_rate,
+        "seed": result.seed,
+        "status": result.status,
+        "error": result.error,
+        "other_cpu_cores": result.other_cpu_cores,
+        **figures,
+    }
