@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -138,14 +139,14 @@ def count_saved_bytes(call: Callable[[], object], excluded: Iterable[Tensor]) ->
     known = {tensor.untyped_storage().data_ptr() for tensor in excluded}
     saved: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: Tensor) -> None:
+    def keep(tensor: Tensor) -> Any:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             # The storage is held, so that no other can take its address while we count. Not the
             # tensor: it holds the graph, which holds this function, and nothing would be freed.
             saved[storage.data_ptr()] = storage
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: None):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
         result = call()
     del result
     return sum(storage.nbytes() for storage in saved.values())
