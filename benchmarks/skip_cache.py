@@ -9,7 +9,6 @@ is said and leaves "-" in its rows.
 """
 
 import argparse
-import csv
 import json
 import shlex
 import shutil
@@ -32,13 +31,15 @@ from skip2bench import units
 from skip2bench.cache import token_budget
 from skip2bench.config import EMBEDDED_DATA, EMBEDDED_DEFAULTS, TrainConfig
 from skip2bench.console import note, warn
-from skip2bench.data import collate, length_buckets, load_data, pydoc_records
+from skip2bench.data import collate, length_buckets, load_data
 from skip2bench.environment import choose_device, weights_dtype
 from skip2bench.errors import Skip2BenchError
 from skip2bench.measure import time_call
-from skip2bench.models import embedded_checkpoint, load_checkpoint, load_config
-from skip2bench.records import load_records
+from skip2bench.models import embedded_checkpoint, load_checkpoint
+from skip2bench.peer_litgpt import litgpt_command, read_iterations
+from skip2bench.peers import write_records
 from skip2bench.results import write_json
+from skip2bench.training_plan import TrainingPlan, plan_training
 
 DEFAULTS = TrainConfig()
 Run = dict[str, Any]
@@ -134,38 +135,33 @@ def measure_inference(options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": [time_call(infer, device) for _ in range(3)], "tokens": sum(samples.lengths)}
 
 
-def write_records(data: str, options: argparse.Namespace, folder: Path) -> None:
-    """Write the training records, and two batches to validate, for LitGPT's JSON module."""
-    fraction = DEFAULTS.val_split_fraction
-    train, val = pydoc_records() if data == EMBEDDED_DATA else load_records(Path(data), fraction)
-    folder.mkdir(parents=True)
-    for side, records in (("train", train[: options.train_samples]), ("val", val[:8])):
-        (folder / f"{side}.json").write_text(json.dumps(records), encoding="utf-8")
+def plan_litgpt(data: str, precision: str, options: argparse.Namespace) -> TrainingPlan:
+    """One epoch of LoRA with the settings of `train` here."""
+    own = {
+        "method": "lora",
+        "lora_r": 8,
+        "epochs": 1,
+        "data": data,
+        "train_samples": options.train_samples,
+        "mask_prompt": options.mask_prompt,
+        "precision": precision,
+        "learning_rate": options.learning_rates[0],
+    }
+    return plan_training(TrainConfig(**EMBEDDED_DEFAULTS | own))
 
 
 def finetune_with_litgpt(cell: Cell, options: argparse.Namespace, folder: Path) -> None:
     """One epoch of LitGPT's own LoRA on the same checkpoint, records and settings."""
-    checkpoint, out_dir = embedded_checkpoint(), folder / "litgpt"
-    is_masked = cell.data == EMBEDDED_DATA if options.mask_prompt is None else options.mask_prompt
-    more_than_steps = options.train_samples + 1
-    settings = f"""--precision {cell.precision} --devices 1 --seed {DEFAULTS.seed}
-        --lora_r 8 --lora_alpha {DEFAULTS.lora_alpha} --lora_dropout {DEFAULTS.lora_dropout}
-        --data JSON --data.mask_prompt {str(is_masked).lower()}
-        --train.epochs 1 --train.global_batch_size 16 --train.micro_batch_size 4
-        --train.lr_warmup_steps {EMBEDDED_DEFAULTS["lr_warmup_steps"]} --train.log_interval 1
-        --train.max_seq_length {load_config(checkpoint).block_size}
-        --train.save_interval {more_than_steps} --eval.interval {more_than_steps}
-        --eval.initial_validation false --eval.final_validation false --logger_name csv"""
-    adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": options.learning_rates[0]}}
-    command = [sys.executable, "-m", "litgpt", "finetune_lora", str(checkpoint), *settings.split()]
-    command += ["--out_dir", str(out_dir), "--data.json_path", str(folder.parent / "records")]
-    if not run_command(cell, [*command, "--optimizer", json.dumps(adamw)], folder / "litgpt.log"):
+    plan = plan_litgpt(cell.data, cell.precision, options)
+    folder = folder / "litgpt"
+    folder.mkdir()
+    write_records(plan.config, folder / "records")
+    command = litgpt_command(plan, folder)
+    if not run_command(cell, command, folder / "litgpt.log"):
         return
-    with (out_dir / "logs/csv/version_0/metrics.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["iter_time"]]
-    # Its "Training Time" also holds tokenizing all once, a trial validation, logging and an example
-    # of generation. An iteration's own time is that of waiting for its batch, forward, backward and
-    # optimizer alone: what favours LitGPT most.
+    # An iteration's own time is that of waiting for its batch, forward, backward and optimizer
+    # alone: what favours LitGPT most.
+    rows = read_iterations(folder)
     seconds = [float(row["iter_time"]) for row in rows]
     cell.litgpt = {"iteration_seconds": seconds, "tokens": int(float(rows[-1]["tokens"]))}
 
@@ -303,7 +299,8 @@ def main() -> int:
     cells: list[Cell] = []
     try:
         for data, folder in folders.items():
-            write_records(data, options, folder / "records")
+            plan_litgpt(data, options.precision[0], options)  # raises where it cannot be read
+            folder.mkdir(parents=True)
     except Skip2BenchError as error:
         sys.exit(f"error: {error}")
     for data, folder in folders.items():

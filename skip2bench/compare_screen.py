@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
+from skip2bench.comparison import FEW_RUNS
 from skip2bench.console import stdout
 from skip2bench.units import (
     format_bytes,
@@ -35,7 +36,7 @@ def print_compare(results: Mapping[str, Any]) -> None:
         lines.append("one learning rate for all: nothing says that it suits each of them")
     for entry in entries:
         lines += [f"{entry['label']} differs: {text}" for text in entry["differences"]]
-    lines += [f"warning: {text}" for text in results["warnings"]]
+    lines += [f"warning: {_describe_warning(it)}" for it in results["warnings"]]
     lines += [
         f"{cell['status']}: {name}: {cell['error']}"
         for name, cell in results["cells"].items()
@@ -52,6 +53,19 @@ def _build_table(title: str, columns: "Columns", entries: list[Entry]) -> Table:
     for entry in entries:
         table.add_row(entry["label"], *(render(entry) for render in columns.values()))
     return table
+
+
+def _describe_warning(it: Mapping[str, Any]) -> str:
+    if it["kind"] == "busy":
+        return f"something else used the processor during {', '.join(it['cells'])}"
+    if it["kind"] == "few_runs":
+        return f"{it['label']}: n = {it['n']}; an interval needs at least {FEW_RUNS} runs"
+    if it["kind"] == "edge":
+        return (
+            f"{it['label']}: its best learning rate {it['learning_rate']:g} is at the edge of the "
+            "grid; a wider grid may do better"
+        )
+    return f"{it['label']}: {it['figure']} differs from the baseline's, and both are the same run"
 
 
 def _seconds(value: float) -> str:

@@ -247,31 +247,32 @@ def _compare(
 
 def find_warnings(
     configurations: Sequence[Mapping[str, Any]], results: Sequence[CellResult], n_cores: int
-) -> list[str]:
-    """What a reader must know before believing the figures, one sentence each."""
-    warnings = []
+) -> list[dict[str, Any]]:
+    """What a reader must know before believing the figures.
+
+    Returns:
+        Mappings with a `kind`: "busy" (`cells` during which others used the processor), "few_runs"
+        (`label`, `n`), "edge" (`label`, `learning_rate`: the best one is at the grid's end) and
+        "aa" (`label`, `figure`: the same run twice differs beyond the noise).
+    """
+    warnings: list[dict[str, Any]] = []
     busy = [
         result.name
         for result in results
         if (result.other_cpu_cores or 0.0) > OTHERS_CORES_RATIO * n_cores
     ]
     if busy:
-        warnings.append(
-            f"something else used more than {OTHERS_CORES_RATIO:.0%} of the processor during "
-            f"{', '.join(busy)}"
-        )
+        warnings.append({"kind": "busy", "cells": busy})
     for one in configurations:
-        n = len(one["seeds"])
+        label, n = one["label"], len(one["seeds"])
         if n < FEW_RUNS:
-            warnings.append(f"{one['label']}: n = {n}; an interval needs at least {FEW_RUNS} runs")
+            warnings.append({"kind": "few_runs", "label": label, "n": n})
         if one["learning_rate_at_edge"]:
-            warnings.append(
-                f"{one['label']}: its best learning rate {one['learning_rate']:g} is at the edge "
-                "of the grid; a wider grid may do better"
-            )
+            rate = one["learning_rate"]
+            warnings.append({"kind": "edge", "label": label, "learning_rate": rate})
         if one["is_aa"]:
             warnings += [
-                f"{one['label']}: {name} differs from the baseline's, though both are the same run"
+                {"kind": "aa", "label": label, "figure": name}
                 for name in ("train_seconds", "final_val_loss")
                 if one["against_baseline"].get(name, {}).get("is_difference")
             ]

@@ -16,10 +16,10 @@ from skip2bench.comparison import (
     read_figures,
     summarise_configuration,
 )
+from skip2bench.comparison_report import RESULTS_FILE
 from skip2bench.matrix import Cell, Configuration, find_baseline
 from skip2bench.results import SCHEMA_VERSION, read_run, utc_now, write_csv, write_json
 
-RESULTS_FILE = "comparison_results.json"
 CSV_FILE = "comparison.csv"
 _CELL_COLUMNS = (
     *("cell", "configuration", "label", "method", "blocks", "rank", "role", "peer"),

@@ -35,8 +35,7 @@ def train_with_litgpt(plan: TrainingPlan, folder: Path) -> PeerRun:
     """
     write_records(plan.config, folder / "records")
     run_finetune_lora(litgpt_command(plan, folder), folder / "litgpt.log")
-    with (folder / "out/logs/csv/version_0/metrics.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["iter_time"]]
+    rows = read_iterations(folder)
     final = folder / "out" / "final"
     adapter = torch.load(final / "lit_model.pth.lora", weights_only=True)["model"]
     size = (final / "lit_model.pth.lora").stat().st_size
@@ -88,6 +87,12 @@ def litgpt_command(plan: TrainingPlan, folder: Path) -> list[str]:
         text = str(value).lower() if isinstance(value, bool) else str(value)
         command += [f"--{name}", text]
     return command
+
+
+def read_iterations(folder: Path) -> list[dict[str, str]]:
+    """LitGPT's log of its iterations, one row a micro-batch."""
+    with (folder / "out/logs/csv/version_0/metrics.csv").open(encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if row["iter_time"]]
 
 
 def _adamw(config: TrainConfig) -> dict[str, object]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from skip2bench import plots, tables, units
+from skip2bench.comparison_report import list_curves, read_comparison
 from skip2bench.config import Language, ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.resources import find_resource
@@ -55,13 +56,18 @@ def render_report(config: ReportConfig) -> str:
         )
     bench_rows = tables.build_bench_rows(selection.bench) if selection.bench else []
     train_rows = tables.build_train_rows(selection.train)
-    drawable = [run for run in selection.train if plots.read_loss_curve(run)]
+    comparison = read_comparison(selection.comparison) if selection.comparison else None
+    curves = selection.train
+    if selection.comparison and comparison and not curves:
+        curves = list_curves(selection.comparison, comparison)
+    drawable = [run for run in curves if plots.read_loss_curve(run)]
     figure = None
     if drawable:
         path = plots.draw_loss_comparison(drawable, config.results / FIGURE)
         figure = _link(path, config.output.parent if config.output else Path())
     return _load_template(config.lang).render(
         selection=selection,
+        comparison=comparison,
         environment=collect_environment(selection),
         bench=bench_rows,
         train=train_rows,
@@ -132,9 +138,13 @@ def find_missing(
         "train_baseline": "skip2bench train --method lora",
         "train_skip": "skip2bench train --blocks 0,1,2,3",
     }
+    # what a comparison has measured is not missing
+    kinds = [("bench", bench_rows)]
+    if train_rows or not selection.comparison:
+        kinds.append(("train", train_rows))
     missing = [
         Missing(what=what, command=commands[what])
-        for kind, rows in (("bench", bench_rows), ("train", train_rows))
+        for kind, rows in kinds
         for what in _missing_methods(kind, rows)
     ]
     incomplete = {
@@ -234,8 +244,22 @@ def _load_template(lang: Language) -> "Template":
     environment.filters |= {
         name: partial(_or_dash, render=render) for name, render in formats.items()
     }
+    # of a figure over seeds: mean ± standard deviation, with a ± only where there are several
+    environment.filters |= {
+        f"spread_{name}": partial(_spread, render=formats[name])
+        for name in ("loss", "duration", "significant", "bytes")
+    }
+    environment.filters["spread_signed"] = partial(_spread, render="{:+.3f}".format)
     environment.filters |= {"code": escape_code, "shorten": shorten, "short_hash": shorten_hash}
     return environment.get_template(f"report.{lang}.md.j2")
+
+
+def _spread(figure: Any, render: Callable[..., str]) -> str:
+    if not figure:
+        return "-"
+    if figure["n"] == 1 or figure["std"] == 0:
+        return render(figure["mean"])
+    return f"{render(figure['mean'])} ± {render(figure['std'])}"
 
 
 def _or_dash(value: Any, render: Callable[..., str]) -> str:

@@ -140,7 +140,7 @@ class CsvLog:
 def read_runs(root: Path) -> list[Run]:
     """Read every run folder at or below `root` (three levels), oldest first.
 
-    `reference` folders are left out.
+    So is the micro-benchmark of a comparison; `reference` folders are left out.
 
     Raises:
         Skip2BenchError: `root` does not exist.
@@ -149,7 +149,8 @@ def read_runs(root: Path) -> list[Run]:
         raise Skip2BenchError(
             f"results folder {str(root)!r} does not exist; run 'skip2bench bench' first"
         )
-    found = {path for pattern in ("", "*/", "*/*/") for path in root.glob(f"{pattern}summary.json")}
+    patterns = ("", "*/", "*/*/", "*/*/bench/")
+    found = {path for pattern in patterns for path in root.glob(f"{pattern}summary.json")}
     runs = [
         read_run(path.parent)
         for path in found

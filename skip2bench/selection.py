@@ -28,16 +28,19 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The newest finished bench run, and the train runs compared, in the order of the tables."""
+    """The newest finished bench run and comparison, and the train runs compared, in order."""
 
     bench: Run | None
     train: list[Run]
     left_out: list[LeftOut]
+    comparison: Run | None = None
+    """The newest comparison; its cells are not among `train`."""
 
     @property
     def runs(self) -> list[Run]:
         """Every run that is compared."""
-        return [*([self.bench] if self.bench else []), *self.train]
+        others = [run for run in (self.bench, self.comparison) if run]
+        return [*others, *self.train]
 
 
 def select_runs(runs: Sequence[Run], root: Path) -> Selection:
@@ -50,7 +53,8 @@ def select_runs(runs: Sequence[Run], root: Path) -> Selection:
         runs: Runs, oldest first.
         root: Folder of the results; runs that are left out are named relative to it.
     """
-    runs = [run for run in runs if run.kind in ("bench", "train")]
+    comparison = next((run for run in reversed(runs) if run.kind == "compare"), None)
+    runs = [run for run in runs if run.kind in ("bench", "train") and not _is_cell(run)]
     left_out = [_leave_out(run, root, "status") for run in runs if not _is_finished(run)]
     bench: Run | None = None
     train: dict[tuple[Any, ...], Run] = {}
@@ -72,7 +76,9 @@ def select_runs(runs: Sequence[Run], root: Path) -> Selection:
             train[key] = run
     ordered = [train[key] for key in sorted(train)]
     left_out.sort(key=lambda item: item.folder)
-    return Selection(bench=bench, train=_tell_apart(ordered), left_out=left_out)
+    return Selection(
+        bench=bench, train=_tell_apart(ordered), left_out=left_out, comparison=comparison
+    )
 
 
 def read_conditions(run: Run) -> dict[str, Any]:
@@ -95,6 +101,10 @@ def _identity(run: Run) -> tuple[Any, ...]:
     """What makes two comparable runs the same configuration; sorts as `order_key` does."""
     details = (run.summary.get("rank"), *(run.config.get(name) for name in _ADAPTER_KEYS))
     return (*order_key(run.summary), *map(str, details))
+
+
+def _is_cell(run: Run) -> bool:
+    return run.folder.parent.name == "cells"
 
 
 def _is_finished(run: Run) -> bool:

@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import pytest
+
+from skip2bench.cell_process import Outcome
+from skip2bench.compare_config import load_compare_config, to_plain
+from skip2bench.compare_folder import CompareFolder, describe_cell, find_folder, make_key
+from skip2bench.errors import Skip2BenchError
+from skip2bench.matrix import list_cells, list_configurations
+from skip2bench.models import embedded_checkpoint, load_config
+from skip2bench.results import write_json, write_yaml
+
+OK = Outcome(
+    status="ok",
+    error=None,
+    started_at="2026-01-01T00:00:00+00:00",
+    wall_seconds=1.0,
+    other_cpu_cores=0.0,
+    exit_status=0,
+)
+ENVIRONMENT = {"torch": "2.13.0", "threads": 2, "checkpoint": {"sha256": "a"}}
+
+
+@pytest.fixture
+def cell(tmp_path):
+    config = load_compare_config({"methods": "lora,skip2", "blocks": ["fast"]})
+    configurations = list_configurations(config, load_config(embedded_checkpoint()))
+    cells = list_cells(config, configurations, tmp_path / "cache")
+    return next(cell for cell in cells if cell.role == "reused")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = CompareFolder(tmp_path)
+    folder.run_folder("x").mkdir()
+    write_json(folder.run_folder("x") / "summary.json", {"status": "ok"})
+    folder.write_outcome("x", "key", OK)
+    return folder
+
+
+def test_a_cell_is_done_only_under_its_own_key(folder):
+    assert folder.read_outcome("x", "key") == OK
+    assert folder.read_outcome("x", "another") is None
+    assert folder.read_outcome("y", "key") is None
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"key": "key"}', '{"key": "key", "outcome": {}}'])
+def test_a_broken_record_means_that_the_cell_runs_again(folder, content):
+    (folder.path / "cells/x.json").write_text(content)
+    assert folder.read_outcome("x", "key") is None
+
+
+def test_a_cell_without_its_run_folder_runs_again(folder):
+    folder.clear("x")
+    folder.write_outcome("x", "key", OK)
+    assert folder.read_outcome("x", "key") is None
+
+
+def test_what_decides_a_result_changes_the_key(cell):
+    def key(cell=cell, environment=ENVIRONMENT, data="d"):
+        return make_key(describe_cell(cell, data), environment)
+
+    assert key() == key()
+    others = [
+        key(replace(cell, config=replace(cell.config, learning_rate=1.0))),
+        key(replace(cell, config=replace(cell.config, seed=1))),
+        key(replace(cell, role="run")),
+        key(replace(cell, max_memory_bytes=1)),
+        key(environment=ENVIRONMENT | {"torch": "2.14.0"}),
+        key(environment=ENVIRONMENT | {"checkpoint": {"sha256": "b"}}),
+        key(environment=ENVIRONMENT | {"processor": "another"}),
+        key(data="e"),
+    ]
+    assert len({key(), *others}) == len(others) + 1
+    # but not where its cache happens to lie
+    elsewhere = replace(cell, config=replace(cell.config, cache_dir=None))
+    assert key(elsewhere) == key()
+
+
+def test_the_next_call_finds_the_newest_comparison_of_its_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_compare_config({})
+    first = find_folder(config, "pystd")
+    write_yaml(first / "config.yaml", to_plain(config))
+    assert find_folder(config, "pystd") == first
+    assert find_folder(load_compare_config({"epochs": 1}), "pystd") != first
+    assert find_folder(replace(config, resume=False), "pystd") != first
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    write_json(tmp_path / "summary.json", {"kind": "train", "status": "ok"})
+    with pytest.raises(Skip2BenchError, match="holds a run that is no comparison; choose another"):
+        find_folder(load_compare_config({"out_dir": tmp_path}), "pystd")
+
+
+def test_a_comparison_is_not_begun_anew_over_another(tmp_path):
+    write_json(tmp_path / "summary.json", {"kind": "compare", "status": "ok"})
+    config = load_compare_config({"out_dir": tmp_path})
+    assert find_folder(config, "pystd") == tmp_path
+    with pytest.raises(Skip2BenchError, match="or leave --no-resume out to go on with it"):
+        find_folder(replace(config, resume=False), "pystd")

@@ -1,0 +1,180 @@
+import json
+
+import pytest
+
+from skip2bench import peer_litgpt
+from skip2bench.comparison import CellResult, find_warnings, summarise_configuration
+from skip2bench.comparison_report import list_curves, read_comparison
+from skip2bench.config import ReportConfig
+from skip2bench.errors import Skip2BenchError
+from skip2bench.report import render_report
+from skip2bench.results import read_run, write_json
+
+
+def make_cell(name, *, seed, seconds, loss, role="run", status="ok", **more):
+    summary = {
+        "initial_val_loss": 4.0,
+        "final_val_loss": loss,
+        "best_val_loss": loss,
+        "train_seconds": seconds,
+        "cache_build_seconds": 0.5,
+        "steps": 10,
+        "tokens": 1000,
+        "train_samples": 30,
+        "global_batch_size": 16,
+        "peak_memory_bytes": 2**30,
+        "cache_bytes": 2**20,
+        "forgetting": 0.25,
+        **more,
+    }
+    return CellResult(
+        name=f"{name}-seed{seed}{'' if role == 'run' else '-reused'}",
+        configuration=name,
+        role=role,
+        learning_rate=1e-3,
+        seed=seed,
+        status=status,
+        error=None if status == "ok" else "the loss is <nan> | at step 3",
+        wall_seconds=seconds + 1,
+        other_cpu_cores=1.0 if (name, seed) == ("lora", 2) else 0.0,
+        summary=summary if status == "ok" else {},
+    )
+
+
+CELLS = {
+    "lora": [make_cell("lora", seed=s, seconds=10.0 + s, loss=2.0 + s / 10) for s in (1, 2, 3)],
+    "skip2": [
+        *(make_cell("skip2", seed=s, seconds=1.0 + s / 10, loss=2.2 + s / 50) for s in (1, 2, 3)),
+        *(
+            make_cell("skip2", seed=s, seconds=0.2, loss=2.2, role="reused", cache_kept=True)
+            for s in (1, 2, 3)
+        ),
+    ],
+    "peer-litgpt": [make_cell("peer-litgpt", seed=1, seconds=12.0, loss=2.1)],
+    "full": [make_cell("full", seed=1, seconds=1.0, loss=1.0, status="failed")],
+}
+LABELS = {
+    "lora": "Traditional LoRA",
+    "skip2": "Skip2-LoRA (8 blocks)",
+    "peer-litgpt": "LitGPT finetune_lora",
+    "full": "FT-All",
+}
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    """A comparison's folder: three seeds, a peer with one, and a configuration that failed."""
+    entries = []
+    for name, cells in CELLS.items():
+        entries.append(
+            {
+                "name": name,
+                "label": LABELS[name],
+                "method": "skip2" if name == "skip2" else "lora",
+                "rank": 4,
+                "peer": "litgpt" if name == "peer-litgpt" else None,
+                "is_aa": False,
+                "is_baseline": name == "lora",
+                "trainable_parameters": 24_576,
+                "extra_parameters": 12 if name == "skip2" else 0,
+                "differences": list(peer_litgpt.DIFFERENCES) if name == "peer-litgpt" else [],
+                **summarise_configuration(cells, CELLS["lora"], None),
+            }
+        )
+    results = [cell for cells in CELLS.values() for cell in cells]
+    content = {
+        "config": {"seeds": 3, "match_params": True, "target_loss": None},
+        "learning_rates": "fixed",
+        "baseline": "lora",
+        "configurations": entries,
+        "cells": {
+            cell.name: {
+                "configuration": cell.configuration,
+                "role": cell.role,
+                "status": cell.status,
+                "error": cell.error,
+                "learning_rate": cell.learning_rate,
+            }
+            for cell in results
+        },
+        "warnings": find_warnings(entries, results, n_cores=2),
+    }
+    folder = tmp_path / "compare" / "x"
+    for cell in results:
+        run_folder = folder / "cells" / cell.name
+        run_folder.mkdir(parents=True)
+        write_json(run_folder / "summary.json", {"kind": "train", "status": "ok"})
+    summary = {"kind": "compare", "status": "failed", "started_at": "2026-01-01T00:00:00+00:00"}
+    write_json(folder / "summary.json", summary)
+    write_json(folder / "comparison_results.json", content)
+    return folder
+
+
+EXPECTED = {
+    "en": (
+        "| Skip2-LoRA (8 blocks) | 24,576 | +12 | 4 | 0.001 | 3 |",
+        "All ran at one fixed learning rate",
+        "n = 1; an interval that says anything needs at least 3 runs",
+        "Something else used the processor during lora-seed2.",
+        "| full-seed1 | failed | the loss is &lt;nan> \\| at step 3 |",
+        "shuffles samples by its own loader",
+        "Ranks were set so that each adapter method trains as many parameters",
+    ),
+    "ja": (
+        "| Skip2-LoRA (8 blocks) | 24,576 | +12 | 4 | 0.001 | 3 |",
+        "学習率は全設定で共通の固定値です",
+        "サンプルの並べ替えは相手のローダーによる",
+        "lora-seed2 の間、ほかのプロセスがプロセッサーを使っていました",
+        "| full-seed1 | failed | the loss is &lt;nan> \\| at step 3 |",
+        "n = 1 です。区間に意味を持たせるには 3 回以上",
+    ),
+}
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+@pytest.mark.parametrize("root", ["results", "comparison"])
+def test_the_report_has_the_comparison_in_it(lang, root, comparison, tmp_path):
+    results = tmp_path if root == "results" else comparison
+    text = render_report(ReportConfig(results=results, lang=lang))
+    for words in EXPECTED[lang]:
+        assert words in text
+    # a cell is no run to be compared by itself
+    assert "skip2bench train --method lora" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| Skip2-LoRA (8 blocks)")]
+    assert len(rows) >= 3
+    time_row = rows[1]
+    # one paired ratio with its interval for the clock, one for the kept cache
+    assert time_row.count("[") == 2
+    assert "0.0" in time_row
+
+
+def test_the_conclusion_speaks_of_the_comparison(comparison):
+    text = render_report(ReportConfig(results=comparison, lang="en"))
+    conclusion = text[text.index("## Conclusion") :]
+    assert "**Skip2-LoRA (8 blocks), n = 3**: the training time was" in conclusion
+    assert "and with the cache kept 1.7 %" in conclusion
+    assert "the final validation loss was the baseline's within the noise" in conclusion
+    assert "FT-All" not in conclusion  # nothing of it ended well
+    assert "There is no training run" not in conclusion
+
+
+def test_curves_are_those_of_the_first_seed(comparison):
+    run = read_run(comparison)
+    labels = [curve.summary["label"] for curve in list_curves(run, read_comparison(run))]
+    assert labels == ["Traditional LoRA", "Skip2-LoRA (8 blocks)", "LitGPT finetune_lora"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"configurations": []}'])
+def test_a_comparison_that_cannot_be_read_is_an_error(content, comparison):
+    path = comparison / "comparison_results.json"
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(Skip2BenchError, match="call 'skip2bench compare' again with its --out-dir"):
+        render_report(ReportConfig(results=comparison))
+
+
+def test_figures_stay_what_they_are_through_the_file(comparison):
+    content = json.loads((comparison / "comparison_results.json").read_text())
+    skip2 = next(e for e in content["configurations"] if e["name"] == "skip2")
+    reused = skip2["figures"]["reused_train_seconds"]
+    assert (reused["n"], reused["median"], reused["std"]) == (3, 0.2, 0.0)
+    assert skip2["against_baseline"]["reused_train_seconds"]["n"] == 3
