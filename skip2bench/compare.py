@@ -35,8 +35,10 @@ from skip2bench.comparison_results import build_results, read_result, write_resu
 from skip2bench.config import BenchConfig
 from skip2bench.config import to_plain as config_to_plain
 from skip2bench.console import Waiting, note, warn
+from skip2bench.errors import Skip2BenchError
 from skip2bench.matrix import Cell, list_cells
 from skip2bench.recording import record_run
+from skip2bench.results import create_run_folder
 from skip2bench.units import format_duration
 
 
@@ -76,15 +78,39 @@ def run_comparison(config: CompareConfig, arguments: list[str]) -> dict[str, Any
             "cells": [cell.name for cell in cells],
             "estimated_seconds": sum(seconds.values()),
         }
-    folder = CompareFolder(find_folder(config, plan.training.model_name))
+    comparison, tasks = _open(plan, find_folder(config, plan.training.model_name))
+    with comparison.folder.locked(), _sigterm_interrupts():
+        return _run(comparison, tasks, seconds, started)
+
+
+def _open(plan: ComparisonPlan, path: Path) -> tuple[_Comparison, list["_Task"]]:
+    """The comparison in its folder; in a new one where that holds runs of something else.
+
+    Raises:
+        Skip2BenchError: it does, and was named as --out-dir.
+    """
+    folder, config = CompareFolder(path), plan.config
     cells = list_cells(config, plan.configurations, folder.cache)
-    with folder.locked(), _sigterm_interrupts():
-        return _run(_Comparison(plan=plan, folder=folder, cells=cells), seconds, started)
-
-
-def _run(comparison: _Comparison, seconds: dict[str, float], started: float) -> dict[str, Any]:
-    plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
+    comparison = _Comparison(plan=plan, folder=folder, cells=cells)
     tasks = _list_tasks(comparison)
+    others = [task.name for task in tasks if folder.holds_another(task.name, task.key)]
+    if not others or config.force:
+        return comparison, tasks
+    if config.out_dir is not None:
+        raise Skip2BenchError(
+            f"{str(path)!r} holds {len(others)} runs of another configuration, machine or version "
+            f"({', '.join(others[:3])}); choose another --out-dir, or add --force to replace them"
+        )
+    return _open(plan, create_run_folder("compare", plan.training.model_name, config.flow))
+
+
+def _run(
+    comparison: _Comparison,
+    tasks: Sequence["_Task"],
+    seconds: Mapping[str, float],
+    started: float,
+) -> dict[str, Any]:
+    plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
     for task in tasks:
         outcome = folder.read_outcome(task.name, task.key)
         if outcome is not None and outcome.status == "ok":

@@ -23,7 +23,7 @@ from skip2bench.errors import Skip2BenchError
 Flow = Literal["minimal", "small", "detailed"]
 Peer = Literal["litgpt", "peft"]
 
-OWN_TRAIN_KEYS = frozenset(("method", "learning_rate", "force", "cache_dir", "devices"))
+OWN_TRAIN_KEYS = frozenset(("method", "learning_rate", "cache_dir", "devices"))
 """Fields of `train` that the matrix sets for each cell."""
 _LR_STEP = 3
 """Neighbours in the grid of learning rates differ by this factor."""
@@ -67,6 +67,9 @@ class CompareConfig:
     train: dict[str, Any] = field(default_factory=dict, metadata={"help": ""})
     """Values of `train` for every cell, by field name."""
     resume: bool = option(True, "Go on with the newest comparison of the same configuration.")
+    force: bool = option(
+        False, "Replace runs in the folder that were made with another configuration."
+    )
     dry_run: bool = option(False, "Say what would run and how long it would take, and stop.")
     out_dir: Path | None = option(None, "Folder of the comparison (default: below results).")
 
@@ -144,7 +147,6 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
 _REMEDIES = {
     "method": "use methods",
     "learning_rate": "use learning_rates",
-    "force": "use --no-resume",
     "cache_dir": "leave it out: cells share a cache below the comparison's folder",
     "devices": "leave it out",
 }
@@ -168,10 +170,10 @@ def _check_configuration(entry: dict[str, Any], number: int) -> None:
 
 
 def to_plain(config: CompareConfig) -> dict[str, Any]:
-    """The configuration as YAML can hold it; where and whether to resume are left out."""
+    """The configuration as YAML can hold it, without where it goes and what it finds there."""
     plain: dict[str, Any] = {}
     for item in fields(config):
-        if item.name in ("out_dir", "resume", "dry_run"):
+        if item.name in ("out_dir", "resume", "force", "dry_run"):
             continue
         value = getattr(config, item.name)
         plain[item.name] = list(value) if isinstance(value, tuple) else value

@@ -71,17 +71,23 @@ class CompareFolder:
 
     def read_outcome(self, name: str, key: str) -> Outcome | None:
         """How a cell ended under this key; None where it has not."""
-        path = self._cells / f"{name}.json"
+        stored_key, outcome = self._read(name)
+        return outcome if stored_key == key else None
+
+    def holds_another(self, name: str, key: str) -> bool:
+        """True where a cell of this name ended well under another key."""
+        stored_key, outcome = self._read(name)
+        return outcome is not None and outcome.status == "ok" and stored_key != key
+
+    def _read(self, name: str) -> tuple[str | None, Outcome | None]:
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads((self._cells / f"{name}.json").read_text(encoding="utf-8"))
             outcome = Outcome(**stored["outcome"])
-            if stored["key"] != key:
-                return None
             if outcome.status == "ok" and read_run(self.run_folder(name)).summary["status"] != "ok":
-                return None
+                return None, None
+            return stored["key"], outcome
         except (OSError, ValueError, KeyError, TypeError, Skip2BenchError):
-            return None  # not there, half of it, or another version's: the cell runs again
-        return outcome
+            return None, None  # not there, half of it, or another version's: the cell runs again
 
     def write_outcome(self, name: str, key: str, outcome: Outcome) -> None:
         """Record how a cell ended."""

@@ -98,6 +98,12 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys):
     assert repeated == {"lora-2-lr1e+30-seed1337", "last-lr0.01-seed1337"}
     assert "4 of 6 are done already" in capsys.readouterr().err
 
+    # what is there is not replaced by runs of something else unless that was asked for
+    other = load_compare_config(settings | matrix | {"out_dir": folder, "max_steps": 5})
+    with pytest.raises(Skip2BenchError, match="holds 4 runs of another configuration, machine or"):
+        run_comparison(other, ["compare"])
+    assert stamps(folder) == after
+
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):

@@ -42,6 +42,9 @@ def test_a_cell_is_done_only_under_its_own_key(folder):
     assert folder.read_outcome("x", "key") == OK
     assert folder.read_outcome("x", "another") is None
     assert folder.read_outcome("y", "key") is None
+    assert folder.holds_another("x", "another")
+    assert not folder.holds_another("x", "key")
+    assert not folder.holds_another("y", "key")
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"key": "key"}', '{"key": "key", "outcome": {}}'])
