@@ -140,6 +140,15 @@ def find_target(result: CellResult, target_loss: float | None) -> Figures:
     return {}
 
 
+def find_targets(baseline: Sequence[CellResult], fixed_target: float | None) -> dict[int, float]:
+    """By seed, the validation loss to reach: the baseline's final one, unless it is fixed."""
+    rate, _ = find_best_rate(baseline)
+    return {
+        seed: cell.final_val_loss if fixed_target is None else fixed_target
+        for seed, cell in _chosen(baseline, rate, "run").items()
+    }
+
+
 def summarise_configuration(
     own: Sequence[CellResult],
     baseline: Sequence[CellResult],
@@ -161,10 +170,7 @@ def summarise_configuration(
     rate, grid = find_best_rate(own)
     base_rate, _ = find_best_rate(baseline)
     base_cells = _chosen(baseline, base_rate, "run")
-    targets = {
-        seed: cell.final_val_loss if fixed_target is None else fixed_target
-        for seed, cell in base_cells.items()
-    }
+    targets = find_targets(baseline, fixed_target)
     cells = _chosen(own, rate, "run")
     by_seed = {
         seed: read_figures(cell, targets.get(seed, fixed_target)) for seed, cell in cells.items()

@@ -12,6 +12,7 @@ from skip2bench.compare_folder import CompareFolder
 from skip2bench.comparison import (
     FIGURES,
     CellResult,
+    find_targets,
     find_warnings,
     read_figures,
     summarise_configuration,
@@ -69,10 +70,11 @@ def build_results(
     Returns:
         `configurations`: a list, each with its label, method, best `learning_rate`, `grid`,
         `figures` and `against_baseline` (see `comparison.summarise_configuration`); `cells` by
-        name, each with `status`; `warnings`, sentences.
+        name, each with `status`; `warnings`, see `comparison.find_warnings`.
     """
     own = {one.name: [r for r in results if r.configuration == one.name] for one in configurations}
     baseline = find_baseline(config, configurations)
+    targets = find_targets(own[baseline.name], config.target_loss)
     entries = [
         _describe(one)
         | summarise_configuration(own[one.name], own[baseline.name], config.target_loss)
@@ -97,7 +99,10 @@ def build_results(
         "bench": None if bench is None else {"status": bench.status, "error": bench.error},
         "warnings": find_warnings(entries, results, environment.get("cpu_count") or 1),
         "configurations": entries,
-        "cells": {result.name: _describe_cell(result) for result in results},
+        "targets": targets,
+        "cells": {
+            result.name: _describe_cell(result, targets.get(result.seed)) for result in results
+        },
     }
 
 
@@ -109,10 +114,9 @@ def write_results(
 ) -> None:
     """Write both files, each whole or not at all."""
     write_json(folder / RESULTS_FILE, content)
-    targets = {entry["name"]: entry["target_loss"] for entry in content["configurations"]}
-    labels = {one.name: one for one in configurations}
+    known = {one.name: one for one in configurations}
     rows = [
-        _flatten(result, labels.get(result.configuration), targets.get(result.configuration))
+        _flatten(result, known.get(result.configuration), content["cells"][result.name]["figures"])
         for result in results
     ]
     write_csv(folder / CSV_FILE, (*_CELL_COLUMNS, *FIGURES), rows)
@@ -141,7 +145,7 @@ def _read_differences(results: Sequence[CellResult]) -> list[str]:
     return list(found)
 
 
-def _describe_cell(result: CellResult) -> dict[str, Any]:
+def _describe_cell(result: CellResult, target_loss: float | None) -> dict[str, Any]:
     return {
         "configuration": result.configuration,
         "role": result.role,
@@ -150,16 +154,15 @@ def _describe_cell(result: CellResult) -> dict[str, Any]:
         "status": result.status,
         "error": result.error,
         "other_cpu_cores": result.other_cpu_cores,
-        "figures": read_figures(result, None) if result.status == "ok" else {},
+        "figures": read_figures(result, target_loss) if result.status == "ok" else {},
     }
 
 
 def _flatten(
-    result: CellResult, one: Configuration | None, target_loss: float | None
+    result: CellResult, one: Configuration | None, figures: Mapping[str, float]
 ) -> dict[str, Any]:
-    """One row of the CSV file; to the target is to the mean of the baseline's final losses."""
+    """One row of the CSV file."""
     settings = one.settings if one else None
-    figures = read_figures(result, target_loss) if result.status == "ok" else {}
     return {
         "cell": result.name,
         "configuration": result.configuration,
