@@ -18,7 +18,10 @@ from skip2bench.results import Status, read_run, utc_now, write_json
 
 _END_SECONDS = 60.0
 """What an interrupted cell gets to write its files."""
-_MEMORY_WORDS = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "out of memory")
+_MEMORY_WORDS = (
+    *("bad_alloc", "can't allocate memory", "cannot allocate memory", "out of memory"),
+    *("memoryerror", "memory allocation still failed"),  # Python's, and OpenBLAS's
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,7 @@ def _judge(run_folder: Path, log_file: Path, exit_status: int) -> tuple[Status, 
     last = _last_line(log) or f"exit status {exit_status}"
     if exit_status == -signal.SIGKILL:
         return "oom", "killed (signal 9), as the system does where memory runs out"
-    if any(words in log[-4000:] for words in _MEMORY_WORDS):
+    if any(words in log[-4000:].lower() for words in _MEMORY_WORDS):
         return "oom", last
     return "failed", last
 

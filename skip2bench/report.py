@@ -249,17 +249,21 @@ def _load_template(lang: Language) -> "Template":
         f"spread_{name}": partial(_spread, render=formats[name])
         for name in ("loss", "duration", "significant", "bytes")
     }
-    environment.filters["spread_signed"] = partial(_spread, render="{:+.3f}".format)
+    environment.filters["spread_signed"] = partial(
+        _spread, render="{:+.3f}".format, render_std="{:.3f}".format
+    )
     environment.filters |= {"code": escape_code, "shorten": shorten, "short_hash": shorten_hash}
     return environment.get_template(f"report.{lang}.md.j2")
 
 
-def _spread(figure: Any, render: Callable[..., str]) -> str:
+def _spread(
+    figure: Any, render: Callable[..., str], render_std: Callable[..., str] | None = None
+) -> str:
     if not figure:
         return "-"
     if figure["n"] == 1 or figure["std"] == 0:
         return render(figure["mean"])
-    return f"{render(figure['mean'])} ± {render(figure['std'])}"
+    return f"{render(figure['mean'])} ± {(render_std or render)(figure['std'])}"
 
 
 def _or_dash(value: Any, render: Callable[..., str]) -> str:

@@ -113,7 +113,7 @@ def test_json_goes_to_stdout_alone(run, tiny_checkpoint, tiny_data):
     summary = json.loads(out)
     assert status == 0
     assert (summary["steps"], summary["blocks"]) == (2, [0, 1])
-    assert "Skip2-LoRA (2 blocks) on tiny" in err
+    assert "Skip2-LoRA (2 blocks): tiny" in err
 
 
 def test_bench_takes_blocks_repeatedly(run, tiny_checkpoint):
@@ -211,7 +211,7 @@ ERRORS = [
         "error: blocks '0-3' is no list of block numbers; give e.g. 0,1,2,3, or all, ",
     ),
     (("train", "--blocks", "8"), "error: block 8 does not exist; the model has blocks 0 to 7\n"),
-    (("train", "--method", "dora"), "error: method is 'dora'; choose from lora, skip, skip2\n"),
+    (("train", "--method", "dora"), "error: method is 'dora'; choose from lora, lora-all, "),
     (("train", "--epochs", "0"), "error: epochs is 0; give 1 or more\n"),
     (
         ("train", "--checkpoint-dir", "none"),
@@ -230,8 +230,8 @@ ERRORS = [
         "error: model 'gpt-5' is neither 'pystd', a checkpoint folder nor ",
     ),
     (
-        ("bench", "--methods", "lora,full"),
-        "error: methods is 'full'; choose from lora, skip, skip2\n",
+        ("bench", "--methods", "lora,dora"),
+        "error: methods is 'dora'; choose from lora, lora-all, ",
     ),
     (("bench", "--seq-length", "513"), "error: seq_length is 513; give 2 to 512, the context\n"),
     (
@@ -256,6 +256,17 @@ ERRORS = [
         ("train", "--cache-max-bytes", "lots"),
         "error: cache_max_bytes is 'lots'; give bytes, or such as 500MB or 2GiB\n",
     ),
+    (
+        ("compare", "--methods", "skip2"),
+        "error: the baseline 'lora' is not among the methods; add it, or set --baseline\n",
+    ),
+    (("compare", "--methods", "lora,bias"), "error: method 'bias' trains biases, and 'pystd' has"),
+    (("compare", "--peers", "trl"), "error: peers is 'trl'; choose from litgpt, peft\n"),
+    (("compare", "--seeds", "0"), "error: seeds is 0; give 1 or more\n"),
+    (("compare", "--learning-rates", "1e-3,x"), "error: learning_rates is 'x'; give a value of "),
+    (("compare", "--blocks", "0,8"), "error: block 8 does not exist; the model has blocks 0 to 7"),
+    (("compare", "--config", "none.yaml"), "error: config file 'none.yaml' does not exist; check "),
+    (("compare", "--data", "alpaca.json"), "error: data file 'alpaca.json' does not exist; check"),
     (("cache", "list", "--cache-dir", "none"), "error: cache folder 'none' does not exist\n"),
     (("cache", "verify", "--cache-dir", "none"), "error: cache folder 'none' does not exist\n"),
     (("cache", "remove", "--cache-dir", "none"), "error: say which caches to remove: "),

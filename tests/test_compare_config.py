@@ -85,7 +85,7 @@ ERRORS = [
     ({"learning_rate": 1e-3}, "'learning_rate' is set for each cell by the matrix; use learning"),
     ({"method": "lora"}, "'method' is set for each cell by the matrix; use methods"),
     ({"cache_dir": "x"}, "'cache_dir' is set for each cell by the matrix; leave it out: cells"),
-    ({"seed_count": 3}, "unknown key 'seed_count'; did you mean"),
+    ({"seedz": 3}, "unknown key 'seedz'; did you mean seed"),
     ({"epochs": 0}, "epochs is 0; give 1 or more"),
     ({"configurations": "lora"}, "configurations is no list of mappings; write '- method: lora'"),
     ({"configurations": [{"blocks": "all"}]}, "configuration 1 has no method; add one"),

@@ -59,7 +59,11 @@ POSITIVE = [
 ]
 POSITIVE += ["max_steps", "train_samples", "max_seq_length"]
 TRAIN_ERRORS = [
-    ({"method": "dora"}, "method is 'dora'; choose from lora, skip, skip2"),
+    (
+        {"method": "dora"},
+        "method is 'dora'; choose from lora, lora-all, lora-last, full, full+lora, last, bias, "
+        "skip, skip2",
+    ),
     ({"target": "middle"}, "target is 'middle'; choose from hidden, logits"),
     (
         {"precision": "fp8"},
@@ -103,8 +107,8 @@ def test_bench_config_refuses_sizes_below_one(name):
 
 
 def test_other_refusals():
-    with pytest.raises(Skip2BenchError, match="methods is 'full'; choose from lora, skip, skip2"):
-        BenchConfig(methods=("lora", "full"))
+    with pytest.raises(Skip2BenchError, match="methods is 'dora'; choose from lora, lora-all"):
+        BenchConfig(methods=("lora", "dora"))
     with pytest.raises(Skip2BenchError, match="lang is 'fr'; choose from ja, en"):
         ReportConfig(lang="fr")
 
