@@ -13,7 +13,8 @@ demo: .venv/.installed
 	$(BIN)/skip2bench train --method skip2 --blocks 0,1,2,3 $(DEMO)
 	$(BIN)/skip2bench train --method skip2 --blocks 0,1,2,3,4,5 $(DEMO)
 	$(BIN)/skip2bench report > report.md
-	@echo "report.md is written"
+	$(BIN)/skip2bench report --format html --output report.html
+	@echo "report.md and report.html are written"
 
 test: .venv/.tested
 	$(BIN)/python -m pytest

@@ -106,10 +106,11 @@ def compare(**flags: Any) -> None:
 @app.command()
 @flags_from(ReportConfig)
 def report(**flags: Any) -> None:
-    """Write the evaluation report, in Markdown, from the files in a results folder."""
+    """Write the evaluation report, Markdown or HTML, from the files in a results folder."""
+    from skip2bench.config_file import coerce
     from skip2bench.report import render_report
 
-    config = ReportConfig(**given(flags))
+    config = ReportConfig(**coerce(ReportConfig, given(flags)))
     text = render_report(config)
     if config.output is None:
         _print_text(text)

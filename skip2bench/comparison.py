@@ -17,7 +17,7 @@ _FROM_SUMMARY = (
     *("initial_val_loss", "final_val_loss", "best_val_loss"),
     *("train_seconds", "data_seconds", "cache_build_seconds", "forward_seconds"),
     *("backward_seconds", "optimizer_seconds", "validation_seconds"),
-    *("steps", "tokens", "total_parameters", "trainable_parameters"),
+    *("steps", "epochs", "tokens", "total_parameters", "trainable_parameters"),
     *("peak_memory_bytes", "steps_peak_memory_bytes", "reserved_memory_bytes"),
     *("saved_for_backward_bytes", "cache_bytes", "adapter_bytes"),
     *("domain_loss_before", "domain_loss_after", "forgetting"),
@@ -25,6 +25,7 @@ _FROM_SUMMARY = (
 FIGURES = (
     *_FROM_SUMMARY,
     *("loss_change_per_step", "steps_per_second", "tokens_per_second", "wall_seconds"),
+    "epoch_seconds",
     *("time_to_target_seconds", "steps_to_target", "samples_to_target"),
     *("reused_train_seconds", "reused_cache_build_seconds", "reused_time_to_target_seconds"),
 )
@@ -101,8 +102,9 @@ def read_figures(result: CellResult, target_loss: float | None) -> Figures:
     Returns:
         By name, without those that do not apply. `loss_change_per_step` is (final - initial
         validation loss) / steps; `steps_per_second` and `tokens_per_second` are per second of the
-        training clock, tokens without padding; `*_to_target` are those of the first evaluation
-        point whose validation loss is at most `target_loss`.
+        training clock, tokens without padding; `epoch_seconds` is the training clock without
+        building a cache / epochs; `*_to_target` are those of the first evaluation point whose
+        validation loss is at most `target_loss`.
     """
     summary = result.summary
     figures = {name: summary[name] for name in _FROM_SUMMARY if summary.get(name) is not None}
@@ -111,6 +113,9 @@ def read_figures(result: CellResult, target_loss: float | None) -> Figures:
         summary["final_val_loss"] - summary["initial_val_loss"]
     ) / steps
     figures |= {"steps_per_second": steps / seconds}
+    if figures.get("epochs"):
+        building = summary.get("cache_build_seconds") or 0.0
+        figures["epoch_seconds"] = (seconds - building) / summary["epochs"]
     if "tokens" in figures:
         figures["tokens_per_second"] = summary["tokens"] / seconds
     if result.wall_seconds is not None:

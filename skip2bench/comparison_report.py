@@ -1,11 +1,10 @@
 """A comparison's results as the report reads them back."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from skip2bench.errors import Skip2BenchError
-from skip2bench.results import Run, read_run
+from skip2bench.results import Run
 
 RESULTS_FILE = "comparison_results.json"
 
@@ -27,24 +26,3 @@ def read_comparison(run: Run) -> dict[str, Any]:
             "'skip2bench compare' again with its --out-dir, or move it away"
         ) from error
     return content
-
-
-def list_curves(run: Run, content: dict[str, Any]) -> list[Run]:
-    """One run of each configuration, for the plots: the first seed at the best learning rate.
-
-    Left out are the baseline's repetition and configurations of which no run ended well.
-    """
-    chosen = []
-    for entry in content["configurations"]:
-        cells = [
-            name
-            for name, cell in content["cells"].items()
-            if cell["configuration"] == entry["name"]
-            and cell["role"] == "run"
-            and cell["status"] == "ok"
-            and cell["learning_rate"] == entry["learning_rate"]
-        ]
-        if cells and not entry["is_aa"]:
-            cell = read_run(run.folder / "cells" / cells[0])
-            chosen.append(replace(cell, summary=cell.summary | {"label": entry["label"]}))
-    return chosen

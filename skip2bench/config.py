@@ -21,6 +21,7 @@ Precision = Literal["auto", "32-true", "bf16-true", "bf16-mixed", "16-true", "16
 Device = Literal["auto", "cpu", "cuda", "mps"]
 LoggerName = Literal["csv", "tensorboard"]
 Language = Literal["ja", "en"]
+ReportFormat = Literal["md", "html"]
 CacheTier = Literal["auto", "device", "ram", "disk"]
 CacheDtype = Literal["model", "bf16", "int8"]
 
@@ -199,10 +200,20 @@ class ReportConfig:
 
     results: Path = option(Path("results"), "Folder of results.")
     lang: Language = option("ja", "Language of the report: ja or en.")
+    format: ReportFormat = option("md", "Form of the report: md or html, one file by itself.")
     output: Path | None = option(None, "File to write (default: standard output).")
+    plots_dir: Path | None = option(
+        None, "Folder of the charts of a Markdown report (default: figures, beside it)."
+    )
+    run: tuple[Path, ...] = option(
+        (), "Use only this run, or those below this folder; repeatable.", repeatable=True
+    )
+    template: Path | None = option(None, "Jinja template of your own, rendered in a sandbox.")
+    json: bool = option(False, "Write the tables as JSON instead.")
 
     def __post_init__(self) -> None:
         check_choice("lang", self.lang, get_args(Language))
+        check_choice("format", self.format, get_args(ReportFormat))
 
 
 def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:

@@ -22,6 +22,10 @@ _LITGPT_SPELLINGS = {
 }
 
 
+_ONE_WAY = frozenset(("force", "dry_run", "aa", "match_params", "json"))
+"""Switches that are off unless typed, and have no --no form."""
+
+
 def normalise_flags(arguments: list[str]) -> list[str]:
     """Bring LitGPT's spellings of flags to ours: underscores, `--train.`, `--skip2lora_*`."""
     result = []
@@ -79,7 +83,13 @@ def _flag(item: Any, hint: Any, embedded_default: Any) -> inspect.Parameter:
     kind: Any = hint if hint in (int, float, bool, Path) else str  # tuples: comma-separated text
     if item.metadata.get("repeatable"):
         kind = list[str]
-    can_negate = kind is bool and item.name not in ("force", "dry_run", "aa", "match_params")
+    can_negate = kind is bool and item.name not in (
+        "force",
+        "dry_run",
+        "aa",
+        "match_params",
+        "json",
+    )
     flag = f"--{name}/--no-{name}" if can_negate else f"--{name}"
     option = typer.Option(flag, help=item.metadata["help"] + default, show_default=False)
     return inspect.Parameter(

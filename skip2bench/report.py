@@ -1,181 +1,136 @@
 """The evaluation report, laid out as section 9 of the evaluation guide asks for.
 
-Runs come from `selection`, figures from `tables`, the plot from `plots`, rounding from `units`, and
-every word from `templates/report.<lang>.md.j2`; here they meet, with the environment and what is
-missing.
+Its data come from `report_data`, charts from `report_charts`, rounding from `units`, and every word
+from `templates/report.<lang>.md.j2`. The HTML page is made of the Markdown (`report_html`), so that
+both say the same.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from skip2bench import plots, tables, units
-from skip2bench.comparison_report import list_curves, read_comparison
+from skip2bench import units
 from skip2bench.config import Language, ReportConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.report_charts import draw_charts
+from skip2bench.report_data import HASH_LENGTH, build_report_data, read_curves
 from skip2bench.resources import find_resource
-from skip2bench.results import read_runs
-from skip2bench.selection import Selection, select_runs
+from skip2bench.results import read_runs, to_json
+from skip2bench.selection import choose_runs, select_runs
+from skip2bench.tables import Reduction
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from jinja2.environment import Environment
 
-FIGURE = Path("figures", "loss_comparison.png")
-HASH_LENGTH = 12
 ERROR_LENGTH = 200
 
 
-@dataclass(frozen=True, kw_only=True)
-class Missing:
-    """Something that was not measured, and the command that measures it."""
-
-    what: str
-    command: str
-    labels: tuple[str, ...] = ()
-
-
 def render_report(config: ReportConfig) -> str:
-    """Read the runs below `config.results`, draw the plot there, and return the report as Markdown.
+    """Read the runs below `config.results` and return the report: Markdown, HTML or JSON.
 
-    The plot becomes `<results>/figures/loss_comparison.png`; the link to it is relative to the
-    folder of `config.output`, or to the current folder without one.
+    The charts of a Markdown report are written as SVG files to `config.plots_dir`, or without one
+    to `figures` beside the report (below the results where it goes to standard output); links to
+    them are relative to the folder of `config.output`, or to the current folder without one. An
+    HTML page holds them itself.
 
     Raises:
-        Skip2BenchError: no run has finished, one cannot be read, or the plot cannot be written.
+        Skip2BenchError: no run has finished, one cannot be read, or a chart cannot be written.
     """
-    selection = select_runs(read_runs(config.results), config.results)
+    runs, unreadable = read_runs(config.results)
+    chosen = choose_runs(runs, config.results, config.run)
+    selection = select_runs(chosen, config.results, unreadable)
     if not selection.runs:
         raise Skip2BenchError(
             f"no finished run below {str(config.results)!r}; "
             "make one with 'skip2bench bench' or 'skip2bench train'"
         )
-    bench_rows = tables.build_bench_rows(selection.bench) if selection.bench else []
-    train_rows = tables.build_train_rows(selection.train)
-    comparison = read_comparison(selection.comparison) if selection.comparison else None
-    curves = selection.train
-    if selection.comparison and comparison and not curves:
-        curves = list_curves(selection.comparison, comparison)
-    drawable = [run for run in curves if plots.read_loss_curve(run)]
-    figure = None
-    if drawable:
-        path = plots.draw_loss_comparison(drawable, config.results / FIGURE)
-        figure = _link(path, config.output.parent if config.output else Path())
-    return _load_template(config.lang).render(
-        selection=selection,
-        comparison=comparison,
-        environment=collect_environment(selection),
-        bench=bench_rows,
-        train=train_rows,
-        bench_baseline=tables.find_baseline(bench_rows),
-        train_baseline=tables.find_baseline(train_rows),
-        mismatches=find_mismatches(selection),
-        advice=tables.find_advice(bench_rows, train_rows),
-        limits={
-            "loss": round(100 * tables.WORSE_LOSS_RATIO),
-            "speed": round(100 * tables.SPEED_GAP_RATIO),
-        },
-        missing=find_missing(selection, bench_rows, train_rows),
-        figure=figure,
+    data = build_report_data(selection)
+    if config.json:
+        return to_json(_to_plain(data))
+    drawn = draw_charts(
+        data["bench"], data["entries"], read_curves(selection, data["figures"]), config.lang
     )
+    if config.format == "html":
+        from skip2bench.report_html import render_page
+
+        markdown = _render(config, data, {name: f"chart:{name}" for name in drawn})
+        return render_page(markdown, drawn, config.lang)
+    return _render(config, data, _write_charts(config, drawn))
 
 
-def collect_environment(selection: Selection) -> dict[str, Any]:
-    """What the runs ran on and with.
+def _render(config: ReportConfig, data: Mapping[str, Any], charts: Mapping[str, str]) -> str:
+    from jinja2 import TemplateError
+    from jinja2.exceptions import SecurityError
 
-    Returns:
-        By name, the distinct values among the runs that are compared, in the order of the tables;
-        `highest_load` is a number or None. Sizes are bytes; hashes are cut to HASH_LENGTH.
-    """
-    runs = selection.runs
-    environments = [run.environment for run in runs]
-    names = (
-        *("processor", "cpu_count", "memory_bytes", "platform", "gpu", "threads"),
-        *("python", "torch", "litgpt", "skip2bench"),
-    )
-    found: dict[str, Any] = {
-        name: _distinct(environment.get(name) for environment in environments) for name in names
-    }
-    for name in ("model", "device", "precision"):
-        found[name] = _distinct(run.summary.get(name) for run in runs)
-    for name in ("data", "checkpoint"):
-        found[name] = _distinct(
-            _with_short_hash(environment.get(name)) for environment in environments
-        )
-    found["commit"] = _distinct(
-        (str(environment["commit"])[:HASH_LENGTH], bool(environment.get("dirty")))
-        for environment in environments
-        if environment.get("commit")
-    )
-    found["started_at"] = sorted(_distinct(run.summary.get("started_at") for run in runs))
-    loads = [load[0] for environment in environments if (load := environment.get("load_average"))]
-    found["highest_load"] = max(loads, default=None)
-    found["commands"] = _distinct(environment.get("command") for environment in environments)
-    return found
+    if config.template is None:
+        return _load_template(config.lang).render(**data, charts=charts)
+    try:
+        template = _load_users_template(config.template, config.lang)
+        return template.render(**data, charts=charts)
+    except (TemplateError, SecurityError, TypeError, AttributeError, KeyError) as error:
+        raise Skip2BenchError(
+            f"the template {str(config.template)!r} cannot be rendered "
+            f"({type(error).__name__}: {error}); start from templates/report.en.md.j2"
+        ) from error
 
 
-def find_mismatches(selection: Selection) -> list[str]:
-    """Names of what the bench run and the train runs do not share: model, device, precision."""
-    if not (selection.bench and selection.train):
-        return []
-    bench, train = selection.bench.summary, selection.train[0].summary
-    return [name for name in ("model", "device", "precision") if bench.get(name) != train.get(name)]
+def _write_charts(config: ReportConfig, drawn: Mapping[str, str]) -> dict[str, str]:
+    """Write the charts; return their links."""
+    start = config.output.parent if config.output else Path()
+    beside = start if config.output else config.results
+    folder = config.plots_dir or beside / "figures"
+    links = {}
+    for name, svg in drawn.items():
+        path = folder / f"{name}.{config.lang}.svg"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(_on_paper(svg), encoding="utf-8")
+        except OSError as error:
+            raise Skip2BenchError(
+                f"cannot write the plot {str(path)!r} ({error.strerror}); choose another "
+                "--plots-dir"
+            ) from error
+        links[name] = quote(Path(os.path.relpath(path.resolve(), start.resolve())).as_posix())
+    return links
 
 
-def find_missing(
-    selection: Selection, bench_rows: Sequence[tables.Row], train_rows: Sequence[tables.Row]
-) -> list[Missing]:
-    """What a full report would need beyond the runs there are, in the order of the report."""
-    commands = {
-        "bench": "skip2bench bench",
-        "bench_baseline": "skip2bench bench --methods lora,skip2",
-        "bench_skip": "skip2bench bench --methods lora,skip2",
-        "train": "skip2bench train --method lora && skip2bench train --blocks 0,1,2,3",
-        "train_baseline": "skip2bench train --method lora",
-        "train_skip": "skip2bench train --blocks 0,1,2,3",
-    }
-    # what a comparison has measured is not missing
-    kinds = [("bench", bench_rows)]
-    if train_rows or not selection.comparison:
-        kinds.append(("train", train_rows))
-    missing = [
-        Missing(what=what, command=commands[what])
-        for kind, rows in kinds
-        for what in _missing_methods(kind, rows)
+def _on_paper(svg: str) -> str:
+    """A chart as a file of its own, where no page gives it a background and a colour of text."""
+    return svg.replace("<svg ", '<svg style="background:#ffffff;color:#1c1e21" ', 1)
+
+
+def _to_plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data as JSON can hold it: runs become their folders."""
+    selection = data["selection"]
+    plain = {name: value for name, value in data.items() if name not in ("selection", "limits")}
+    plain["missing"] = [vars(item) for item in data["missing"]]
+    plain["left_out"] = [vars(item) for item in selection.left_out]
+    plain["runs"] = [run.folder.as_posix() for run in selection.runs]
+    plain["bench"] = [
+        {k: vars(v) if isinstance(v, Reduction) else v for k, v in row.items()}
+        for row in data["bench"]
     ]
-    incomplete = {
-        "times": ([row["label"] for row in bench_rows if row["step_seconds"] is None], "bench"),
-        "flops": ([row["label"] for row in bench_rows if not row["has_flops"]], "bench"),
-        "memory": (
-            [row["label"] for row in bench_rows if row["memory"]["saved_bytes"] is None],
-            "bench",
-        ),
-        "train_figures": ([row["label"] for row in train_rows if _has_gap(row)], "train"),
-        "curves": (
-            [
-                str(run.summary.get("label"))
-                for run in selection.train
-                if not plots.read_loss_curve(run)
-            ],
-            "train",
-        ),
-    }
-    commands["train"] = "skip2bench train"
-    return missing + [
-        Missing(what=what, command=commands[kind], labels=tuple(labels))
-        for what, (labels, kind) in incomplete.items()
-        if labels
+    for name in ("baseline", "conclusion"):
+        plain[name] = data[name] and data[name]["label"]
+    plain["picks"] = [
+        pick | {"entry": pick["entry"]["label"], "tied": [entry["label"] for entry in pick["tied"]]}
+        for pick in data["picks"]
     ]
+    plain["peers"] = [entry["label"] for entry in data["peers"]]
+    return plain
 
 
 def escape_markdown(value: object) -> str:
     """`value` as one line of plain text inside Markdown prose or a table cell."""
     text = re.sub(r"\s+", " ", str(value)).strip()
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", text).replace("<", "&lt;")
+    # an underscore within a word starts no emphasis
+    text = re.sub(r"([\\`*\[\]|]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def escape_code(value: object) -> str:
@@ -195,42 +150,38 @@ def shorten_hash(value: object) -> object:
     return str(value)[:HASH_LENGTH] if is_hash else value
 
 
-def _missing_methods(kind: str, rows: Sequence[tables.Row]) -> list[str]:
-    if not rows:
-        return [kind]
-    gaps = []
-    if tables.find_baseline(rows) is None:
-        gaps.append(f"{kind}_baseline")
-    if all(row["method"] == "lora" for row in rows):
-        gaps.append(f"{kind}_skip")
-    return gaps
-
-
-def _has_gap(row: tables.Row) -> bool:
-    needed = (
-        "train_seconds",
-        "steps",
-        "tokens",
-        "peak_bytes",
-        "initial_val_loss",
-        "final_val_loss",
-    )
-    return any(row[name] is None for name in needed)
-
-
 def _load_template(lang: Language) -> "Template":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(
-        loader=FileSystemLoader(find_resource("templates")),
+    loader = FileSystemLoader(find_resource("templates"))
+    return _prepare(Environment, lang, loader=loader).get_template(f"report.{lang}.md.j2")
+
+
+def _load_users_template(path: Path, lang: Language) -> "Template":
+    """A user's own template, in Jinja's sandbox: it sees the data and nothing else."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Skip2BenchError(f"the template {str(path)!r} cannot be read ({error})") from error
+    return _prepare(ImmutableSandboxedEnvironment, lang).from_string(source)
+
+
+def _prepare(kind: "type[Environment]", lang: Language, **options: Any) -> "Environment":
+    from jinja2 import StrictUndefined
+
+    environment = kind(
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML: values pass through the `markdown` filter
+        **options,
     )
     formats: dict[str, Callable[..., str]] = {
         "count": units.format_count,
+        "signed_count": "{:+,}".format,
         "bytes": units.format_bytes,
         "duration": partial(units.format_duration, lang=lang),
         "loss": units.format_loss,
@@ -238,53 +189,39 @@ def _load_template(lang: Language) -> "Template":
         "percent": units.format_percent,
         "signed_percent": partial(units.format_percent, signed=True),
         "significant": units.format_significant,
+        "signed": "{:+.3f}".format,
         "time": units.format_time,
         "markdown": escape_markdown,
     }
     environment.filters |= {
         name: partial(_or_dash, render=render) for name, render in formats.items()
     }
-    # of a figure over seeds: mean ± standard deviation, with a ± only where there are several
     environment.filters |= {
-        f"spread_{name}": partial(_spread, render=formats[name])
-        for name in ("loss", "duration", "significant", "bytes")
+        "spread": partial(_spread, formats=formats),
+        "median_ms": _median_milliseconds,
+        "code": escape_code,
+        "shorten": shorten,
+        "short_hash": shorten_hash,
     }
-    environment.filters["spread_signed"] = partial(
-        _spread, render="{:+.3f}".format, render_std="{:.3f}".format
-    )
-    environment.filters |= {"code": escape_code, "shorten": shorten, "short_hash": shorten_hash}
-    return environment.get_template(f"report.{lang}.md.j2")
+    return environment
 
 
-def _spread(
-    figure: Any, render: Callable[..., str], render_std: Callable[..., str] | None = None
-) -> str:
+def _spread(figure: Any, kind: str, formats: Mapping[str, Callable[..., str]]) -> str:
+    """A figure over runs: mean ± standard deviation, with a ± only where it varied."""
     if not figure:
         return "-"
+    render = formats[kind]
     if figure["n"] == 1 or figure["std"] == 0:
         return render(figure["mean"])
-    return f"{render(figure['mean'])} ± {(render_std or render)(figure['std'])}"
+    return f"{render(figure['mean'])} ± {render(figure['std']).removeprefix('+')}"
+
+
+def _median_milliseconds(phase: Any) -> str:
+    if not phase:
+        return "-"
+    median, std = (units.format_milliseconds(phase[f"{n}_seconds"]) for n in ("median", "std"))
+    return f"{median} ± {std}"
 
 
 def _or_dash(value: Any, render: Callable[..., str]) -> str:
     return "-" if value is None else render(value)
-
-
-def _link(path: Path, start: Path) -> str:
-    relative = Path(os.path.relpath(path.resolve(), start.resolve())).as_posix()
-    return quote(relative)
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    """The values that are not None, each once, in order of appearance."""
-    found: list[Any] = []
-    for value in values:
-        if value is not None and value not in found:
-            found.append(value)
-    return found
-
-
-def _with_short_hash(value: Any) -> dict[str, Any] | None:
-    if not isinstance(value, dict):
-        return None
-    return value | {"sha256": shorten_hash(value.get("sha256"))}

@@ -1,16 +1,19 @@
-"""Which runs a report compares, and why it leaves the others out."""
+"""Which runs a report compares, and why it leaves the others out.
 
-from collections import Counter
+Runs compare that agree in everything but configuration, seed and learning rate. A comparison's
+folder is such a set by itself; single train runs form one together. The newest set is reported.
+"""
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from skip2bench.config import LORA_TARGETS
+from skip2bench.errors import Skip2BenchError
 from skip2bench.results import Run
-from skip2bench.tables import order_key
+from skip2bench.run_groups import identify
 
-_ADAPTER_KEYS = ("lora_alpha", "lora_dropout", *LORA_TARGETS)
+Reason = Literal["status", "superseded", "differs", "another", "unreadable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,7 @@ class LeftOut:
 
     folder: str
     label: str
-    reason: Literal["status", "superseded", "differs"]
+    reason: Reason
     status: str
     error: str | None = None
     differences: dict[str, tuple[Any, Any]] = field(default_factory=dict)
@@ -28,65 +31,102 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The newest finished bench run and comparison, and the train runs compared, in order."""
+    """What is compared: a comparison or train runs, and the benchmark that belongs to them."""
 
     bench: Run | None
     train: list[Run]
+    comparison: Run | None
     left_out: list[LeftOut]
-    comparison: Run | None = None
-    """The newest comparison; its cells are not among `train`."""
 
     @property
     def runs(self) -> list[Run]:
-        """Every run that is compared."""
+        """Every run that is compared; of a comparison, its folder."""
         others = [run for run in (self.bench, self.comparison) if run]
         return [*others, *self.train]
 
 
-def select_runs(runs: Sequence[Run], root: Path) -> Selection:
-    """Choose what a report compares: the newest finished bench run, and comparable train runs.
+def choose_runs(runs: Sequence[Run], root: Path, chosen: Sequence[Path]) -> list[Run]:
+    """Only the runs that were asked for; all of them where none was.
 
-    Of these, the newest of each method, blocks and target. Comparable is what agrees with the
-    newest finished train run in all of `read_conditions`.
+    Args:
+        runs: Every run.
+        root: Folder of the results, which `chosen` may be relative to.
+        chosen: Run folders, or folders above them.
+
+    Raises:
+        Skip2BenchError: a chosen folder holds no run.
+    """
+    if not chosen:
+        return list(runs)
+    kept: dict[Path, Run] = {}
+    for path in chosen:
+        wanted = {path.resolve(), (root / path).resolve()}
+        found = [
+            run for run in runs if wanted & {run.folder.resolve(), *run.folder.resolve().parents}
+        ]
+        if not found:
+            raise Skip2BenchError(
+                f"{str(path)!r} holds no run below {str(root)!r}; give the folder of a run"
+            )
+        kept |= {run.folder: run for run in found}
+    return [run for run in runs if run.folder in kept]
+
+
+def _place(run: Run) -> set[Path]:
+    """The folder of a run and all above it."""
+    folder = run.folder.resolve()
+    return {folder, *folder.parents}
+
+
+def select_runs(
+    runs: Sequence[Run], root: Path, unreadable: Mapping[Path, str] | None = None
+) -> Selection:
+    """Choose what a report compares: the newest set of runs, and the newest benchmark with it.
 
     Args:
         runs: Runs, oldest first.
         root: Folder of the results; runs that are left out are named relative to it.
+        unreadable: By folder, why runs could not be read.
     """
-    comparison = next((run for run in reversed(runs) if run.kind == "compare"), None)
-    runs = [run for run in runs if run.kind in ("bench", "train") and not _is_cell(run)]
-    left_out = [_leave_out(run, root, "status") for run in runs if not _is_finished(run)]
-    bench: Run | None = None
-    train: dict[tuple[Any, ...], Run] = {}
-    conditions: dict[str, Any] = {}
-    for run in reversed([run for run in runs if _is_finished(run)]):
-        if run.kind == "bench":
-            if bench is not None:
-                left_out.append(_leave_out(run, root, "superseded"))
-            bench = bench or run
-            continue
-        conditions = conditions or read_conditions(run)
-        differences = _find_differences(read_conditions(run), conditions)
-        key = _identity(run)
-        if differences:
-            left_out.append(_leave_out(run, root, "differs", differences))
-        elif key in train:
-            left_out.append(_leave_out(run, root, "superseded"))
-        else:
-            train[key] = run
-    ordered = [train[key] for key in sorted(train)]
+    cells = {run.folder for run in runs if run.folder.parent.name == "cells"}
+    single = [run for run in runs if run.folder not in cells]
+    comparisons = [run for run in single if run.kind == "compare"]
+    comparison = comparisons[-1] if comparisons else None
+    train, left_out = _select_train([run for run in single if run.kind == "train"], root)
+    if comparison and train and _started(comparison) >= _started(train[-1]):
+        left_out += [_leave_out(run, root, "another") for run in train]
+        train = []
+    elif train:
+        comparison = None
+    left_out += [_leave_out(run, root, "another") for run in comparisons if run is not comparison]
+    benches = [run for run in single if run.kind == "bench"]
+    bench = _select_bench(benches, comparison)
+    left_out += [
+        _leave_out(run, root, "superseded" if run.summary.get("status") == "ok" else "status")
+        for run in benches
+        if run is not bench
+    ]
+    left_out += [
+        LeftOut(
+            folder=folder.relative_to(root).as_posix(),
+            label="-",
+            reason="unreadable",
+            status="-",
+            error=error,
+        )
+        for folder, error in (unreadable or {}).items()
+    ]
     left_out.sort(key=lambda item: item.folder)
-    return Selection(
-        bench=bench, train=_tell_apart(ordered), left_out=left_out, comparison=comparison
-    )
+    return Selection(bench=bench, train=train, comparison=comparison, left_out=left_out)
 
 
 def read_conditions(run: Run) -> dict[str, Any]:
     """What must agree before two train runs are compared; None where it was not recorded."""
     summary, environment = run.summary, run.environment
-    names = ("model", "seed", "global_batch_size", "precision", "device", "steps", "learning_rate")
+    names = ("model", "global_batch_size", "precision", "device", "steps")
     schedule = ("lr_warmup_steps", "weight_decay", "adam_beta1", "adam_beta2")
     gpu = _mapping(environment.get("gpu"))
+    versions = [environment.get(name) for name in ("torch", "litgpt", "skip2bench")]
     return {
         **{name: summary.get(name) for name in names},
         **{name: run.config.get(name) for name in schedule},
@@ -94,17 +134,38 @@ def read_conditions(run: Run) -> dict[str, Any]:
         "checkpoint": _mapping(environment.get("checkpoint")).get("sha256"),
         "hardware": gpu.get("name") or environment.get("processor"),
         "threads": environment.get("threads"),
+        "versions": ", ".join(map(str, versions)) if any(versions) else None,
     }
 
 
-def _identity(run: Run) -> tuple[Any, ...]:
-    """What makes two comparable runs the same configuration; sorts as `order_key` does."""
-    details = (run.summary.get("rank"), *(run.config.get(name) for name in _ADAPTER_KEYS))
-    return (*order_key(run.summary), *map(str, details))
+def _select_train(runs: Sequence[Run], root: Path) -> tuple[list[Run], list[LeftOut]]:
+    """Finished runs that agree with the newest one, oldest first; of repetitions the newest."""
+    left_out = [_leave_out(run, root, "status") for run in runs if not _is_finished(run)]
+    kept: dict[tuple[Any, ...], Run] = {}
+    conditions: dict[str, Any] = {}
+    for run in reversed([run for run in runs if _is_finished(run)]):
+        conditions = conditions or read_conditions(run)
+        differences = _find_differences(read_conditions(run), conditions)
+        details = ("seed", "learning_rate", "cache_kept")
+        key = (*identify(run), *(str(run.summary.get(name)) for name in details))
+        if differences:
+            left_out.append(_leave_out(run, root, "differs", differences))
+        elif key in kept:
+            left_out.append(_leave_out(run, root, "superseded"))
+        else:
+            kept[key] = run
+    return list(reversed(kept.values())), left_out
 
 
-def _is_cell(run: Run) -> bool:
-    return run.folder.parent.name == "cells"
+def _select_bench(benches: Sequence[Run], comparison: Run | None) -> Run | None:
+    """A comparison's own benchmark, else the newest that has finished."""
+    finished = [run for run in benches if _is_finished(run)]
+    own = [run for run in finished if comparison and run.folder.parent == comparison.folder]
+    return next(reversed(own or finished), None)
+
+
+def _started(run: Run) -> str:
+    return str(run.summary.get("started_at", ""))
 
 
 def _is_finished(run: Run) -> bool:
@@ -120,7 +181,7 @@ def _find_differences(
 def _leave_out(
     run: Run,
     root: Path,
-    reason: Literal["status", "superseded", "differs"],
+    reason: Reason,
     differences: dict[str, tuple[Any, Any]] | None = None,
 ) -> LeftOut:
     return LeftOut(
@@ -131,30 +192,6 @@ def _leave_out(
         error=run.summary.get("error"),
         differences=differences or {},
     )
-
-
-def _tell_apart(runs: list[Run]) -> list[Run]:
-    """Add the adapter's settings to a label that several runs share."""
-    counts = Counter(run.summary.get("label") for run in runs)
-    return [
-        run if counts[run.summary.get("label")] == 1 else replace(run, summary=_with_detail(run))
-        for run in runs
-    ]
-
-
-def _with_detail(run: Run) -> dict[str, Any]:
-    summary, config = run.summary, run.config
-    details = {
-        "blocks": ",".join(map(str, summary.get("blocks") or ())),
-        "target": summary.get("target"),
-        "r": summary.get("rank"),
-        "alpha": config.get("lora_alpha"),
-        "dropout": config.get("lora_dropout"),
-    }
-    text = "; ".join(
-        f"{name} {value}" for name, value in details.items() if value not in (None, "")
-    )
-    return summary | {"label": f"{summary.get('label')} [{text}]"}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

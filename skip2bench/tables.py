@@ -1,4 +1,4 @@
-"""The figures of the report's tables, derived from run summaries: no words and no rounding.
+"""The benchmark's figures in the report's tables: no words and no rounding.
 
 Rows are dictionaries that the templates read; a figure that was not measured is None. A reduction
 is 1 - figure / LoRA's figure: positive is less than LoRA, negative is more, None for LoRA itself.
@@ -13,11 +13,6 @@ from skip2bench.results import Run
 from skip2bench.stats import Ratio
 
 METHOD_ORDER = get_args(MethodName)
-WORSE_LOSS_RATIO = 0.05
-"""A final loss above LoRA's by more than this share gets the guide's advice on accuracy."""
-SPEED_GAP_RATIO = 0.1
-"""A measured reduction this far below the one by FLOPs gets the guide's advice on speed."""
-
 Row = dict[str, Any]
 
 
@@ -54,48 +49,15 @@ def build_bench_rows(run: Run) -> list[Row]:
     rows = []
     for configuration in sorted(configurations, key=order_key):
         other = {} if configuration is baseline or baseline is None else baseline
-        row: Row = {key: configuration.get(key) for key in ("label", "method", "blocks", "target")}
+        row: Row = {
+            key: configuration.get(key) for key in ("label", "method", "blocks", "target", "rank")
+        }
         row |= _parameter_figures(configuration, other)
         row |= _time_figures(configuration, other, is_paired=is_paired)
         row |= _flops_figures(configuration, other)
         row["memory"] = _memory_figures(configuration, other)
         rows.append(row)
     return rows
-
-
-def build_train_rows(runs: Sequence[Run]) -> list[Row]:
-    """One row a train run, in the order given, each compared with the LoRA run among them."""
-    summaries = [run.summary for run in runs]
-    baseline = find_baseline(summaries)
-    return [
-        _train_row(summary, {} if summary is baseline or baseline is None else baseline)
-        for summary in summaries
-    ]
-
-
-def find_advice(bench_rows: Sequence[Row], train_rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Labels of the rows that call for the guide's advice (section 10).
-
-    Returns:
-        `memory`: autograd saves no less than with LoRA. `accuracy`: the final loss is above LoRA's
-        by more than WORSE_LOSS_RATIO. `speed`: the measured backward reduction, at the best end of
-        its interval, is below the one by FLOPs by more than SPEED_GAP_RATIO.
-    """
-    advice: dict[str, list[str]] = {"memory": [], "accuracy": [], "speed": []}
-    for row in bench_rows:
-        saved = row["memory"]["saved_reduction"]
-        if saved is not None and saved <= 0:
-            advice["memory"].append(row["label"])
-        measured, by_flops = row["backward_reduction"], row["backward_flops_reduction"]
-        if measured and by_flops is not None:
-            # a shortfall is claimed only where even the best end of the interval falls short
-            best = measured.value if measured.high is None else measured.high
-            if by_flops - best > SPEED_GAP_RATIO:
-                advice["speed"].append(row["label"])
-    for row in train_rows:
-        if row["loss_change_ratio"] is not None and row["loss_change_ratio"] > WORSE_LOSS_RATIO:
-            advice["accuracy"].append(row["label"])
-    return advice
 
 
 def _parameter_figures(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> Row:
@@ -111,11 +73,11 @@ def _parameter_figures(summary: Mapping[str, Any], baseline: Mapping[str, Any]) 
 def _time_figures(
     configuration: Mapping[str, Any], baseline: Mapping[str, Any], *, is_paired: bool
 ) -> Row:
-    """Median seconds of phases and steps; reductions paired for phases, of medians for steps."""
-    row: Row = {
-        f"{phase}_seconds": _median_seconds(configuration, phase)
-        for phase in ("forward", "train_forward", "backward", "optimizer")
-    }
+    """Phases and steps; reductions are paired for phases, of medians for steps."""
+    phases = configuration.get("phases") or {}
+    names = ("forward", "train_forward", "backward", "optimizer")
+    row: Row = {f"{name}_seconds": _median_seconds(configuration, name) for name in names}
+    row |= {name: phases.get(name) for name in (*names, "cached_forward", "cached_backward")}
     row["step_seconds"] = _step_seconds(configuration)
     row["cached_step_seconds"] = _step_seconds(configuration, "cached_forward", "cached_backward")
     for name in ("step", "cached_step"):
@@ -154,43 +116,6 @@ def _memory_figures(configuration: Mapping[str, Any], baseline: Mapping[str, Any
         "saved_reduction": _less(saved, base_saved),
         "cached_saved_bytes": cached,
         "cached_saved_reduction": _less(cached, base_saved),
-    }
-
-
-def _train_row(summary: Mapping[str, Any], base: Mapping[str, Any]) -> Row:
-    """Figures of one run; `base` is LoRA's summary, empty for LoRA itself or without one."""
-    seconds, steps = summary.get("train_seconds"), summary.get("steps")
-    initial, final = summary.get("initial_val_loss"), summary.get("final_val_loss")
-    names = (
-        "label",
-        "method",
-        "blocks",
-        "target",
-        "rank",
-        "learning_rate",
-        "micro_batch_size",
-        "tokens",
-    )
-    row: Row = {name: summary.get(name) for name in names}
-    row |= _parameter_figures(summary, base)
-    return row | {
-        "steps": steps,
-        "train_seconds": seconds,
-        "train_reduction": _less(seconds, base.get("train_seconds")),
-        "train_share": _divide(seconds, base.get("train_seconds")),
-        # LoRA and Skip-LoRA have no cache: "-" says so, zero seconds would not
-        "cache_build_seconds": summary.get("cache_build_seconds") or None,
-        "cache_bytes": summary.get("cache_bytes") or None,
-        "steps_per_second": _divide(steps, seconds),
-        "tokens_per_second": _divide(summary.get("tokens"), seconds),
-        "peak_bytes": summary.get("peak_memory_bytes"),
-        "peak_reduction": _less(summary.get("peak_memory_bytes"), base.get("peak_memory_bytes")),
-        "initial_val_loss": initial,
-        "final_val_loss": final,
-        "best_val_loss": summary.get("best_val_loss"),
-        "best_step": summary.get("best_step"),
-        "loss_change_ratio": _negated(_less(final, base.get("final_val_loss"))),
-        "loss_per_step": _divide(_add(final, _negated(initial)), steps),
     }
 
 
@@ -236,7 +161,3 @@ def _less(value: float | None, baseline: float | None) -> float | None:
     """1 - value / baseline, None where either is unknown or the baseline is zero."""
     share = _divide(value, baseline)
     return None if share is None else 1 - share
-
-
-def _negated(value: float | None) -> float | None:
-    return None if value is None else -value

@@ -4,11 +4,10 @@ import pytest
 
 from skip2bench import peer_litgpt
 from skip2bench.comparison import CellResult, find_warnings, summarise_configuration
-from skip2bench.comparison_report import list_curves, read_comparison
 from skip2bench.config import ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.report import render_report
-from skip2bench.results import read_run, write_json
+from skip2bench.results import write_json
 
 
 def make_cell(name, *, seed, seconds, loss, role="run", status="ok", **more):
@@ -72,10 +71,12 @@ def comparison(tmp_path):
                 "label": LABELS[name],
                 "method": "skip2" if name == "skip2" else "lora",
                 "rank": 4,
+                "blocks": list(range(8)) if name == "skip2" else None,
+                "target": None,
                 "peer": "litgpt" if name == "peer-litgpt" else None,
                 "is_aa": False,
                 "is_baseline": name == "lora",
-                "trainable_parameters": 24_576,
+                "trainable_parameters": 24_588 if name == "skip2" else 24_576,
                 "extra_parameters": 12 if name == "skip2" else 0,
                 "differences": list(peer_litgpt.DIFFERENCES) if name == "peer-litgpt" else [],
                 **summarise_configuration(cells, CELLS["lora"], None),
@@ -112,21 +113,22 @@ def comparison(tmp_path):
 
 EXPECTED = {
     "en": (
-        "| Skip2-LoRA (8 blocks) | 24,576 | +12 | 4 | 0.001 | 3 |",
+        "| Skip2-LoRA (8 blocks) | 24,588 | - | -0.049 % | +12 | 4 |",
         "All ran at one fixed learning rate",
-        "n = 1; an interval that says anything needs at least 3 runs",
+        "**Too few runs**",
         "Something else used the processor during lora-seed2.",
         "| full-seed1 | failed | the loss is &lt;nan> \\| at step 3 |",
         "shuffles samples by its own loader",
         "Ranks were set so that each adapter method trains as many parameters",
     ),
     "ja": (
-        "| Skip2-LoRA (8 blocks) | 24,576 | +12 | 4 | 0.001 | 3 |",
-        "学習率は全設定で共通の固定値です",
-        "サンプルの並べ替えは相手のローダーによる",
+        "| Skip2-LoRA (8 blocks) | 24,588 | - | -0.049 % | +12 | 4 |",
+        "学習率は共通の固定値で",
+        "**実行回数が少ない**",
         "lora-seed2 の間、ほかのプロセスがプロセッサーを使っていました",
         "| full-seed1 | failed | the loss is &lt;nan> \\| at step 3 |",
-        "n = 1 です。区間に意味を持たせるには 3 回以上",
+        "サンプルの並べ替えは相手のローダーによる",
+        "アダプターのランクは、学習可能パラメータ数が基準と",
     ),
 }
 
@@ -140,28 +142,36 @@ def test_the_report_has_the_comparison_in_it(lang, root, comparison, tmp_path):
         assert words in text
     # a cell is no run to be compared by itself
     assert "skip2bench train --method lora" not in text
-    rows = [line for line in text.splitlines() if line.startswith("| Skip2-LoRA (8 blocks)")]
-    assert len(rows) >= 3
-    time_row = rows[1]
-    # one paired ratio with its interval for the clock, one for the kept cache
-    assert time_row.count("[") == 2
-    assert "0.0" in time_row
 
 
-def test_the_conclusion_speaks_of_the_comparison(comparison):
+def test_the_conclusion_is_written_from_the_figures(comparison):
     text = render_report(ReportConfig(results=comparison, lang="en"))
-    conclusion = text[text.index("## Conclusion") :]
-    assert "**Skip2-LoRA (8 blocks), n = 3**: the training time was" in conclusion
-    assert "and with the cache kept 1.7 %" in conclusion
-    assert "the final validation loss was the baseline's within the noise" in conclusion
-    assert "FT-All" not in conclusion  # nothing of it ended well
-    assert "There is no training run" not in conclusion
+    time, memory, loss = text.splitlines()[2:5]
+    assert time == (
+        "- **Time.** Skip2-LoRA (8 blocks) took 1.20 s ± 0.100 s of training where Traditional "
+        "LoRA took 12.0 s ± 1.00 s: -90.0 % [-90.0 %, -90.0 %], and -98.3 % [-98.6 %, -97.9 %] "
+        "with its cache kept from an earlier run."
+    )
+    assert memory.endswith("against 1.00 GiB: no difference beyond the noise [0.0 %, 0.0 %].")
+    assert loss.endswith(
+        "2.2400 ± 0.0200 against 2.2000 ± 0.1000: no difference beyond the noise [-7.0 %, +11.6 %]."
+    )
+    claim = "Fine-tuning time −90 % at equal trainable parameters (the paper)"
+    assert f"| {claim} | Skip2-LoRA (8 blocks) | -90.0 % [-90.0 %, -90.0 %] | ✓ |" in text
 
 
-def test_curves_are_those_of_the_first_seed(comparison):
-    run = read_run(comparison)
-    labels = [curve.summary["label"] for curve in list_curves(run, read_comparison(run))]
-    assert labels == ["Traditional LoRA", "Skip2-LoRA (8 blocks)", "LitGPT finetune_lora"]
+def test_a_newer_train_run_is_reported_in_place_of_the_comparison(comparison, tmp_path):
+    summary = {"kind": "train", "status": "ok", "started_at": "2026-02-01T00:00:00+00:00"}
+    run = tmp_path / "train" / "x"
+    run.mkdir(parents=True)
+    figures = {"initial_val_loss": 4.0, "final_val_loss": 3.0, "train_seconds": 1.0, "steps": 2}
+    own = {"label": "Traditional LoRA", "method": "lora", "train_samples": 9}
+    write_json(run / "summary.json", summary | figures | own | {"global_batch_size": 4})
+    text = render_report(ReportConfig(results=tmp_path, lang="en"))
+    assert "Skip2-LoRA (8 blocks)" not in text
+    assert "| compare/x | compare | of another set of runs; `--run compare/x` chooses it |" in text
+    chosen = render_report(ReportConfig(results=tmp_path, lang="en", run=(comparison,)))
+    assert "Skip2-LoRA (8 blocks)" in chosen
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"configurations": []}'])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from skip2bench import report
 from skip2bench.config import Language, ReportConfig
@@ -22,6 +23,7 @@ from skip2bench.report import escape_code, escape_markdown, render_report
 DATA = Path(__file__).parent / "data"
 BENCH = Path("results/bench/20261123T100000Z-pystd-bench")
 LORA = Path("results/train/20261123T101000Z-pystd-lora")
+LORA_SEED_1 = Path("results/train/20261123T095000Z-pystd-lora-seed1")
 SKIP2_4 = Path("results/train/20261123T101300Z-pystd-skip2-0-1-2-3")
 SKIP2_6 = Path("results/train/20261123T101500Z-pystd-skip2-0-1-2-3-4-5")
 
@@ -60,44 +62,56 @@ def test_whole_report(lang: Language) -> None:
 def test_both_languages_hold_the_same_figures() -> None:
     def figures(lang: Language) -> list[list[str]]:
         rows = [
-            row for row in render_report(ReportConfig(lang=lang)).splitlines() if "blocks) |" in row
+            row
+            for row in render_report(ReportConfig(lang=lang)).splitlines()
+            if row.startswith(("| Skip2-LoRA (", "| Traditional LoRA |"))
         ]
-        return [[cell.replace("秒", "s").strip() for cell in row.split("|")] for row in rows[:-1]]
+        units = {"時間": "h", "分": "min", "秒": "s", "1 回のみ、検定なし": "one run: not tested"}
+        for word, english in units.items():
+            rows = [row.replace(word, english) for row in rows]
+        return [[cell.strip() for cell in row.split("|")] for row in rows]
 
+    assert len(figures("en")) > 15
     assert figures("ja") == figures("en")
 
 
 @pytest.mark.parametrize(
-    ("output", "link"),
+    ("output", "plots_dir", "link"),
     [
-        (None, "results/figures/loss_comparison.png"),
-        ("report.md", "results/figures/loss_comparison.png"),
-        ("docs/my/report.md", "../../results/figures/loss_comparison.png"),
-        ("results/report.md", "figures/loss_comparison.png"),
+        (None, None, "results/figures/losses.ja.svg"),
+        ("report.md", None, "figures/losses.ja.svg"),
+        ("docs/my/report.md", None, "figures/losses.ja.svg"),
+        ("docs/my/report.md", "docs/pictures", "../pictures/losses.ja.svg"),
+        (None, "my pictures", "my%20pictures/losses.ja.svg"),
     ],
 )
-def test_the_plot_is_linked_from_where_the_report_goes(output: str | None, link: str) -> None:
-    text = render_report(ReportConfig(output=Path(output) if output else None))
+def test_charts_are_linked_from_where_the_report_goes(
+    output: str | None, plots_dir: str | None, link: str
+) -> None:
+    config = ReportConfig(
+        output=Path(output) if output else None, plots_dir=Path(plots_dir) if plots_dir else None
+    )
+    text = render_report(config)
     assert f"]({link})" in text
-    assert Path("results/figures/loss_comparison.png").is_file()
+    start = Path(output).parent if output else Path()
+    assert (start / link.replace("%20", " ")).resolve().is_file()
 
 
-def test_a_folder_with_a_space_is_linked(results: Path) -> None:
-    results.rename(results.with_name("my results"))
-    text = render_report(ReportConfig(results=Path("my results")))
-    assert "](my%20results/figures/loss_comparison.png)" in text
+def test_charts_that_cannot_be_written_say_so() -> None:
+    Path("taken").write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(Skip2BenchError, match=r"cannot write the plot .*; choose another --plots-"):
+        render_report(ReportConfig(plots_dir=Path("taken")))
 
 
 def test_only_bench(results: Path) -> None:
     shutil.rmtree(results / "train")
     text = render_report(ReportConfig())
-    assert "学習: 未計測（`skip2bench train` で計測できます）。" in text
-    assert "loss_comparison.png" not in text
-    assert "| 学習の実行 | - | `skip2bench train --method lora && " in section(
-        text, "## 見つからなかったもの"
-    )
-    assert "88.8 %" in section(text, "## 結論")
-    assert "学習の結果がないため" in section(text, "## 結論")
+    assert "学習: 未計測（`skip2bench train` または `skip2bench compare` で計測できます）。" in text
+    assert "losses.ja.svg" not in text
+    assert "| 学習の実行 | - | `skip2bench train --method lora && " in section(text, "## 再現方法")
+    assert "88.8 %" in section(text, "### 速度")
+    assert "完了した学習がないため" in text
+    assert "| Skip2-LoRA (6 blocks) | 36,864 | 0.84 % | -50.0 % |" in text
 
 
 def test_only_train(results: Path) -> None:
@@ -106,7 +120,7 @@ def test_only_train(results: Path) -> None:
     assert "Benchmark: not measured; `skip2bench bench` measures it." in text
     assert "| Skip2-LoRA (6 blocks) | 36,864 | 0.84 % | -50.0 % |" in text
     assert "| A benchmark | - | `skip2bench bench` |" in text
-    assert "There is no benchmark" in section(text, "## Conclusion")
+    assert "| Backward is faster | - | - | not measured |" in text
 
 
 def test_only_lora() -> None:
@@ -114,7 +128,7 @@ def test_only_lora() -> None:
     shutil.rmtree(SKIP2_6)
     edit(BENCH, lambda summary: summary["configurations"].__delitem__(slice(1, None)))
     text = render_report(ReportConfig(lang="en"))
-    missing = section(text, "## What was not found")
+    missing = section(text, "## How to repeat it")
     assert (
         "| Skip2-LoRA in the benchmark | - | `skip2bench bench --methods lora,skip2` |" in missing
     )
@@ -123,15 +137,13 @@ def test_only_lora() -> None:
 
 def test_without_a_baseline_nothing_is_called_better() -> None:
     shutil.rmtree(LORA)
+    shutil.rmtree(LORA_SEED_1)
     edit(BENCH, lambda summary: summary["configurations"].pop(0))
     text = render_report(ReportConfig(lang="en"))
-    assert "nothing can be said on which is faster or more accurate" in section(
-        text, "## Conclusion"
-    )
-    assert "nothing can be said on which is faster or needs less memory" in text
-    assert "| Skip2-LoRA (4 blocks) | 31.6 s | - | 17.9 s |" in text
+    assert "so nothing is said on which is better" in text
+    assert "| Skip2-LoRA (4 blocks) | 1 | 31.6 s | - | 17.9 s |" in text
     assert "88.8 %" not in text  # a ratio to a configuration that is not LoRA
-    assert "`skip2bench train --method lora`" in section(text, "## What was not found")
+    assert "`skip2bench train --method lora`" in section(text, "## How to repeat it")
 
 
 def test_ratios_to_another_first_configuration_are_not_read() -> None:
@@ -139,22 +151,21 @@ def test_ratios_to_another_first_configuration_are_not_read() -> None:
     text = render_report(ReportConfig())
     assert "88.8 %" not in text
     rows = [line for line in section(text, "### 速度").splitlines() if line.startswith("| ")]
-    assert rows[1].startswith("| Traditional LoRA | 61.2 |")
+    assert rows[1].startswith("| Traditional LoRA | 61.2 ± 3.06 |")
 
 
 @pytest.mark.parametrize(
     ("ratio", "cell"),
     [
-        ({"low": 0.98, "high": 1.06}, "差なし（ノイズ内） [-6.0 %, 2.0 %]"),
-        ({"low": None, "high": None, "n": 1}, "88.8 % (1 ラウンドのみ、区間なし)"),
+        ({"low": 0.98, "high": 1.06}, "ノイズを超える差なし [-6.0 %, 2.0 %]"),
+        ({"low": None, "high": None, "n": 1}, "88.8 %（1 ラウンドのみ、区間なし）"),
         ({"ratio": 1.2, "low": 1.1, "high": 1.3}, "-20.0 % [-30.0 %, -10.0 %]"),
     ],
 )
 def test_backward_reduction(ratio: dict[str, float], cell: str) -> None:
     edit(BENCH, lambda summary: summary["configurations"][1]["ratios"]["backward"].update(ratio))
     text = render_report(ReportConfig())
-    assert f"| 13.6 | {cell} | 78.5 |" in text
-    assert f"| 90.6 % | {cell} |" in text
+    assert f"| 13.6 ± 0.680 | {cell} | 90.6 % |" in text
 
 
 def test_noise_is_not_called_faster() -> None:
@@ -163,10 +174,12 @@ def test_noise_is_not_called_faster() -> None:
             configuration["ratios"]["backward"] = {"ratio": 1.02, "low": 0.98, "high": 1.06, "n": 3}
 
     edit(BENCH, add_noise)
-    conclusion = section(render_report(ReportConfig(lang="en")), "## Conclusion")
-    assert conclusion.count("the backward time showed no difference beyond noise.") == 2
-    assert "shorter" not in conclusion
-    assert "**Less speed than the arithmetic allows** (Skip2-LoRA (4 blocks), " in conclusion
+    text = render_report(ReportConfig(lang="en"))
+    assert text.count("| no difference beyond the noise [-6.0 %, 2.0 %] |") == 2
+    assert text.count("| +2.0 % [-2.0 %, +6.0 %] | ✗ |") == 2
+    diagnosis = section(text, "## Diagnosis")
+    assert "**Less speed than the arithmetic allows**" in diagnosis
+    assert "another process was running. (Skip2-LoRA (4 blocks), Skip2-LoRA (6 bl" in diagnosis
 
 
 def test_no_results() -> None:
@@ -189,31 +202,32 @@ def test_figures_that_are_null_are_dashes_with_a_remedy() -> None:
 
     edit(BENCH, forget)
     edit(LORA, lambda summary: summary.update(tokens=None, best_step=None, peak_memory_bytes=None))
+    edit(SKIP2_4, lambda summary: summary.update(final_val_loss=None))
     shutil.rmtree(SKIP2_6 / "logs")
     text = render_report(ReportConfig(lang="en"))
-    missing = section(text, "## What was not found")
+    missing = section(text, "## How to repeat it")
     for what, label, command in (
         ("Times", "Skip2-LoRA (4 blocks)", "bench"),
         ("FLOPs", "Skip2-LoRA (4 blocks)", "bench"),
         ("Memory saved for backward", "Skip2-LoRA (4 blocks)", "bench"),
-        ("Some figures of training", "Traditional LoRA", "train"),
-        ("Validation loss over time (metrics.csv)", "Skip2-LoRA (6 blocks)", "train"),
+        ("Some figures of training", "Skip2-LoRA (4 blocks)", "train"),
     ):
         assert f"| {what} | {label} | `skip2bench {command}` |" in missing
-    assert "| Skip2-LoRA (4 blocks) | - | - | - | 88.8 % [88.6 %, 89.0 %] | - | - |" in text
+    assert "| Skip2-LoRA (4 blocks) | - | - | - | 88.8 % [88.6 %, 89.0 %] | - | - | - |" in text
+    assert "| 20261123T101300Z-pystd-skip2-0-1-2-3 | incomplete | - |" in text
 
 
 def test_no_environment_and_a_sparse_summary_still_render() -> None:
-    for folder in (BENCH, LORA, SKIP2_4, SKIP2_6):
+    for folder in (BENCH, LORA, LORA_SEED_1, SKIP2_4, SKIP2_6):
         (folder / "environment.json").unlink()
     keep = ("kind", "status", "label", "method", "blocks", "started_at")
     edit(SKIP2_6, lambda summary: [summary.pop(key) for key in [*summary] if key not in keep])
-    assert "- Python: -\n" in render_report(ReportConfig())
+    assert "- PyTorch: -、LitGPT: -、Python: -\n" in render_report(ReportConfig())
 
 
 def test_a_gpu_is_described() -> None:
     gpu = {"name": "NVIDIA H100", "memory_bytes": 85_520_809_984, "driver": "550.54"}
-    for folder in (BENCH, LORA, SKIP2_4, SKIP2_6):
+    for folder in (BENCH, LORA, LORA_SEED_1, SKIP2_4, SKIP2_6):
         edit(
             folder, lambda environment: environment.update(gpu=gpu, dirty=True), "environment.json"
         )
@@ -224,7 +238,7 @@ def test_a_gpu_is_described() -> None:
     text = render_report(ReportConfig())
     assert "- GPU: NVIDIA H100（79.65 GiB、ドライバー 550.54）\n" in text
     assert "（コミット 4f0c2a9be1d3 + 未コミットの変更）" in text
-    assert "| 手法 | ピーク | 予約済み | step 中の増加 |" in text
+    assert "| 設定 | ピーク | 予約済み | step 中の増加 |" in text
     assert "| Traditional LoRA | 592.0 MiB | 1.00 GiB | 208.0 MiB |" in text
 
 
@@ -253,10 +267,10 @@ def test_the_newest_of_a_configuration_is_taken(results: Path) -> None:
         lambda summary: summary.update(started_at="2026-11-01T00:00:00+00:00"),
     )
     text = render_report(ReportConfig(lang="en"))
-    left_out = section(text, "## Runs left out of the comparison")
-    assert "| Traditional LoRA | 3.1402 | 2.0000 |" in text
+    left_out = section(text, "## Runs left out")
+    assert "| Traditional LoRA | 2 | 0.01 | 3.1402 | 2.1285 ± 0.1817 |" in text
     assert (
-        f"{LORA.name} | Traditional LoRA | there is a newer run of the same configuration |"
+        f"{LORA.name} | Traditional LoRA | there is a newer run of the same configuration and seed"
         in left_out
     )
     assert "| bench/older | bench | there is a newer run" in left_out
@@ -265,23 +279,23 @@ def test_the_newest_of_a_configuration_is_taken(results: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "change", "reason"),
     [
-        ("summary.json", {"global_batch_size": 8}, "global batch 8 (compared runs: 16)"),
+        ("summary.json", {"global_batch_size": 8}, "global batch 8 (compared: 16)"),
         (
             "summary.json",
             {"precision": "bf16-true"},
-            "precision bf16-true (compared runs: 32-true)",
+            "precision bf16-true (compared: 32-true)",
         ),
-        ("summary.json", {"steps": 10}, "number of steps 10 (compared runs: 250)"),
-        ("environment.json", {"threads": 1}, "threads 1 (compared runs: 2)"),
+        ("summary.json", {"steps": 10}, "number of steps 10 (compared: 250)"),
+        ("environment.json", {"threads": 1}, "threads 1 (compared: 2)"),
         (
             "environment.json",
             {"processor": "M4"},
-            "hardware M4 (compared runs: AMD EPYC 7763 64-Core Processor)",
+            "hardware M4 (compared: AMD EPYC 7763 64-Core Processor)",
         ),
         (
             "environment.json",
             {"data": None},
-            "data set (sha256) - (compared runs: 51d2ee0b7c94)",
+            "data set (sha256) - (compared: 51d2ee0b7c94)",
         ),
     ],
 )
@@ -290,7 +304,7 @@ def test_runs_that_do_not_compare_are_left_out(
 ) -> None:
     edit(SKIP2_4, lambda content: content.update(change), file)
     text = render_report(ReportConfig(lang="en"))
-    assert f"| differs: {reason} |" in section(text, "## Runs left out of the comparison")
+    assert f"| other conditions: {reason} |" in section(text, "## Runs left out")
     assert "| Skip2-LoRA (4 blocks) |" not in section(text, "### Accuracy")
 
 
@@ -301,7 +315,7 @@ def test_equal_labels_are_told_apart() -> None:
     text = render_report(ReportConfig())
     for blocks in ("0,1,2,3", "4,5,6,7"):
         label = f"Skip2-LoRA (4 blocks) \\[blocks {blocks}; target hidden; r 16\\]"
-        assert f"| {label} | 3.1402 |" in text
+        assert f"| {label} | 1 | 0.01 | 3.1402 |" in text
 
 
 def test_values_from_files_cannot_break_the_markdown() -> None:
@@ -314,7 +328,7 @@ def test_values_from_files_cannot_break_the_markdown() -> None:
     )
     text = render_report(ReportConfig())
     escaped = r"A \| B &lt;script>alert(1)&lt;/script> # \[x\](y) \`z\`"
-    assert f"| {escaped} | 3.1402 |" in text
+    assert f"| {escaped} | 1 | 0.01 | 3.1402 |" in text
     assert "<script" not in text
     assert "\nrun ''' # Title\n" in text
 
@@ -328,6 +342,8 @@ def test_values_from_files_cannot_break_the_markdown() -> None:
         ("*a*", r"\*a\*"),
         (3, "3"),
         ("<b>", "&lt;b>"),
+        ("a_b _c_", r"a_b \_c\_"),
+        ("&lt;", "&amp;lt;"),
     ],
 )
 def test_escape_markdown(value: object, text: str) -> None:
@@ -371,8 +387,84 @@ def test_a_shortfall_is_claimed_only_where_the_interval_leaves_none(bounds, is_c
     assert ("Less speed than the arithmetic allows" in text) is is_claimed
 
 
-def test_runs_with_other_hyperparameters_are_not_compared() -> None:
-    edit(LORA, lambda summary: summary.update(learning_rate=0.03))
+def test_runs_with_another_schedule_are_not_compared() -> None:
+    config = yaml.safe_load((SKIP2_4 / "config.yaml").read_text())
+    (SKIP2_4 / "config.yaml").write_text(yaml.safe_dump(config | {"weight_decay": 0.5}))
     text = render_report(ReportConfig(lang="en"))
-    assert "differs: learning rate 0.03 (compared runs: 0.01)" in text
+    assert "other conditions: weight decay 0.5 (compared: " in text
     assert "there is a newer run" not in text
+
+
+def test_runs_at_several_learning_rates_are_a_grid() -> None:
+    other = LORA.with_name("20261123T100500Z-pystd-lora-lr")
+    shutil.copytree(LORA, other)
+    change = {"learning_rate": 0.03, "final_val_loss": 2.9}
+    edit(other, lambda summary: summary.update(change))
+    text = render_report(ReportConfig(lang="en"))
+    assert "Each is shown at its own best learning rate" in text
+    assert "| Traditional LoRA | 0.03 | 2.9000 | 1 / 1 |" in text
+    assert "| Traditional LoRA | 0.01 (best) | 2.2550 ± 0.0028 | 2 / 2 |" in text
+
+
+def test_chosen_runs_alone_are_compared() -> None:
+    config = ReportConfig(lang="en", run=(LORA, Path(SKIP2_6.relative_to("results"))))
+    text = render_report(config)
+    assert "| Skip2-LoRA (6 blocks) | 1 |" in text
+    assert "Skip2-LoRA (4 blocks)" not in text
+    assert "Benchmark: not measured" in text
+    with pytest.raises(Skip2BenchError, match="'nothing' holds no run below 'results'; give the"):
+        render_report(ReportConfig(run=(Path("nothing"),)))
+
+
+def test_json_has_the_same_figures_as_data() -> None:
+    data = json.loads(render_report(ReportConfig(json=True)))
+    labels = [entry["label"] for entry in data["entries"]]
+    assert labels == ["Traditional LoRA", "Skip2-LoRA (4 blocks)", "Skip2-LoRA (6 blocks)"]
+    assert data["conclusion"] == "Skip2-LoRA (6 blocks)"
+    assert data["entries"][1]["figures"]["final_val_loss"]["mean"] == 2.5152
+    assert data["bench"][1]["backward_reduction"]["value"] == pytest.approx(0.888, abs=5e-4)
+    assert {claim["name"] for claim in data["claims"]} >= {"training_time", "forward", "memory"}
+    assert data["left_out"][0]["reason"] == "status"
+
+
+def test_a_users_template_sees_the_data_and_nothing_else(tmp_path: Path) -> None:
+    own = tmp_path / "own.j2"
+    own.write_text("{% for e in entries %}{{ e.label | markdown }};{% endfor %}")
+    text = render_report(ReportConfig(template=own))
+    assert text == "Traditional LoRA;Skip2-LoRA (4 blocks);Skip2-LoRA (6 blocks);"
+    for attack in (
+        "{{ ''.__class__.__mro__ }}",
+        "{{ entries.append(1) }}",
+        "{{ selection.__init__.__globals__ }}",
+        "{{ nothing }}",
+        "{% for %}",
+        "{% include 'report.en.md.j2' %}",
+    ):
+        own.write_text(attack)
+        with pytest.raises(Skip2BenchError, match="cannot be rendered"):
+            render_report(ReportConfig(template=own))
+    with pytest.raises(Skip2BenchError, match="cannot be read"):
+        render_report(ReportConfig(template=tmp_path / "none"))
+
+
+def test_an_unreadable_run_does_not_stop_the_report(results: Path) -> None:
+    (SKIP2_4 / "summary.json").write_text("{")
+    text = render_report(ReportConfig(lang="en"))
+    assert "| Skip2-LoRA (6 blocks) | 1 |" in text
+    assert f"| train/{SKIP2_4.name} | - | cannot be read: " in text
+
+
+def test_two_hundred_runs_are_quick_to_read(results: Path) -> None:
+    """Not a time: that files are read once each."""
+    reads = []
+    original = Path.read_text
+
+    def count(self: Path, *args: Any, **options: Any) -> str:
+        reads.append(str(self))
+        return original(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_text", count)
+        render_report(ReportConfig())
+    of_runs = [path for path in reads if "results" in path and path.endswith((".json", ".yaml"))]
+    assert len(of_runs) == len(set(of_runs))

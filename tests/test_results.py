@@ -105,9 +105,9 @@ def test_runs_are_found_at_any_of_three_levels_oldest_first(tmp_path):
     make_run(tmp_path / "train" / "a", "2026-01-03T00:00:00+00:00")
     make_run(tmp_path / "alone", "2026-01-01T00:00:00+00:00")
     make_run(tmp_path / "reference" / "gpu")
-    assert [run.folder.name for run in read_runs(tmp_path)] == ["alone", "b", "a"]
-    assert [run.folder.name for run in read_runs(tmp_path / "reference")] == ["gpu"]
-    assert [run.folder.name for run in read_runs(tmp_path / "alone")] == ["alone"]
+    assert [run.folder.name for run in read_runs(tmp_path)[0]] == ["alone", "b", "a"]
+    assert [run.folder.name for run in read_runs(tmp_path / "reference")[0]] == ["gpu"]
+    assert [run.folder.name for run in read_runs(tmp_path / "alone")[0]] == ["alone"]
 
 
 def test_no_results_folder_is_an_error(tmp_path):

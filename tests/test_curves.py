@@ -1,10 +1,10 @@
-"""The plot, and the guide's own plotting code on the same files."""
+"""Curves read back, and the guide's own plotting code on the same files."""
 
 from pathlib import Path
 
 import pytest
 
-from skip2bench import plots
+from skip2bench.curves import read_loss_curve
 from skip2bench.errors import Skip2BenchError
 from skip2bench.results import Run, read_run
 
@@ -23,21 +23,8 @@ def make_run(folder: Path, metrics: str | None) -> Run:
     return Run(folder=folder, summary={"label": "A $1 run"}, environment={}, config={})
 
 
-def test_draws_lines_of_several_colours(tmp_path: Path) -> None:
-    from matplotlib.image import imread
-
-    path = plots.draw_loss_comparison(
-        [read_run(folder) for folder in FOLDERS], tmp_path / "a" / "b.png"
-    )
-    pixels = imread(path)
-    assert pixels.shape == (720, 1440, 4)
-    colours = {tuple(round(255 * part) for part in pixel[:3]) for pixel in pixels.reshape(-1, 4)}
-    for colour in plots.COLOURS[:3]:
-        assert tuple(bytes.fromhex(colour[1:])) in colours
-
-
 def test_reads_a_curve() -> None:
-    curve = plots.read_loss_curve(read_run(FOLDERS[0]))
+    curve = read_loss_curve(read_run(FOLDERS[0]))
     assert curve is not None
     assert curve.steps == [0, 50, 100, 150, 200, 250]
     assert curve.val_losses[0] == 3.1402
@@ -45,31 +32,22 @@ def test_reads_a_curve() -> None:
 
 
 def test_a_run_without_metrics_is_skipped(tmp_path: Path) -> None:
-    header_only = make_run(tmp_path / "a", "step,train_seconds,val_loss\n")
-    assert plots.read_loss_curve(header_only) is None
-    with pytest.raises(Skip2BenchError, match="skip2bench train"):
-        plots.draw_loss_comparison(
-            [header_only, make_run(tmp_path / "b", None)], tmp_path / "c.png"
-        )
-
-
-def test_a_label_with_a_dollar_and_an_unfinished_loss_can_be_drawn(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", "step,train_seconds,val_loss\n0,0.0,3.1\n1,0.5,nan\n")
-    assert plots.draw_loss_comparison([run, run], tmp_path / "plot.png").stat().st_size > 0
+    header_only = make_run(tmp_path / "a", "step,train_seconds,train_loss,val_loss\n")
+    assert read_loss_curve(header_only) is None
+    assert read_loss_curve(make_run(tmp_path / "b", None)) is None
 
 
 @pytest.mark.parametrize(
-    "metrics", ["step,val_loss\n0,3.0\n", "step,train_seconds,val_loss\n0,0,high\n", "step\n\x00"]
+    "metrics",
+    [
+        "step,val_loss\n0,3.0\n",
+        "step,train_seconds,train_loss,val_loss\n0,0,1,high\n",
+        "step\n\x00",
+    ],
 )
 def test_damaged_metrics_name_the_file(tmp_path: Path, metrics: str) -> None:
     with pytest.raises(Skip2BenchError, match=r"metrics\.csv.*move the run away"):
-        plots.read_loss_curve(make_run(tmp_path, metrics))
-
-
-def test_a_plot_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    (tmp_path / "figures").write_text("a file where the folder should be", encoding="utf-8")
-    with pytest.raises(Skip2BenchError, match="cannot write the plot"):
-        plots.draw_loss_comparison([read_run(FOLDERS[0])], tmp_path / "figures" / "plot.png")
+        read_loss_curve(make_run(tmp_path, metrics))
 
 
 def test_the_guides_plotting_code_works(tmp_path: Path) -> None:

@@ -1,0 +1,263 @@
+"""Everything that a report says, as data: tables, charts' numbers, verdicts. No words, no rounding.
+
+`report` hands it to a template, or writes it as JSON.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from skip2bench import charts, tables
+from skip2bench.comparison_report import read_comparison
+from skip2bench.curves import LossCurve, read_loss_curve
+from skip2bench.diagnosis import SPEED_GAP_RATIO, WORSE_LOSS_RATIO, diagnose
+from skip2bench.report_charts import make_cost_lines
+from skip2bench.results import Run, read_run
+from skip2bench.run_groups import combine_runs
+from skip2bench.selection import Selection
+from skip2bench.verdicts import check_claims, find_conclusion, name_preset, pick_presets
+
+HASH_LENGTH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Something that was not measured, and the command that measures it."""
+
+    what: str
+    command: str
+    labels: tuple[str, ...] = ()
+
+
+def build_report_data(selection: Selection) -> dict[str, Any]:
+    """The data of a report on selected runs, by the names that the templates use.
+
+    Raises:
+        Skip2BenchError: a file of a selected run cannot be read.
+    """
+    bench = tables.build_bench_rows(selection.bench) if selection.bench else []
+    figures = _read_figures(selection)
+    entries: list[dict[str, Any]] = figures["configurations"] if figures else []
+    entries.sort(key=lambda entry: not entry["is_baseline"])
+    baseline = next((entry for entry in entries if entry["is_baseline"]), None)
+    environment = collect_environment(selection)
+    warnings = figures["warnings"] if figures else []
+    load, cores = environment["highest_load"], environment["cpu_count"]
+    return {
+        "selection": selection,
+        "environment": environment,
+        "figures": figures,
+        "entries": entries,
+        "baseline": baseline,
+        "conclusion": find_conclusion(figures) if figures and baseline else None,
+        "setup": _collect_setup(selection, entries),
+        "bench": bench,
+        "parameters": _build_parameters(entries, baseline, bench),
+        "break_even": _find_break_even(entries),
+        "picks": [
+            {**vars(pick), "preset": name_preset(pick.entry), "is_tested": pick.is_tested}
+            for pick in (pick_presets(figures) if figures else [])
+        ],
+        "claims": [asdict(claim) for claim in check_claims(figures, bench)],
+        "findings": [
+            asdict(finding) for finding in diagnose(bench, entries, load, cores[0] if cores else 1)
+        ],
+        "busy_cells": [it for it in warnings if it["kind"] == "busy"],
+        "unequal_controls": [it for it in warnings if it["kind"] == "aa"],
+        "mismatches": find_mismatches(selection),
+        "peers": [entry for entry in entries if entry["differences"]],
+        "failed": [
+            (name, cell)
+            for name, cell in (figures["cells"].items() if figures else ())
+            if cell["status"] != "ok"
+        ],
+        "limits": {"loss": round(100 * WORSE_LOSS_RATIO), "speed": round(100 * SPEED_GAP_RATIO)},
+        "missing": find_missing(selection, bench, entries),
+    }
+
+
+def read_curves(
+    selection: Selection, figures: Mapping[str, Any] | None
+) -> dict[str, list[LossCurve]]:
+    """Evaluation points of each configuration's runs at its best learning rate, by its name."""
+    runs = {run.folder.name: run for run in selection.train}
+    curves: dict[str, list[LossCurve]] = {}
+    for entry in figures["configurations"] if figures else ():
+        for name, cell in (figures or {})["cells"].items():
+            is_shown = cell["role"] == "run" and cell["status"] == "ok"
+            if cell["configuration"] != entry["name"] or not is_shown or entry["is_aa"]:
+                continue
+            if cell["learning_rate"] == entry["learning_rate"]:
+                run = runs[name] if runs else _read_cell(selection, name)
+                curve = read_loss_curve(run) if run else None
+                if curve:
+                    curves.setdefault(entry["name"], []).append(curve)
+    return curves
+
+
+def _read_cell(selection: Selection, name: str) -> Run | None:
+    assert selection.comparison is not None
+    folder: Path = selection.comparison.folder / "cells" / name
+    return read_run(folder) if (folder / "summary.json").is_file() else None
+
+
+def _read_figures(selection: Selection) -> dict[str, Any] | None:
+    if selection.comparison:
+        return read_comparison(selection.comparison)
+    return combine_runs(selection.train) if selection.train else None
+
+
+def collect_environment(selection: Selection) -> dict[str, Any]:
+    """What the runs ran on and with.
+
+    Returns:
+        By name, the distinct values among the runs that are compared, in the order of the tables;
+        `highest_load` is a number or None. Sizes are bytes; hashes are cut to HASH_LENGTH.
+    """
+    runs = selection.runs
+    environments = [run.environment for run in runs]
+    names = (
+        *("processor", "cpu_count", "memory_bytes", "platform", "gpu", "threads"),
+        *("python", "torch", "litgpt", "skip2bench"),
+    )
+    found: dict[str, Any] = {
+        name: _distinct(environment.get(name) for environment in environments) for name in names
+    }
+    for name in ("model", "device", "precision"):
+        found[name] = _distinct(run.summary.get(name) for run in runs)
+    for name in ("data", "checkpoint"):
+        found[name] = _distinct(
+            _with_short_hash(environment.get(name)) for environment in environments
+        )
+    found["commit"] = _distinct(
+        (str(environment["commit"])[:HASH_LENGTH], bool(environment.get("dirty")))
+        for environment in environments
+        if environment.get("commit")
+    )
+    found["started_at"] = sorted(_distinct(run.summary.get("started_at") for run in runs))
+    loads = [load[0] for environment in environments if (load := environment.get("load_average"))]
+    found["highest_load"] = max(loads, default=None)
+    found["commands"] = _distinct(environment.get("command") for environment in environments)
+    return found
+
+
+def _collect_setup(
+    selection: Selection, entries: Sequence[Mapping[str, Any]]
+) -> dict[str, list[Any]] | None:
+    """Batch, samples and seeds of the training runs."""
+    if selection.comparison:
+        cells = selection.comparison.folder / "cells"
+        found = [read_run(p.parent).summary for p in sorted(cells.glob("*/summary.json"))[:1]]
+    else:
+        found = [run.summary for run in selection.train]
+    if not found:
+        return None
+    names = ("global_batch_size", "micro_batch_size", "train_samples", "val_samples")
+    seeds = sorted({seed for entry in entries for seed in entry["seeds"]})
+    return {name: _distinct(summary.get(name) for summary in found) for name in names} | {
+        "seed": seeds
+    }
+
+
+def _build_parameters(
+    entries: Sequence[Mapping[str, Any]],
+    baseline: Mapping[str, Any] | None,
+    bench: Sequence[tables.Row],
+) -> list[dict[str, Any]]:
+    """Parameter efficiency: of the runs where there are any, else of the benchmark."""
+    if not entries:
+        return [row | {"extra_parameters": None, "rank": row.get("rank")} for row in bench]
+    rows = []
+    for entry in entries:
+        own, total = entry["trainable_parameters"], entry["figures"].get("total_parameters")
+        base = baseline["trainable_parameters"] if baseline and entry is not baseline else None
+        rows.append(
+            {
+                "label": entry["label"],
+                "trainable_parameters": own,
+                "trainable_ratio": own / total["mean"] if total and own else None,
+                "trainable_reduction": 1 - own / base if base and own else None,
+                "extra_parameters": own - base if base and own else None,
+                "rank": entry["rank"],
+            }
+        )
+    return rows
+
+
+def _find_break_even(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    lines = make_cost_lines(entries)
+    if not entries or not entries[0]["is_baseline"] or len(lines) < 2:
+        return []
+    return [
+        {"label": line.label, "epoch": charts.break_even_epoch(line, lines[0])}
+        for line in lines[1:]
+        if line.start_seconds > 0
+    ]
+
+
+def find_mismatches(selection: Selection) -> list[str]:
+    """Names of what benchmark and training do not share: model, device, precision."""
+    others = selection.train[:1] or [run for run in (selection.comparison,) if run]
+    if not (selection.bench and others):
+        return []
+    bench, train = selection.bench.summary, others[0].summary
+    return [name for name in ("model", "device", "precision") if bench.get(name) != train.get(name)]
+
+
+def find_missing(
+    selection: Selection, bench: Sequence[tables.Row], entries: Sequence[Mapping[str, Any]]
+) -> list[Missing]:
+    """What a full report would need beyond the runs there are, in the order of the report."""
+    commands = {
+        "bench": "skip2bench bench",
+        "bench_baseline": "skip2bench bench --methods lora,skip2",
+        "bench_skip": "skip2bench bench --methods lora,skip2",
+        "train": "skip2bench train --method lora && skip2bench train --blocks 0,1,2,3",
+        "train_baseline": "skip2bench train --method lora",
+        "train_skip": "skip2bench train --blocks 0,1,2,3",
+    }
+    missing = [
+        Missing(what=what, command=commands[what])
+        for kind, rows in (("bench", bench), ("train", entries))
+        for what in _missing_methods(kind, rows)
+    ]
+    has_no: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+        "times": lambda row: row["step_seconds"] is None,
+        "flops": lambda row: not row["has_flops"],
+        "memory": lambda row: row["memory"]["saved_bytes"] is None,
+    }
+    for what, lacks in has_no.items():
+        labels = tuple(row["label"] for row in bench if lacks(row))
+        if labels:
+            missing.append(Missing(what=what, command=commands["bench"], labels=labels))
+    labels = tuple(entry["label"] for entry in entries if not entry["figures"])
+    if labels:
+        missing.append(Missing(what="train_figures", command="skip2bench train", labels=labels))
+    return missing
+
+
+def _missing_methods(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return [kind]
+    gaps = []
+    if not any(row["method"] == "lora" for row in rows):
+        gaps.append(f"{kind}_baseline")
+    if not any(row["method"] in ("skip", "skip2") for row in rows):
+        gaps.append(f"{kind}_skip")
+    return gaps
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value is not None and value not in found:
+            found.append(value)
+    return found
+
+
+def _with_short_hash(value: Any) -> dict[str, Any] | None:
+    if not isinstance(value, Mapping):
+        return None
+    digest = value.get("sha256")
+    return {**value, "sha256": str(digest)[:HASH_LENGTH] if digest else "-"}

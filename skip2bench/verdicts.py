@@ -1,0 +1,271 @@
+"""What follows from a comparison's figures: the conclusion, the presets to use, the guide's claims.
+
+Nothing is called better inside the noise: two configurations differ only where the paired interval
+of their ratio leaves 1 out. No words: those are the templates'.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from skip2bench.config import BLOCK_PRESETS
+from skip2bench.stats import Ratio, paired_ratio
+
+Content = Mapping[str, Any]
+Entry = Mapping[str, Any]
+
+EQUAL_PARAMETERS_RATIO = 0.02
+"""Configurations whose trainable parameters differ by less are taken as equal in them."""
+UNCHANGED_RATIO = 0.05
+"""A forward time within this share of the baseline's counts as unchanged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """What is recommended for one purpose."""
+
+    purpose: Literal["speed", "balance", "accuracy"]
+    entry: Entry
+    tied: Sequence[Entry]
+    """Others that cannot be told from it in what the purpose asks for."""
+
+    @property
+    def is_tested(self) -> bool:
+        """False where one run of it is all there is."""
+        return len(self.entry["seeds"]) > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement of the guide or the paper beside what was measured."""
+
+    name: str
+    label: str | None
+    """The configuration it was tested on."""
+    found: float | None
+    low: float | None = None
+    high: float | None = None
+    holds: bool | None
+    """None where it was not measured, or in one run alone."""
+
+
+def find_conclusion(content: Content) -> Entry | None:
+    """The Skip2-LoRA configuration to speak of first, or None without one to compare.
+
+    The fastest of those whose final loss is not above the baseline's beyond the noise; where all
+    are, the one with the lowest loss.
+    """
+    entries = [entry for entry in _skip2(content) if entry["against_baseline"]]
+    good = [entry for entry in entries if not _is_worse(entry)]
+    if good:
+        return min(good, key=lambda entry: _mean(entry, "train_seconds"))
+    return min(entries, key=lambda entry: _mean(entry, "final_val_loss"), default=None)
+
+
+def _is_worse(entry: Entry) -> bool:
+    ratio = entry["against_baseline"].get("final_val_loss")
+    if not ratio:
+        return False
+    return bool(ratio["ratio"] > 1 and (ratio["is_difference"] or ratio["low"] is None))
+
+
+def pick_presets(content: Content) -> list[Pick]:
+    """The configuration of Skip2-LoRA for speed, for balance and for accuracy.
+
+    Speed: the shortest training clock. Accuracy: the lowest final loss. Balance: the fastest of
+    those whose loss cannot be told from the lowest. Empty with fewer than two to choose from.
+    """
+    entries = [entry for entry in _skip2(content) if entry["figures"]]
+    if len(entries) < 2:
+        return []
+    fastest = min(entries, key=lambda entry: _mean(entry, "train_seconds"))
+    best = min(entries, key=lambda entry: _mean(entry, "final_val_loss"))
+    as_good = [best, *_find_tied(content, best, entries, "final_val_loss")]
+    balanced = min(as_good, key=lambda entry: _mean(entry, "train_seconds"))
+    return [
+        Pick(
+            purpose="speed",
+            entry=fastest,
+            tied=_find_tied(content, fastest, entries, "train_seconds"),
+        ),
+        Pick(purpose="balance", entry=balanced, tied=()),
+        Pick(purpose="accuracy", entry=best, tied=as_good[1:]),
+    ]
+
+
+def name_preset(entry: Entry) -> str | None:
+    """The preset that an entry's blocks are, where they are the first ones."""
+    blocks = list(entry["blocks"] or ())
+    found = [name for name, count in BLOCK_PRESETS.items() if blocks == list(range(count))]
+    return found[0] if found else None
+
+
+def compare_entries(content: Content, one: Entry, other: Entry, figure: str) -> Ratio | None:
+    """Ratio of a figure of two configurations, paired by seed; None without a common seed."""
+    own, others = (_by_seed(content, entry, figure) for entry in (one, other))
+    seeds = sorted(own.keys() & others.keys())
+    if not seeds or min(*own.values(), *others.values()) <= 0:
+        return None
+    return paired_ratio([own[seed] for seed in seeds], [others[seed] for seed in seeds])
+
+
+def _find_tied(
+    content: Content, chosen: Entry, entries: Sequence[Entry], figure: str
+) -> list[Entry]:
+    tied = []
+    for entry in entries:
+        ratio = None if entry is chosen else compare_entries(content, entry, chosen, figure)
+        if ratio is not None and ratio.low is not None and not ratio.is_difference:
+            tied.append(entry)
+    return tied
+
+
+def _by_seed(content: Content, entry: Entry, figure: str) -> dict[int, float]:
+    return {
+        cell["seed"]: cell["figures"][figure]
+        for cell in content["cells"].values()
+        if cell["configuration"] == entry["name"]
+        and cell["role"] == "run"
+        and cell["status"] == "ok"
+        and cell["learning_rate"] == entry["learning_rate"]
+        and figure in cell["figures"]
+    }
+
+
+def check_claims(content: Content | None, bench_rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    """The guide's claims, and the paper's, each with the figure found here.
+
+    Figures are reductions against the baseline, 1 for 100 %, but for the loss, which is a ratio.
+    """
+    skip2 = list(_skip2(content)) if content else []
+    baseline = _find_baseline(content)
+    return [
+        _parameters("fast_parameters", 0.75, skip2, baseline, blocks=4),
+        _parameters("balanced_parameters", 0.625, skip2, baseline, blocks=6),
+        *_backward(bench_rows),
+        *_memory(bench_rows),
+        *_eight_blocks(content, skip2),
+        *_forward(bench_rows),
+        *_training_time(skip2, baseline),
+    ]
+
+
+def _parameters(
+    name: str, expected: float, skip2: Sequence[Entry], baseline: Entry | None, *, blocks: int
+) -> Claim:
+    entry = next((e for e in skip2 if len(e["blocks"] or ()) == blocks), None)
+    if entry is None or baseline is None:
+        return Claim(name=name, label=None, found=None, holds=None)
+    found = 1 - entry["trainable_parameters"] / baseline["trainable_parameters"]
+    return Claim(name=name, label=entry["label"], found=found, holds=abs(found - expected) < 0.005)
+
+
+def _backward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    measured = [(row, row["backward_reduction"]) for row in rows if row["backward_reduction"]]
+    if not measured:
+        return [Claim(name="backward", label=None, found=None, holds=None)]
+    return [
+        Claim(
+            name="backward",
+            label=row["label"],
+            found=it.value,
+            low=it.low,
+            high=it.high,
+            holds=it.is_difference and it.value > 0,
+        )
+        for row, it in measured
+        if row["method"] == "skip2"
+    ]
+
+
+def _memory(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    """Of a step's own memory: the model at rest is the same for both."""
+    found = [
+        (row["label"], row["memory"]["step_reduction"])
+        for row in rows
+        if row["method"] == "skip2" and row["memory"]["step_reduction"] is not None
+    ]
+    if not found:
+        return [Claim(name="memory", label=None, found=None, holds=None)]
+    return [Claim(name="memory", label=label, found=it, holds=it >= 0.6) for label, it in found]
+
+
+def _eight_blocks(content: Content | None, skip2: Sequence[Entry]) -> list[Claim]:
+    eight = next((e for e in skip2 if len(e["blocks"] or ()) == 8 and e["figures"]), None)
+    others = [e for e in skip2 if e is not eight and e["figures"]]
+    if content is None or eight is None or not others:
+        return [
+            Claim(name=name, label=None, found=None, holds=None)
+            for name in ("eight_accuracy", "eight_memory")
+        ]
+    claims = []
+    for name, figure in (
+        ("eight_accuracy", "final_val_loss"),
+        ("eight_memory", "peak_memory_bytes"),
+    ):
+        rival = min(others, key=lambda e, figure=figure: _mean(e, figure))  # type: ignore[misc]
+        ratio = compare_entries(content, eight, rival, figure)
+        claims.append(
+            Claim(
+                name=name,
+                label=rival["label"],
+                found=ratio.ratio if ratio else None,
+                low=ratio.low if ratio else None,
+                high=ratio.high if ratio else None,
+                holds=None
+                if ratio is None or ratio.low is None
+                else ratio.is_difference and ratio.ratio < 1,
+            )
+        )
+    return claims
+
+
+def _forward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    base = next((row["forward_seconds"] for row in rows if row["method"] == "lora"), None)
+    found = [
+        (row["label"], 1 - row["forward_seconds"] / base)
+        for row in rows
+        if row["method"] == "skip2" and row["forward_seconds"] and base
+    ]
+    if not found:
+        return [Claim(name="forward", label=None, found=None, holds=None)]
+    return [
+        Claim(name="forward", label=label, found=it, holds=abs(it) <= UNCHANGED_RATIO)
+        for label, it in found
+    ]
+
+
+def _training_time(skip2: Sequence[Entry], baseline: Entry | None) -> list[Claim]:
+    claims = []
+    for entry in skip2:
+        ratio = entry["against_baseline"].get("train_seconds")
+        if not ratio or baseline is None:
+            continue
+        own, base = entry["trainable_parameters"], baseline["trainable_parameters"]
+        if abs(own / base - 1) > EQUAL_PARAMETERS_RATIO:
+            continue
+        claims.append(
+            Claim(
+                name="training_time",
+                label=entry["label"],
+                found=1 - ratio["ratio"],
+                low=None if ratio["high"] is None else 1 - ratio["high"],
+                high=None if ratio["low"] is None else 1 - ratio["low"],
+                # contradicted only where the whole interval falls short
+                holds=None if ratio["low"] is None else 1 - ratio["low"] >= 0.9,
+            )
+        )
+    return claims or [Claim(name="training_time", label=None, found=None, holds=None)]
+
+
+def _skip2(content: Content) -> Sequence[Entry]:
+    return [e for e in content["configurations"] if e["method"] == "skip2"]
+
+
+def _find_baseline(content: Content | None) -> Entry | None:
+    entries = content["configurations"] if content else ()
+    return next((entry for entry in entries if entry["is_baseline"]), None)
+
+
+def _mean(entry: Entry, figure: str) -> float:
+    return float(entry["figures"][figure]["mean"])

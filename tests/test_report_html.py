@@ -1,0 +1,124 @@
+"""The HTML report: one file by itself, and how a browser shows it."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from skip2bench.config import ReportConfig
+from skip2bench.report import render_report
+from skip2bench.report_html import render_page
+
+DATA = Path(__file__).parent / "data"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(params=["en", "ja"])
+def page(request, tmp_path, monkeypatch):
+    shutil.copytree(DATA / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    html = render_report(ReportConfig(lang=request.param, format="html"))
+    assert not (tmp_path / "results" / "figures").exists()
+    return html
+
+
+def test_the_page_is_one_file_without_script_or_network(page):
+    assert page.startswith("<!doctype html>")
+    assert "<script" not in page
+    assert "http-equiv" not in page
+    addresses = re.findall(r'(?:href|src|action)="([^"]*)"', page)
+    assert all(address.startswith(("#", "data:,")) for address in addresses)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_the_page_says_what_the_markdown_says(page):
+    lang = re.search(r'<html lang="(\w+)"', page)[1]
+    markdown = render_report(ReportConfig(lang=lang))
+    numbers = re.findall(r"\d+\.\d+", re.sub(r"\]\([^)]*\)", "", markdown))
+    text = re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+    text = text[text.index("<main>") :]
+    assert re.findall(r"\d+\.\d+", re.sub(r"<[^>]+>", "", text)) == numbers
+    assert page.count("<table>") == markdown.count("|\n|-")
+    headings = [line.lstrip("# ") for line in markdown.splitlines() if line.startswith("#")]
+    commands = re.search(r"```bash\n(.*?)```", markdown, flags=re.DOTALL)[1]
+    assert all(heading in page for heading in headings if heading not in commands)
+
+
+def test_charts_have_alternative_texts_and_ids_of_their_own(page):
+    charts = re.findall(r"<figure>(.*?)</figure>", page, flags=re.DOTALL)
+    assert len(charts) == 5
+    assert all(re.search(r'<svg role="img" aria-label="[^"]{20,}"', chart) for chart in charts)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for target in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page):
+        assert (target[0] or target[1]) in ids
+
+
+def test_values_cannot_become_elements():
+    hostile = "<img src=x onerror=alert(1)> [a](javascript:alert(1)) ![b](http://x/y)"
+    html = render_page(f"# T\n\n{hostile}", {}, "en")
+    assert "<img" not in html
+    assert "javascript:" not in re.sub(r"<p>.*?</p>", "", html)
+    assert 'href="javascript' not in html
+
+
+MEASURE = """
+<script>
+const errors = [];
+addEventListener('error', event => errors.push(String(event.message)));
+addEventListener('load', () => {
+  const wide = [...document.querySelectorAll('main > *')].filter(
+    e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1);
+  const box = e => e.getBoundingClientRect();
+  const seen = e => box(e).width > 100 && box(e).height > 20;
+  document.title = 'RESULT' + JSON.stringify({
+    errors, wide: wide.length,
+    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    tables: [...document.querySelectorAll('table')].every(seen),
+    charts: [...document.querySelectorAll('figure svg')].every(seen),
+    requests: performance.getEntriesByType('resource').map(r => r.name),
+    page: getComputedStyle(document.body).backgroundColor,
+    ink: getComputedStyle(document.querySelector('figure svg text')).fill,
+  });
+});
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_all_of_it(page, width, dark, tmp_path):
+    # a frame has the width that is asked for: a headless window is never narrower than 500
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{MEASURE}</body>"), "utf-8")
+    (tmp_path / "frame.html").write_text(
+        f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
+        "<script>onload = () => setTimeout(() => { document.body.textContent ="
+        " document.querySelector('iframe').contentDocument.title }, 300)</script>",
+        "utf-8",
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    flags += ["--blink-settings=preferredColorScheme=0"] if dark else []
+    command = [CHROMIUM, *flags, "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run(
+        [*command, (tmp_path / "frame.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    found = re.search(r"RESULT(\{.*?\})</body>", done.stdout, flags=re.DOTALL)
+    assert found, done.stdout[-500:]
+    result = json.loads(found[1])
+    assert result["errors"] == []
+    assert result["requests"] == []
+    assert result["overflow"] <= 0
+    assert result["wide"] == 0
+    assert result["tables"]
+    assert result["charts"]
+    assert (result["page"] == "rgb(22, 24, 27)") is dark
+    assert (result["ink"] == "rgb(230, 232, 234)") is dark
