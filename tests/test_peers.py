@@ -145,7 +145,7 @@ def test_a_missing_package_names_the_extra(config, monkeypatch):
 
 @pytest.mark.parametrize("lang", ["ja"])
 def test_every_difference_has_its_words_in_the_report(lang):
-    template = Path(__file__).parent.parent / "templates" / f"comparison.{lang}.md.j2"
+    template = Path(__file__).parent.parent / "templates" / f"report.{lang}.md.j2"
     text = template.read_text(encoding="utf-8")
     for difference in (
         *peer_litgpt.DIFFERENCES,
