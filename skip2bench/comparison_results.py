@@ -36,6 +36,14 @@ def read_result(folder: CompareFolder, cell: Cell, outcome: Outcome | None) -> C
     if outcome is not None and (run_folder / "summary.json").is_file():
         summary = read_run(run_folder).summary
         curve = _read_curve(run_folder / str(summary.get("log_folder")) / "metrics.csv")
+        if not curve and outcome.status == "ok":
+            # a peer is validated at its end alone
+            names = {
+                "step": "steps",
+                "val_loss": "final_val_loss",
+                "train_seconds": "train_seconds",
+            }
+            curve = [{name: summary[key] for name, key in names.items()}]
     return CellResult(
         name=cell.name,
         configuration=cell.configuration,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from skip2bench.comparison_report import RESULTS_FILE
 from skip2bench.errors import Skip2BenchError
 from skip2bench.results import Run
 from skip2bench.run_groups import identify
@@ -91,14 +92,16 @@ def select_runs(
     cells = {run.folder for run in runs if run.folder.parent.name == "cells"}
     single = [run for run in runs if run.folder not in cells]
     comparisons = [run for run in single if run.kind == "compare"]
-    comparison = comparisons[-1] if comparisons else None
+    begun = [run for run in comparisons if (run.folder / RESULTS_FILE).is_file()]
+    comparison = begun[-1] if begun else None
     train, left_out = _select_train([run for run in single if run.kind == "train"], root)
+    left_out += [_leave_out(run, root, "status") for run in comparisons if run not in begun]
     if comparison and train and _started(comparison) >= _started(train[-1]):
         left_out += [_leave_out(run, root, "another") for run in train]
         train = []
     elif train:
         comparison = None
-    left_out += [_leave_out(run, root, "another") for run in comparisons if run is not comparison]
+    left_out += [_leave_out(run, root, "another") for run in begun if run is not comparison]
     benches = [run for run in single if run.kind == "bench"]
     bench = _select_bench(benches, comparison)
     left_out += [

@@ -192,17 +192,15 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
 
 def _eight_blocks(content: Content | None, skip2: Sequence[Entry]) -> list[Claim]:
     eight = next((e for e in skip2 if len(e["blocks"] or ()) == 8 and e["figures"]), None)
-    others = [e for e in skip2 if e is not eight and e["figures"]]
-    if content is None or eight is None or not others:
-        return [
-            Claim(name=name, label=None, found=None, holds=None)
-            for name in ("eight_accuracy", "eight_memory")
-        ]
     claims = []
     for name, figure in (
         ("eight_accuracy", "final_val_loss"),
         ("eight_memory", "peak_memory_bytes"),
     ):
+        others = [e for e in skip2 if e is not eight and figure in e["figures"]]
+        if content is None or eight is None or figure not in eight["figures"] or not others:
+            claims.append(Claim(name=name, label=None, found=None, holds=None))
+            continue
         rival = min(others, key=lambda e, figure=figure: _mean(e, figure))  # type: ignore[misc]
         ratio = compare_entries(content, eight, rival, figure)
         claims.append(

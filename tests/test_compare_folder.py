@@ -5,6 +5,7 @@ import pytest
 from skip2bench.cell_process import Outcome
 from skip2bench.compare_config import load_compare_config, to_plain
 from skip2bench.compare_folder import CompareFolder, describe_cell, find_folder, make_key
+from skip2bench.comparison_results import read_result
 from skip2bench.errors import Skip2BenchError
 from skip2bench.matrix import list_cells, list_configurations
 from skip2bench.models import embedded_checkpoint, load_config
@@ -102,3 +103,12 @@ def test_a_comparison_is_not_begun_anew_over_another(tmp_path):
     assert find_folder(config, "pystd") == tmp_path
     with pytest.raises(Skip2BenchError, match="or leave --no-resume out to go on with it"):
         find_folder(replace(config, resume=False), "pystd")
+
+
+def test_a_peer_is_at_its_target_where_its_end_is(folder, cell):
+    summary = {"status": "ok", "steps": 10, "final_val_loss": 2.0, "train_seconds": 5.0}
+    write_json(folder.run_folder("x") / "summary.json", summary)
+    result = read_result(folder, replace(cell, name="x"), OK)
+    assert result.curve == [{"step": 10, "val_loss": 2.0, "train_seconds": 5.0}]
+    failed = replace(OK, status="failed")
+    assert not read_result(folder, replace(cell, name="x"), failed).curve

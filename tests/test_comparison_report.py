@@ -174,10 +174,16 @@ def test_a_newer_train_run_is_reported_in_place_of_the_comparison(comparison, tm
     assert "Skip2-LoRA (8 blocks)" in chosen
 
 
-@pytest.mark.parametrize("content", [None, "{", "{}", '{"configurations": []}'])
+def test_a_comparison_that_has_no_results_yet_stops_no_report(comparison, tmp_path):
+    (comparison / "comparison_results.json").unlink()
+    with pytest.raises(Skip2BenchError, match="no finished run below"):
+        render_report(ReportConfig(results=comparison))
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"configurations": []}'])
 def test_a_comparison_that_cannot_be_read_is_an_error(content, comparison):
     path = comparison / "comparison_results.json"
-    path.unlink() if content is None else path.write_text(content)
+    path.write_text(content)
     with pytest.raises(Skip2BenchError, match="call 'skip2bench compare' again with its --out-dir"):
         render_report(ReportConfig(results=comparison))
 

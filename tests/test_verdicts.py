@@ -206,3 +206,14 @@ def test_configurations_are_paired_by_their_common_seeds():
     _, four, six = content["configurations"]
     ratio = compare_entries(content, four, six, "train_seconds")
     assert (ratio.n, ratio.ratio) == (1, 0.5)
+
+
+def test_figures_that_were_not_measured_are_not_claimed():
+    content = make_content(
+        {"lora": LORA, "six": (6, 1, [(6, 2.0)] * 3), "eight": (8, 1, [(8, 1.0)] * 3)}
+    )
+    for entry in content["configurations"]:
+        del entry["figures"]["peak_memory_bytes"]
+    claims = {claim.name: claim for claim in check_claims(content, [])}
+    assert claims["eight_memory"].found is None
+    assert claims["eight_accuracy"].found == 0.5
