@@ -15,5 +15,7 @@ cd "$work"
 venv/bin/skip2bench train --blocks 0,1,2,3 --max-steps 2 --train-samples 32
 venv/bin/skip2bench report --output report.md
 test -s report.md
-test -s results/figures/loss_comparison.png
+test -s figures/losses.ja.svg
+venv/bin/skip2bench report --format html --output report.html
+test -s report.html
 echo "the wheel runs outside the checkout"
