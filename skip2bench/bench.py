@@ -42,7 +42,8 @@ from skip2bench.models import (
     load_config,
 )
 from skip2bench.recording import record_run
-from skip2bench.results import MEASUREMENT_COLUMNS, create_run_folder, write_csv
+from skip2bench.results import MEASUREMENT_COLUMNS, open_run_folder, write_csv
+from skip2bench.stop_request import interrupted_by_sigterm
 from skip2bench.workload import Workload, build_workload, count_workload_flops
 
 WARMUP_ITERATIONS = 3
@@ -73,7 +74,6 @@ def run_bench(config: BenchConfig, arguments: list[str]) -> dict[str, Any]:
     precision = choose_precision(config.precision, device)
     name = folder_of_model.name if folder_of_model else model_config.name
 
-    folder = create_run_folder("bench", name, "bench", config.out_dir, force=config.force)
     weights = folder_of_model / "lit_model.pth" if folder_of_model else None
     environment = describe_environment(device, arguments) | {
         "checkpoint": {"name": name, "sha256": hash_file(weights) if weights else None}
@@ -86,7 +86,11 @@ def run_bench(config: BenchConfig, arguments: list[str]) -> dict[str, Any]:
         **{key: getattr(config, key) for key in _RECORDED},
         "configurations": [],
     }
-    with record_run(folder, to_plain(config), environment, known, started) as summary:
+    with (
+        interrupted_by_sigterm(),
+        open_run_folder("bench", name, "bench", config.out_dir, force=config.force) as folder,
+        record_run(folder, to_plain(config), environment, known, started) as summary,
+    ):
         entries, rows = _measure(config, requests, model_config, device, precision)
         summary["configurations"] = entries
         write_csv(folder / "measurements.csv", MEASUREMENT_COLUMNS, rows)

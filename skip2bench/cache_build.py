@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,13 +42,11 @@ class CacheBuilder:
     device: torch.device
     plan: CachePlan
     folder: CacheFolder | None
-    """Where caches are kept; None where they end with the run."""
+    """Where caches are kept; None where they are in memory and end with the run."""
     key: dict[str, Any]
     """What the activations depend on besides samples and blocks."""
     about: dict[str, Any]
     """Names of model and data, for whoever lists the folder."""
-    scratch: Path
-    """Where the disk tier writes when nothing is kept."""
     uncounted: Callable[[], AbstractContextManager[None]] = nullcontext
     """Entered around what is no part of building: waiting and saving."""
 
@@ -69,7 +68,7 @@ class CacheBuilder:
             on_batch: Shows progress.
         """
         if self.folder is None:
-            return self._build(side, samples, planned, on_batch) if planned else None
+            return self._build(samples, planned, on_batch) if planned else None
         kept = self._open_kept(side, samples, wanted)
         if kept is not None or not planned:
             return kept
@@ -123,29 +122,17 @@ class CacheBuilder:
                 raise DamagedError(f"sample {i} is off by {float(distance):.1e} of its norm")
         self.model.train(was_training)
 
-    def _build(
-        self, side: Side, samples: Samples, planned: Sequence[int], on_batch: OnBatch
-    ) -> SkipCache:
+    def _build(self, samples: Samples, planned: Sequence[int], on_batch: OnBatch) -> SkipCache:
+        """In memory; the disk tier always has a folder."""
         layout = self.plan.layout
         order = BuildOrder.of(self.model, samples, planned, self.device)
         index = SampleIndex.of(order.ids, samples)
-        writer: Writer
-        if self.plan.tier == "disk":
-            folder = self.scratch / side
-            with _disk_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                writer = FileWriter(layout, folder)
-        else:
-            place = self.device if self.plan.tier == "device" else torch.device("cpu")
-            writer = MemoryWriter(layout, index.rows, place)
-        with _disk_errors(self.scratch):
-            fill(writer, layout, self.model, samples, order, self.device, on_batch)
-            return SkipCache(
-                layout=layout,
-                arrays=writer.finish(),
-                index=index,
-                prefix_tokens=len(order.prefix),
-            )
+        place = self.device if self.plan.tier == "device" else torch.device("cpu")
+        writer = MemoryWriter(layout, index.rows, place)
+        fill(writer, layout, self.model, samples, order, self.device, on_batch)
+        return SkipCache(
+            layout=layout, arrays=writer.finish(), index=index, prefix_tokens=len(order.prefix)
+        )
 
     def _build_and_keep(
         self,
@@ -159,29 +146,26 @@ class CacheBuilder:
         layout = self.plan.layout
         order = BuildOrder.of(self.model, samples, planned, self.device)
         about = self.about | {"side": side, "samples": len(planned)}
-        with _disk_errors(folder.root):
-            aside = folder.aside(name)
+        commit = partial(folder.commit, name, self.key, layout, samples, order.ids, about=about)
+        with _disk_errors(folder.root), folder.building(name) as aside:
             if self.plan.tier == "disk":
                 writer = FileWriter(layout, aside)
                 fill(writer, layout, self.model, samples, order, self.device, on_batch)
                 checksums = writer.close()
                 with self.uncounted():
-                    entry = folder.commit(
-                        name, self.key, layout, samples, order.ids, checksums, about
-                    )
+                    entry = commit(checksums=checksums)
                 index = SampleIndex.of(order.ids, samples)
                 arrays = map_files(entry.folder, layout, index.rows)
                 return SkipCache(
                     layout=layout, arrays=arrays, index=index, prefix_tokens=len(order.prefix)
                 )
-        cache = self._build(side, samples, planned, on_batch)
-        try:
-            with self.uncounted():
-                checksums = write_arrays(cache.arrays.tensors, aside, layout)
-                folder.commit(name, self.key, layout, samples, order.ids, checksums, about)
-        except OSError as error:
-            warn(f"the cache could not be kept in {str(folder.root)!r}: {error.strerror}")
-        return cache
+            cache = self._build(samples, planned, on_batch)
+            try:
+                with self.uncounted():
+                    commit(checksums=write_arrays(cache.arrays.tensors, aside, layout))
+            except OSError as error:
+                warn(f"the cache could not be kept in {str(folder.root)!r}: {error.strerror}")
+            return cache
 
     @contextmanager
     def _locked(self, folder: CacheFolder, name: str) -> Iterator[None]:

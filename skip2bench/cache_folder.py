@@ -2,7 +2,7 @@
 
     <cache folder>/<entry>/manifest.json    what it is, sizes and checksums of its files
     <cache folder>/<entry>/<array>.bin      see `cache_arrays`
-    <cache folder>/<entry>.lock             held while the entry is built
+    <cache folder>/<entry>.lock             held while the entry is built, by .lock.pid
 
 An entry serves every run with the same key (weights, precision, versions) whose samples and blocks
 are among its own, whatever the run's learning rate, rank, seed or number of epochs. It is built
@@ -13,12 +13,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor
 
 from skip2bench.cache_arrays import Layout, raw_bytes
@@ -27,6 +28,8 @@ from skip2bench.checksums import Checksum
 from skip2bench.console import note
 from skip2bench.data import Samples
 from skip2bench.errors import Skip2BenchError
+from skip2bench.files import sync
+from skip2bench.folder_lock import ProcessLock
 from skip2bench.results import utc_now, write_json
 
 
@@ -83,35 +86,43 @@ class CacheFolder:
         ]
         return min(fitting, key=lambda entry: entry.nbytes, default=None)
 
-    def lock(self, name: str) -> FileLock:
+    def lock(self, name: str) -> ProcessLock:
         """The lock under which entry `name` is built, acquired; waiting is said to the user.
 
         Raises:
             Skip2BenchError: the folder cannot be written.
         """
-        lock = FileLock(self.root / f"{name}.lock")
+        lock = self._lock(name)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout_seconds=0)
             except Timeout:
-                note(f"another process builds the cache {name}; waiting for it")
+                note(f"{lock.holder} builds the cache {name}; waiting for it")
                 lock.acquire()
         except OSError as error:
-            if isinstance(error, Timeout):
-                raise
             raise Skip2BenchError(
                 f"cannot write to cache folder {str(self.root)!r} ({error.strerror}); choose "
                 "another --cache-dir"
             ) from error
         return lock
 
-    def aside(self, name: str) -> Path:
-        """An empty folder to build entry `name` in; what a killed process left there is removed."""
-        folder = self.root / f".{name}.part"
-        shutil.rmtree(folder, ignore_errors=True)
+    @contextmanager
+    def building(self, name: str) -> Iterator[Path]:
+        """An empty folder to build entry `name` in, under its lock; removed where that fails.
+
+        So are those that killed processes left, whichever entries they were building.
+        """
+        for path in self.root.glob(".*.part"):
+            other = path.name.removeprefix(".").removesuffix(".part")
+            if other == name or self._is_free(other):
+                shutil.rmtree(path, ignore_errors=True)
+        folder = self._aside(name)
         folder.mkdir(parents=True)
-        return folder
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # it is in its place, or of no use
 
     def commit(
         self,
@@ -123,7 +134,7 @@ class CacheFolder:
         checksums: dict[str, str],
         about: dict[str, Any],
     ) -> Entry:
-        """Write the manifest of what is in `aside(name)` and move it into place.
+        """Write the manifest of what was put into `building(name)` and move it into place.
 
         Args:
             name: Of the entry.
@@ -134,10 +145,10 @@ class CacheFolder:
             checksums: Of each array's file.
             about: For people only.
         """
-        folder = self.root / f".{name}.part"
+        folder = self._aside(name)
         supervised = samples.supervised_counts
         for path in folder.glob("*.bin"):
-            _sync(path)
+            sync(path)
         manifest = {
             "format": FORMAT,
             "created_at": utc_now(),
@@ -158,10 +169,10 @@ class CacheFolder:
             "counts": [supervised[i] for i in order],
         }
         write_json(folder / MANIFEST, manifest)
-        _sync(folder / MANIFEST)
         target = self.root / name
         shutil.rmtree(target, ignore_errors=True)  # a damaged one
         os.rename(folder, target)
+        sync(self.root)
         return Entry(folder=target, manifest=manifest)
 
     def remove(self, name: str) -> None:
@@ -170,13 +181,34 @@ class CacheFolder:
         Raises:
             Skip2BenchError: it is being built.
         """
-        folder, lock_file = self.root / name, self.root / f"{name}.lock"
+        folder, lock = self.root / name, self._lock(name)
         try:
-            with FileLock(lock_file, timeout=0):
-                (folder / MANIFEST).unlink()  # first, so that what remains is never taken for one
-                shutil.rmtree(folder)
+            lock.acquire(timeout_seconds=0)
         except Timeout as error:
-            raise Skip2BenchError(f"cache {name!r} is being built; wait for it") from error
+            raise Skip2BenchError(
+                f"cache {name!r} is being built by {lock.holder}; wait for it"
+            ) from error
+        try:
+            (folder / MANIFEST).unlink()  # first, so that what remains is never taken for one
+            shutil.rmtree(folder)
+        finally:
+            lock.release()
+
+    def _lock(self, name: str) -> ProcessLock:
+        return ProcessLock(self.root / f"{name}.lock")
+
+    def _aside(self, name: str) -> Path:
+        return self.root / f".{name}.part"
+
+    def _is_free(self, name: str) -> bool:
+        """True where nobody builds entry `name`."""
+        lock = self._lock(name)
+        try:
+            lock.acquire(timeout_seconds=0)
+        except (Timeout, OSError):
+            return False
+        lock.release()
+        return True
 
 
 def entry_name(key: dict[str, Any], layout: Layout, samples: Samples, order: Sequence[int]) -> str:
@@ -206,8 +238,3 @@ def _whole_key(key: dict[str, Any], layout: Layout) -> dict[str, Any]:
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

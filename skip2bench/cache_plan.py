@@ -66,6 +66,7 @@ def plan_cache(
     dtype: str = "model",
     max_bytes: int | None = None,
     folder: Path = Path(),
+    decided: tuple[Tier, int] | None = None,
 ) -> CachePlan:
     """Decide tier, algebra and samples.
 
@@ -78,14 +79,14 @@ def plan_cache(
         dtype: model, bf16 or int8.
         max_bytes: Cap on the bytes of both caches; None for what the tier has.
         folder: Where the disk tier would write.
+        decided: Tier and capacity that the run had before it was stopped: with them everything else
+            is decided as it was.
     """
-    free = measure_free(device, folder)
-    if device.type == "cpu":
-        tier = "ram" if tier == "device" else tier
-    tiers: list[Tier] = [name for name in free if tier in ("auto", name)]
-    capacity = {
-        name: min(free[name], free[name] if max_bytes is None else max_bytes) for name in tiers
-    }
+    if decided is None:
+        capacity = _measure_capacity(device, folder, tier, max_bytes)
+    else:
+        capacity = dict([decided])
+    tiers = list(capacity)
     layout = Layout(
         blocks=model.feature_blocks,
         n_embd=model.config.n_embd,
@@ -118,6 +119,20 @@ def plan_cache(
         nbytes=(used + used_by_val) * layout.position_bytes,
         capacity_bytes=capacity[chosen],
     )
+
+
+def _measure_capacity(
+    device: torch.device, folder: Path, tier: str, max_bytes: int | None
+) -> dict[Tier, int]:
+    """Bytes that the cache may take in each tier that it may live in, the nearest first."""
+    free = measure_free(device, folder)
+    if device.type == "cpu":
+        tier = "ram" if tier == "device" else tier
+    return {
+        name: free[name] if max_bytes is None else min(free[name], max_bytes)
+        for name in free
+        if tier in ("auto", name)
+    }
 
 
 def measure_free(device: torch.device, folder: Path) -> dict[Tier, int]:

@@ -20,6 +20,7 @@ from skip2bench.measure import Clock
 from skip2bench.objective import Portion, mean_loss
 from skip2bench.served_loss import ServedLoss, portion_rows
 from skip2bench.skip2 import SkipGPT
+from skip2bench.stop_request import StopRequest
 
 _PROJECT_AFTER_TOKENS = 8192
 """Tokens done before the time to build is projected from them."""
@@ -36,6 +37,8 @@ class CachedObjective:
         builder: CacheBuilder,
         train_ids: Sequence[int],
         passes: float,
+        *,
+        was_kept: bool | None = None,
     ) -> None:
         """Prepare without computing anything; `prepare` fills the caches.
 
@@ -46,9 +49,10 @@ class CachedObjective:
             builder: Opens or builds the caches by its plan.
             train_ids: Training samples that the run uses.
             passes: How often it uses each, on average.
+            was_kept: Whether the run found its cache when it began; None where it begins now.
         """
         self._fabric, self._model, self._data, self._builder = fabric, model, data, builder
-        self._train_ids, self._passes = train_ids, passes
+        self._train_ids, self._passes, self._was_kept = train_ids, passes, was_kept
         self._train: SkipCache | None = None
         self._val: SkipCache | None = None
         self._loss = ServedLoss(model, self._plan.algebra.name)
@@ -60,14 +64,14 @@ class CachedObjective:
     def _plan(self) -> CachePlan:
         return self._builder.plan
 
-    def prepare(self, clock: Clock) -> None:
+    def prepare(self, clock: Clock, stop: StopRequest) -> None:
         """Open or compute both caches, and drop the backbone where nothing needs it any more.
 
         The training cache counts as `cache_build`, that of the validation samples as `validation`.
         """
-        data = self._data
-        self._train = self._provide("train", data.train, self._train_ids, clock, "cache_build")
-        self._val = self._provide("val", data.val, range(len(data.val)), clock, "validation")
+        val_ids = range(len(self._data.val))
+        self._train = self._provide("train", self._train_ids, clock, "cache_build", stop)
+        self._val = self._provide("val", val_ids, clock, "validation", stop)
         if self.describe()["recomputed_samples"] == 0:
             self._model.release_backbone()
 
@@ -108,7 +112,7 @@ class CachedObjective:
             "val_cache_bytes": self._val.nbytes if self._val else 0,
             "cache_tier": "disk" if any(c.arrays.maps for c in caches) else self._plan.tier,
             "cache_dtype": str(self._plan.layout.dtype).removeprefix("torch."),
-            "cache_kept": bool(self._train and self._train.is_kept),
+            "cache_kept": self._is_kept,
             "shared_prefix_tokens": self._train.prefix_tokens if self._train else 0,
             "cache_samples": cached,
             "recomputed_samples": left,
@@ -116,9 +120,25 @@ class CachedObjective:
             "algebra": "folded" if is_folded else "head",
         }
 
+    def describe_state(self) -> dict[str, Any] | None:
+        """What decided tier, algebra and samples; free memory may be another when it is resumed."""
+        plan = self._plan
+        return {
+            "tier": plan.tier,
+            "capacity_bytes": plan.capacity_bytes,
+            "was_kept": self._is_kept,
+        }
+
+    @property
+    def _is_kept(self) -> bool:
+        """True where the run found its cache, and its clock holds no building."""
+        found = bool(self._train and self._train.is_kept)
+        return found if self._was_kept is None else self._was_kept
+
     def _provide(
-        self, side: Side, samples: Samples, ids: Sequence[int], clock: Clock, part: str
+        self, side: Side, ids: Sequence[int], clock: Clock, part: str, stop: StopRequest
     ) -> SkipCache | None:
+        samples = self._data.train if side == "train" else self._data.val
         planned = self._plan.train_ids if side == "train" else self._plan.val_ids
         lengths = samples.lengths
         tokens = sum(lengths[i] for i in planned)
@@ -128,6 +148,7 @@ class CachedObjective:
 
             def show_progress(ids: Sequence[int], writer: Writer) -> None:
                 nonlocal done, is_projected
+                stop.check()  # nothing is lost that a kept cache would have
                 with clock.excluded(part):
                     batch_tokens = sum(lengths[i] for i in ids)
                     done += batch_tokens

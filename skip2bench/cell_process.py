@@ -16,7 +16,7 @@ import psutil
 
 from skip2bench.results import Status, read_run, utc_now, write_json
 
-_END_SECONDS = 60.0
+END_SECONDS = 60.0
 """What an interrupted cell gets to write its files."""
 _MEMORY_WORDS = (
     *("bad_alloc", "can't allocate memory", "cannot allocate memory", "out of memory"),
@@ -50,7 +50,8 @@ def run_cell(spec: dict[str, Any], spec_file: Path, log_file: Path) -> Outcome:
     """Run a cell to its end.
 
     Args:
-        spec: What `cell` takes: kind, config, out_dir, arguments, max_memory_bytes, parent_pid.
+        spec: What `cell` takes: kind, config, out_dir, arguments, max_memory_bytes, parent_pid;
+            and `key`, for whoever finds it stopped.
         spec_file: Written for the cell to read.
         log_file: Takes the cell's stdout and stderr.
 
@@ -95,7 +96,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Interrupt a cell, so that it records its end; kill it where it takes too long."""
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(_END_SECONDS)
+        process.wait(END_SECONDS)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         process.kill()
         process.wait()

@@ -71,6 +71,10 @@ def train(**flags: Any) -> None:
     from skip2bench.config_file import load_train_config
 
     as_json, path = flags.pop("json"), flags.pop("config")
+    if path is None and flags["resume"] and flags["out_dir"]:
+        # what is not typed is as it was in the run that goes on
+        stored: Path = flags["out_dir"] / "config.yaml"
+        path = stored.absolute() if stored.is_file() else None
     config, ignored = load_train_config(given(flags), path)
 
     from skip2bench.console import note

@@ -11,10 +11,8 @@ follows from the results `comparison`'s; here they meet in a folder:
 
 import os
 import shutil
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +37,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.matrix import Cell, list_cells
 from skip2bench.recording import record_run
 from skip2bench.results import create_run_folder
+from skip2bench.stop_request import interrupted_by_sigterm
 from skip2bench.units import format_duration
 
 
@@ -79,7 +78,7 @@ def run_comparison(config: CompareConfig, arguments: list[str]) -> dict[str, Any
             "estimated_seconds": sum(seconds.values()),
         }
     comparison, tasks = _open(plan, find_folder(config, plan.training.model_name))
-    with comparison.folder.locked(), _sigterm_interrupts():
+    with comparison.folder.locked(), interrupted_by_sigterm():
         return _run(comparison, tasks, seconds, started)
 
 
@@ -210,10 +209,16 @@ def _bench_flags(config: dict[str, Any]) -> list[str]:
 
 def _run_task(comparison: _Comparison, task: _Task) -> None:
     folder, outcomes = comparison.folder, comparison.outcomes
-    folder.clear(task.name)
+    spec = task.spec | {"key": task.key}
+    with folder.cell_released(task.name):
+        if folder.can_continue(task.name, task.key):
+            note(f"{task.name}: goes on where it was stopped")
+            spec["config"] = spec["config"] | {"resume": True}
+        else:
+            folder.clear(task.name)
     try:
         with Waiting(task.name):
-            outcome = run_cell(task.spec, folder.spec_file(task.name), folder.log_file(task.name))
+            outcome = run_cell(spec, folder.spec_file(task.name), folder.log_file(task.name))
     except CellInterruptedError as interruption:
         outcomes[task.name] = interruption.outcome
         folder.write_outcome(task.name, task.key, interruption.outcome)
@@ -256,17 +261,3 @@ def _write(comparison: _Comparison) -> dict[str, Any]:
     )
     write_results(folder.path, content, plan.configurations, results)
     return content
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Within, SIGTERM ends the comparison as Ctrl-C does: its cell is ended and recorded."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -154,7 +154,12 @@ _CONFIGURATION_KEYS = frozenset(("label", "learning_rates", "max_memory"))
 
 
 def _check_configuration(entry: dict[str, Any], number: int) -> None:
-    known = {item.name for item in fields(TrainConfig)} - {"out_dir", "force", "cache_dir"}
+    known = {item.name for item in fields(TrainConfig)} - {
+        "out_dir",
+        "force",
+        "resume",
+        "cache_dir",
+    }
     known -= {"learning_rate", "seed", "devices"}
     if "method" not in entry:
         raise Skip2BenchError(f"configuration {number} has no method; add one")

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
-from skip2bench.cell_process import Outcome
+from skip2bench.cell_process import END_SECONDS, Outcome
 from skip2bench.compare_config import CompareConfig, to_plain
 from skip2bench.config import to_plain as config_to_plain
 from skip2bench.errors import Skip2BenchError
+from skip2bench.folder_lock import locked_folder
 from skip2bench.matrix import Cell
 from skip2bench.models import hash_file
 from skip2bench.results import create_run_folder, read_run, write_json
+from skip2bench.state_files import StateFolder
 
 _KEYED_ENVIRONMENT = ("skip2bench", "torch", "litgpt", "python", "processor", "threads", "gpu")
 _ROOT = Path("results")
@@ -48,14 +49,8 @@ class CompareFolder:
         Raises:
             Skip2BenchError: one does.
         """
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout as error:
-            raise Skip2BenchError(
-                f"another comparison is working in {str(self.path)!r}; wait for it, or choose "
-                "another --out-dir"
-            ) from error
+        with locked_folder(self.path):
+            yield
 
     def run_folder(self, name: str) -> Path:
         """Run folder of a cell, or of the micro-benchmark."""
@@ -92,6 +87,33 @@ class CompareFolder:
     def write_outcome(self, name: str, key: str, outcome: Outcome) -> None:
         """Record how a cell ended."""
         write_json(self._cells / f"{name}.json", {"key": key, "outcome": asdict(outcome)})
+
+    @contextmanager
+    def cell_released(self, name: str) -> Iterator[None]:
+        """Wait until no process works in the folder of a cell, and keep it so within.
+
+        The cell of a comparison that was killed notices it and ends a moment later.
+
+        Raises:
+            Skip2BenchError: its process does not end.
+        """
+        folder = self.run_folder(name)
+        if not folder.is_dir():
+            yield
+            return
+        with locked_folder(folder, timeout_seconds=END_SECONDS):
+            yield
+
+    def can_continue(self, name: str, key: str) -> bool:
+        """True where a run under this key was stopped and has saved its state."""
+        try:
+            spec = json.loads(self.spec_file(name).read_text(encoding="utf-8"))
+            stored_key, outcome = self._read(name)
+            was_stopped = outcome is None or (stored_key, outcome.status) == (key, "interrupted")
+            has_state = bool(StateFolder(self.run_folder(name)).files())
+            return was_stopped and has_state and (spec["kind"], spec["key"]) == ("train", key)
+        except (OSError, ValueError, LookupError, TypeError):
+            return False  # never begun, half of it, or another version's
 
     def clear(self, name: str) -> None:
         """Remove what an earlier attempt at a cell left."""

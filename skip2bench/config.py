@@ -141,6 +141,10 @@ class TrainConfig(RunConfig):
     prompt_style: str = option("alpaca", "LitGPT prompt style.")
     val_split_fraction: float = option(0.05, "Share of a data file that is kept for validation.")
     eval_interval: int = option(100, "Steps between validations.")
+    save_interval: int = option(100, "Steps between saved states, from which --resume goes on.")
+    resume: bool = option(
+        False, "Go on with a stopped run: that of --out-dir, or the newest of this configuration."
+    )
     cache_tier: CacheTier = option(
         "auto",
         "Where Skip-Cache lives: device, ram or disk; auto takes the nearest that has room.",
@@ -173,6 +177,11 @@ class TrainConfig(RunConfig):
             raise Skip2BenchError(
                 f"val_split_fraction is {self.val_split_fraction}; give a share between 0 and 1"
             )
+        if self.resume and self.force:
+            raise Skip2BenchError(
+                "resume and force contradict each other: the one goes on with a run, the other "
+                "replaces it; give one of them"
+            )
         if self.devices != 1:
             raise Skip2BenchError(
                 f"devices is {self.devices}; only 1 is supported, leave the flag out"
@@ -190,6 +199,7 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
     "lr_warmup_steps": 10,
     "micro_batch_size": 4,
     "eval_interval": 50,
+    "save_interval": 50,
 }
 """Defaults of `train` where the base model is the embedded one: they suit its size."""
 
@@ -261,7 +271,13 @@ def check_positive(name: str, value: float) -> None:
 
 
 def _check_counts(config: TrainConfig) -> None:
-    for name in ("epochs", "global_batch_size", "micro_batch_size", "eval_interval"):
+    for name in (
+        "epochs",
+        "global_batch_size",
+        "micro_batch_size",
+        "eval_interval",
+        "save_interval",
+    ):
         check_positive(name, getattr(config, name))
     for name in ("max_steps", "train_samples", "max_seq_length"):
         if getattr(config, name) is not None:
@@ -290,7 +306,7 @@ def to_plain(config: RunConfig) -> dict[str, Any]:
     """
     plain: dict[str, Any] = {}
     for item in fields(config):
-        if item.name in ("out_dir", "force"):
+        if item.name in ("out_dir", "force", "resume"):
             continue
         value = getattr(config, item.name)
         plain[item.name] = (

@@ -33,7 +33,7 @@ _TARGETS = {"lm_head": "hidden"}
 # Keys of LitGPT that change nothing here: logging, generation of samples, worker processes.
 _WITHOUT_EFFECT = frozenset(
     (
-        *("train.save_interval", "train.log_interval", "train.min_lr"),
+        *("train.log_interval", "train.min_lr"),
         *("eval.max_new_tokens", "eval.max_iters", "eval.evaluate_example"),
         *("eval.initial_validation", "eval.final_validation"),
         *("data.num_workers", "data.download_dir", "data.ignore_index", "data.seed"),

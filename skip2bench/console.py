@@ -40,10 +40,12 @@ class Bar:
     update and are called outside every clock.
     """
 
-    def __init__(self, title: str, total: int, unit: str, every_seconds: float = 10.0) -> None:
-        """Prepare a bar that ends at `total` units."""
+    def __init__(
+        self, title: str, total: int, unit: str, every_seconds: float = 10.0, done: int = 0
+    ) -> None:
+        """Prepare a bar that ends at `total` units, of which `done` were done before."""
         self._title, self._total, self._unit, self._every = title, total, unit, every_seconds
-        self._done = 0
+        self._done = self._before = done
         self._detail = ""
         self._started = self._printed = time.monotonic()
         self._progress = Progress(
@@ -57,7 +59,7 @@ class Bar:
             transient=True,
             disable=not stderr.is_terminal,
         )
-        self._task = self._progress.add_task(title, total=total, detail="")
+        self._task = self._progress.add_task(title, total=total, completed=done, detail="")
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -85,7 +87,8 @@ class Bar:
 
     def _print_line(self) -> None:
         elapsed = time.monotonic() - self._started
-        left = elapsed / self._done * (self._total - self._done) if self._done else 0.0
+        here = self._done - self._before
+        left = elapsed / here * (self._total - self._done) if here else 0.0
         note(
             f"{self._title}: {self._done:,}/{self._total:,} {self._unit} {self._detail} "
             f"{elapsed:.0f} s elapsed, {left:.0f} s left"

@@ -83,13 +83,7 @@ def _flag(item: Any, hint: Any, embedded_default: Any) -> inspect.Parameter:
     kind: Any = hint if hint in (int, float, bool, Path) else str  # tuples: comma-separated text
     if item.metadata.get("repeatable"):
         kind = list[str]
-    can_negate = kind is bool and item.name not in (
-        "force",
-        "dry_run",
-        "aa",
-        "match_params",
-        "json",
-    )
+    can_negate = kind is bool and item.name not in _ONE_WAY
     flag = f"--{name}/--no-{name}" if can_negate else f"--{name}"
     option = typer.Option(flag, help=item.metadata["help"] + default, show_default=False)
     return inspect.Parameter(

@@ -3,22 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+from skip2bench.csv_log import CsvLog
 from skip2bench.errors import Skip2BenchError
-from skip2bench.results import METRICS_COLUMNS, STEPS_COLUMNS, CsvLog
+from skip2bench.results import METRICS_COLUMNS, STEPS_COLUMNS
 
 
 class RunLogs:
     """Writes each row to disk at once, and to TensorBoard as well if that is on."""
 
-    def __init__(self, folder: Path, *, with_tensorboard: bool) -> None:
-        """Start the logs in `folder`.
+    def __init__(self, folder: Path, *, with_tensorboard: bool, step: int = 0) -> None:
+        """Start the logs in `folder`, or go on with those that end at `step`.
 
         Raises:
             Skip2BenchError: TensorBoard is asked for and not installed.
         """
         self._metrics = CsvLog(folder / "metrics.csv", METRICS_COLUMNS)
         self._steps = CsvLog(folder / "steps.csv", STEPS_COLUMNS)
-        self._tensorboard = _open_tensorboard(folder) if with_tensorboard else None
+        self._tensorboard = _open_tensorboard(folder, step) if with_tensorboard else None
 
     def log_evaluation(self, **row: Any) -> None:
         """Write one evaluation point; the arguments are METRICS_COLUMNS."""
@@ -33,6 +34,11 @@ class RunLogs:
         if self._tensorboard is not None:
             for name in ("loss", "learning_rate", "train_seconds"):
                 self._tensorboard.add_scalar(f"step/{name}", row[name], row["step"])
+
+    def sync(self) -> None:
+        """Force the rows to the disk, before a state counts on them."""
+        self._metrics.sync()
+        self._steps.sync()
 
     def close(self) -> None:
         """Close all files."""
@@ -53,8 +59,9 @@ def check_tensorboard() -> None:
         ) from error
 
 
-def _open_tensorboard(folder: Path) -> Any:
+def _open_tensorboard(folder: Path, step: int) -> Any:
     check_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder))
+    # what was logged after the step that a run goes on from is not shown
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

@@ -1,12 +1,13 @@
 """The training loop, the same for every method: what is timed, and what is logged.
 
 Nothing is both at once: the training clock counts data, cache building, forward, backward and
-optimizer. Validation has a clock of its own; logging stands outside all of them.
+optimizer. Validation, saving and resuming have clocks of their own; logging stands outside all of
+them.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from skip2bench.config import TrainConfig
 from skip2bench.console import Bar
 from skip2bench.data import TokenizedData, global_batches
-from skip2bench.errors import Skip2BenchError
+from skip2bench.errors import DivergedError
 from skip2bench.logs import RunLogs
 from skip2bench.measure import (
     Clock,
@@ -27,23 +28,13 @@ from skip2bench.measure import (
     reset_peak_memory,
 )
 from skip2bench.objective import Objective
+from skip2bench.progress import Progress
 from skip2bench.schedule import learning_rate_factor
+from skip2bench.state_files import State
+from skip2bench.stop_request import StopRequest
+from skip2bench.training_state import TrainingState
 
 TRAINING_CLOCK = ("data", "cache_build", "forward", "backward", "optimizer")
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0
-    tokens: int = 0
-    losses: list[float] = field(default_factory=list)
-    """Step losses since the last evaluation point."""
-    val_losses: list[tuple[int, float]] = field(default_factory=list)
-    """Every evaluation point: step, validation loss."""
-    preparation_peak_bytes: int = 0
-    """Peak memory before the first step: building a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +52,8 @@ class TrainingRun:
     """Sample ids of every step."""
     clock: Clock
     logs: RunLogs
+    state: TrainingState
+    stop: StopRequest
 
     @property
     def total_steps(self) -> int:
@@ -78,17 +71,26 @@ def planned_batches(config: TrainConfig, data: TokenizedData, steps: int) -> lis
     return batches[:steps]
 
 
-def fit(run: TrainingRun, progress: Progress) -> int:
-    """Train to the last step; return the bytes that autograd saves for one step."""
-    run.objective.prepare(run.clock)
-    progress.preparation_peak_bytes = read_peak_memory(run.fabric.device)
-    reset_peak_memory(run.fabric.device)
-    saved_bytes = _measure_saved_bytes(run, run.batches[0])
-    progress.losses.append(_evaluate_batch(run, run.batches[0]))
-    _evaluate(run, progress)
+def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> None:
+    """Train to the last step.
+
+    Args:
+        run: The run.
+        progress: Where it stands; updated.
+        resumed: The state that `progress` comes from; None for a run that begins.
+
+    Raises:
+        DivergedError: a loss is not finite.
+        KeyboardInterrupt: it was asked to stop; the step it was in is done and saved then.
+    """
+    if resumed is None:
+        _begin(run, progress)
+    else:
+        _go_on(run, progress, resumed)
     lengths, supervised = run.data.train.lengths, run.data.train.supervised_counts
-    with Bar(run.label, run.total_steps, "steps") as bar:
-        for batch, following in zip(run.batches, [*run.batches[1:], []], strict=True):
+    batches = run.batches[progress.step :]
+    with Bar(run.label, run.total_steps, "steps", done=progress.step) as bar:
+        for batch, following in zip(batches, [*batches[1:], []], strict=True):
             with run.clock.part("data"):
                 run.objective.prefetch(following)
             loss, learning_rate = _take_step(
@@ -109,11 +111,53 @@ def fit(run: TrainingRun, progress: Progress) -> int:
             _check_finite(run, progress, loss)
             if progress.step % run.config.eval_interval == 0 or progress.step == run.total_steps:
                 _evaluate(run, progress)
+            _save_state(run, progress)
             speed = progress.tokens / run.clock.total(TRAINING_CLOCK)
             bar.advance(
                 1, f"loss {loss:.3f} val {progress.val_losses[-1][1]:.3f} {speed:,.0f} tokens/s"
             )
-    return saved_bytes
+
+
+def _begin(run: TrainingRun, progress: Progress) -> None:
+    """What comes before the first step: the cache, and the evaluation of the untrained model."""
+    run.objective.prepare(run.clock, run.stop)
+    progress.preparation_peak_bytes = read_peak_memory(run.fabric.device)
+    reset_peak_memory(run.fabric.device)
+    progress.saved_bytes = _measure_saved_bytes(run, run.batches[0])
+    progress.losses.append(_evaluate_batch(run, run.batches[0]))
+    _evaluate(run, progress)
+    _save_state(run, progress)
+
+
+def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
+    """Bring back what a stopped run had; making its cache again counts in no clock of its own.
+
+    It has counted already, in the process that was stopped.
+    """
+    aside = Clock(run.fabric.device)
+    with aside.part("resume"):
+        run.objective.prepare(Clock(run.fabric.device), run.stop)
+    run.state.restore(resumed)
+    run.clock.seconds["resume"] = run.clock.seconds.get("resume", 0.0) + aside.total(["resume"])
+    peak = read_peak_memory(run.fabric.device)
+    progress.preparation_peak_bytes = max(progress.preparation_peak_bytes, peak)
+    reset_peak_memory(run.fabric.device)
+
+
+def _save_state(run: TrainingRun, progress: Progress) -> None:
+    """Save where it is time to, or where somebody waits for the end.
+
+    Raises:
+        KeyboardInterrupt: somebody does.
+    """
+    is_last = progress.step == run.total_steps
+    if progress.step % run.config.save_interval == 0 or (run.stop.is_made and not is_last):
+        progress.earlier_steps_peak_bytes = _steps_peak_memory(run, progress)
+        with run.clock.part("saving"):
+            run.logs.sync()
+            run.state.save(progress)
+    if not is_last:
+        run.stop.check()
 
 
 def _take_step(
@@ -179,11 +223,19 @@ def _evaluate(run: TrainingRun, progress: Progress) -> None:
 
 def _check_finite(run: TrainingRun, progress: Progress, loss: float) -> None:
     """Stop a run that has diverged; what was logged until here stays."""
-    if not math.isfinite(loss):
-        raise Skip2BenchError(
-            f"the loss is {loss} at step {progress.step}; lower --learning-rate (it is "
-            f"{run.config.learning_rate}) or raise --lr-warmup-steps"
+    if math.isfinite(loss):
+        return
+    if progress.step == 0:
+        raise DivergedError(
+            f"the base model's loss is {loss} before any update, at precision "
+            f"{run.config.precision}; use --precision 32-true, or check the checkpoint",
+            step=0,
         )
+    raise DivergedError(
+        f"the loss is {loss} at step {progress.step}; lower --learning-rate (it is "
+        f"{run.config.learning_rate}) or raise --lr-warmup-steps",
+        step=progress.step,
+    )
 
 
 def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
@@ -201,7 +253,11 @@ def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
 
 
 def _peak_memory(run: TrainingRun, progress: Progress) -> int:
-    return max(progress.preparation_peak_bytes, read_peak_memory(run.fabric.device))
+    return max(progress.preparation_peak_bytes, _steps_peak_memory(run, progress))
+
+
+def _steps_peak_memory(run: TrainingRun, progress: Progress) -> int:
+    return max(progress.earlier_steps_peak_bytes, read_peak_memory(run.fabric.device))
 
 
 def _epoch(run: TrainingRun, progress: Progress) -> float:
@@ -216,13 +272,15 @@ def summarise_run(run: TrainingRun, progress: Progress) -> dict[str, Any]:
         "train_seconds": run.clock.total(TRAINING_CLOCK),
         **{
             f"{part}_seconds": run.clock.seconds.get(part, 0.0)
-            for part in (*TRAINING_CLOCK, "validation")
+            for part in (*TRAINING_CLOCK, "validation", "saving", "resume")
         },
         "steps": progress.step,
         "epochs": _epoch(run, progress),
         "tokens": progress.tokens,
+        "resumed_at_steps": progress.resumed_at_steps,
+        "saved_for_backward_bytes": progress.saved_bytes,
         "peak_memory_bytes": _peak_memory(run, progress),
-        "steps_peak_memory_bytes": read_peak_memory(run.fabric.device),
+        "steps_peak_memory_bytes": _steps_peak_memory(run, progress),
         "reserved_memory_bytes": read_reserved_memory(run.fabric.device),
         **run.objective.describe(),
         "initial_val_loss": progress.val_losses[0][1],

@@ -17,6 +17,7 @@ from skip2bench.cache import token_budget
 from skip2bench.data import Samples, TokenizedData, collate, length_buckets, micro_batches
 from skip2bench.loss import token_loss
 from skip2bench.measure import Clock
+from skip2bench.stop_request import StopRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class Portion:
 class Objective(Protocol):
     """Losses of training and validation samples for one method."""
 
-    def prepare(self, clock: Clock) -> None:
-        """Do, by the clock, what comes before the first step."""
+    def prepare(self, clock: Clock, stop: StopRequest) -> None:
+        """Do, by the clock, what comes before the first step; stop where that is asked for."""
 
     def split(self, ids: Sequence[int]) -> list[Any]:
         """Cut a global batch into what `load` takes."""
@@ -52,6 +53,9 @@ class Objective(Protocol):
     def describe(self) -> dict[str, Any]:
         """What `summary.json` says of it."""
 
+    def describe_state(self) -> dict[str, Any] | None:
+        """What a run that is resumed needs to make it as it was; None where it needs nothing."""
+
 
 class TokenObjective:
     """Runs the whole model on tokens: `lora` and `skip`."""
@@ -64,7 +68,7 @@ class TokenObjective:
         self._micro_batch_size = micro_batch_size
         self._train_lengths = data.train.lengths
 
-    def prepare(self, clock: Clock) -> None:
+    def prepare(self, clock: Clock, stop: StopRequest) -> None:
         """Nothing comes before the first step."""
 
     def split(self, ids: Sequence[int]) -> list[list[int]]:
@@ -88,6 +92,10 @@ class TokenObjective:
     def describe(self) -> dict[str, Any]:
         """There is no cache."""
         return {"cache_bytes": 0}
+
+    def describe_state(self) -> dict[str, Any] | None:
+        """It depends on the configuration alone."""
+        return None
 
 
 @torch.no_grad()

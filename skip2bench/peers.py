@@ -27,7 +27,8 @@ from skip2bench.models import load_checkpoint
 from skip2bench.objective import token_validation_loss
 from skip2bench.recording import record_run
 from skip2bench.records import SUFFIXES, load_records
-from skip2bench.results import create_run_folder
+from skip2bench.results import open_run_folder
+from skip2bench.stop_request import interrupted_by_sigterm
 from skip2bench.training_plan import TrainingPlan, plan_training
 
 LABELS = {"litgpt": "LitGPT finetune_lora", "peft": "Hugging Face PEFT LoRA"}
@@ -90,10 +91,15 @@ def run_peer(name: str, config: TrainConfig, arguments: list[str]) -> dict[str, 
     started = time.monotonic()
     plan = plan_training(config)
     check_peers((name,), plan)
-    folder = create_run_folder("train", plan.model_name, name, config.out_dir, force=config.force)
     environment = plan.describe_environment(arguments)
     known = plan.describe() | {"label": LABELS[name], "peer": name}
-    with record_run(folder, to_plain(config), environment, known, started) as summary:
+    with (
+        interrupted_by_sigterm(),
+        open_run_folder(
+            "train", plan.model_name, name, config.out_dir, force=config.force
+        ) as folder,
+        record_run(folder, to_plain(config), environment, known, started) as summary,
+    ):
         summary |= _train_and_validate(name, plan, folder / name)
     return summary | {"folder": str(folder)}
 

@@ -3,6 +3,7 @@
 `bench` and `train` share it, so that a run that fails says so in the same words in both.
 """
 
+import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,8 @@ from typing import Any
 
 import torch
 
-from skip2bench.console import note
-from skip2bench.errors import Skip2BenchError
+from skip2bench.console import note, warn
+from skip2bench.errors import DivergedError, Skip2BenchError
 from skip2bench.results import SCHEMA_VERSION, utc_now, write_json, write_yaml
 
 
@@ -23,6 +24,9 @@ def record_run(
     environment: dict[str, Any],
     summary: dict[str, Any],
     started: float,
+    *,
+    earlier_seconds: float = 0.0,
+    can_resume: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Write the run's files at once, and `summary.json` again with the status when the block ends.
 
@@ -34,9 +38,12 @@ def record_run(
             set a `status` other than "ok".
         started: `time.monotonic()` when the command began; `wall_seconds` counts from there, and
             `preparation_seconds` are those until now (checking input, loading and tokenizing data).
+        earlier_seconds: What earlier processes took for the same run; added to `wall_seconds`.
+        can_resume: True where `train --resume` could go on with what a failed block leaves.
 
     Raises:
-        Skip2BenchError: the block ran out of memory; any other error passes through.
+        Skip2BenchError: the block ran out of memory, or a file could not be read or written; any
+            other error passes through.
     """
     preparation_seconds = time.monotonic() - started
     summary = {
@@ -46,35 +53,84 @@ def record_run(
         **summary,
         "preparation_seconds": preparation_seconds,
     }
-    write_yaml(folder / "config.yaml", config)
-    write_json(folder / "environment.json", environment)
-    write_json(folder / "summary.json", summary)
+    remedy = f"; go on with: skip2bench train --resume --out-dir {folder}" if can_resume else ""
+    with _described(folder, remedy):
+        write_yaml(folder / "config.yaml", config)
+        write_json(folder / "environment.json", environment)
+        write_json(folder / "summary.json", summary)
     try:
-        yield summary
+        with _described(folder, remedy):
+            yield summary
         if summary["status"] == "running":
             summary["status"] = "ok"
     except KeyboardInterrupt:
         summary["status"] = "interrupted"
-        note(f"interrupted; what was done is in {folder}")
+        note(f"interrupted; what was done is in {folder}{remedy}")
         raise
     except BaseException as error:
-        is_oom = is_out_of_memory(error)
-        summary |= {"status": "oom" if is_oom else "failed", "error": _last_line(error)}
-        if is_oom:
-            raise Skip2BenchError(
-                f"out of memory ({_last_line(error)}); use a smaller batch or shorter sequences"
-            ) from error
+        cause = error.__cause__
+        is_oom = cause is not None and is_out_of_memory(cause)
+        text = _last_line(cause if cause is not None and is_oom else error)
+        summary |= {"status": "oom" if is_oom else "failed", "error": text}
+        if isinstance(error, DivergedError):
+            summary["diverged_at_step"] = error.step
         raise
     finally:
-        summary |= {"finished_at": utc_now(), "wall_seconds": time.monotonic() - started}
+        wall_seconds = earlier_seconds + time.monotonic() - started
+        summary |= {"finished_at": utc_now(), "wall_seconds": wall_seconds}
+        _write_end(folder, summary, remedy)
+
+
+@contextmanager
+def _described(folder: Path, remedy: str) -> Iterator[None]:
+    """Turn what a machine refuses, memory or a file, into an error that says what to do."""
+    try:
+        yield
+    except Skip2BenchError:
+        raise
+    except OSError as error:
+        if is_out_of_memory(error):
+            raise _out_of_memory(error) from error
+        raise Skip2BenchError(
+            f"a file of the run in {str(folder)!r} could not be read or written ({error}); make "
+            f"room or bring it back{remedy}"
+        ) from error
+    except BaseException as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _out_of_memory(error) from error
+
+
+def _out_of_memory(error: BaseException) -> Skip2BenchError:
+    return Skip2BenchError(
+        f"out of memory ({_last_line(error)}); use a smaller batch or shorter sequences"
+    )
+
+
+def _write_end(folder: Path, summary: dict[str, Any], remedy: str) -> None:
+    """Write the summary of a run that has ended.
+
+    Raises:
+        Skip2BenchError: the figures of a run that ended well cannot be written.
+    """
+    try:
         write_json(folder / "summary.json", summary)
+    except OSError as error:
+        text = f"cannot write {str(folder / 'summary.json')!r} ({error.strerror})"
+        if summary["status"] != "ok":
+            warn(f"{text}: it still says that the run is running")
+            return
+        raise Skip2BenchError(f"{text}; make room{remedy}") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for CUDA's error, Python's, and the RuntimeError that torch raises on the CPU."""
+    """True for CUDA's error, Python's, the system's, and the RuntimeError of torch on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("can't allocate memory", "cannot allocate memory", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def _last_line(error: BaseException) -> str:

@@ -7,9 +7,9 @@ null. Small files are written aside and renamed into place; logs are appended a 
 import csv
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import count
@@ -19,8 +19,12 @@ from typing import Any, Literal
 import yaml
 
 from skip2bench.errors import Skip2BenchError
+from skip2bench.files import replacing, write_bytes
+from skip2bench.folder_lock import locked_folder
 
 SCHEMA_VERSION = 1
+RESULTS = Path("results")
+"""Where runs go that are given no folder."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is ten times as fast
 Status = Literal["running", "ok", "oom", "failed", "interrupted"]
 
@@ -56,31 +60,56 @@ class Run:
         return str(self.summary.get("kind", ""))
 
 
-def create_run_folder(
+@contextmanager
+def open_run_folder(
     kind: str,
     model: str,
     label: str,
     out_dir: Path | None = None,
     *,
     force: bool = False,
-    root: Path = Path("results"),
-) -> Path:
-    """Make the folder of a run: `out_dir`, or a new `<root>/<kind>/<UTC time>-<model>-<label>`.
+    root: Path = RESULTS,
+) -> Iterator[Path]:
+    """Make the folder of a new run and keep other processes out of it.
+
+    Args:
+        kind: `bench` or `train`.
+        model: In the name of the folder, as is `label`.
+        label: See `model`.
+        out_dir: The folder; None for a new `<root>/<kind>/<UTC time>-<model>-<label>`.
+        force: Replace the run that `out_dir` holds.
+        root: Folder of results.
 
     Raises:
-        Skip2BenchError: `out_dir` holds a run already and `force` is off, or it cannot be made.
+        Skip2BenchError: `out_dir` holds a run already and `force` is off, another process works
+            there, or it cannot be made.
+    """
+    folder = create_run_folder(kind, model, label, out_dir, root=root)
+    with locked_folder(folder):
+        if (folder / "summary.json").exists():
+            if not force:
+                raise Skip2BenchError(
+                    f"{str(folder)!r} holds a run already; choose another --out-dir, add --resume "
+                    "to go on with it, or --force to replace it"
+                )
+            # the replaced run's own; a `final` folder that no run made is never touched
+            for name in ("final", "state", ".cache"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        yield folder
+
+
+def create_run_folder(
+    kind: str, model: str, label: str, out_dir: Path | None = None, *, root: Path = RESULTS
+) -> Path:
+    """Make `out_dir`, or a new `<root>/<kind>/<UTC time>-<model>-<label>`.
+
+    Raises:
+        Skip2BenchError: it cannot be made.
     """
     if out_dir is None:
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         base = root / kind / f"{stamp}-{model}-{label}"
         return _make_free(_numbered(base))
-    if (out_dir / "summary.json").exists():
-        if not force:
-            raise Skip2BenchError(
-                f"{str(out_dir)!r} holds a run already; choose another --out-dir, or add --force"
-            )
-        # the replaced run's adapter; a `final` folder that no run made is never touched
-        shutil.rmtree(out_dir / "final", ignore_errors=True)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -100,42 +129,21 @@ def to_json(content: dict[str, Any]) -> str:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as JSON, whole or not at all; NaN and infinities become null."""
-    _write_atomically(path, to_json(content))
+    write_bytes(path, to_json(content).encode())
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as YAML, whole or not at all."""
-    _write_atomically(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    write_bytes(path, text.encode())
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     """Write a whole CSV file, whole or not at all; None becomes an empty cell."""
-    aside = path.with_name(path.name + ".part")
-    with aside.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(aside, path)
-
-
-class CsvLog:
-    """A CSV file that grows by one row at a time; every row is on disk when `append` returns."""
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        """Start `path` with a header row."""
-        self._file = path.open("x", newline="", encoding="utf-8")
-        self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
-        self._writer.writeheader()
-        self._file.flush()
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Append one row; its keys are exactly the columns."""
-        self._writer.writerow(row)
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def read_runs(root: Path) -> tuple[list[Run], dict[Path, str]]:
@@ -217,12 +225,6 @@ def _make_free(candidates: Iterable[Path]) -> Path:
 
 def _cannot_make(folder: Path, error: OSError) -> Skip2BenchError:
     return Skip2BenchError(f"cannot make the run folder {str(folder)!r}: {error.strerror}")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

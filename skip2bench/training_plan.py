@@ -61,6 +61,7 @@ class TrainingPlan:
             "checkpoint": {
                 "name": self.model_name,
                 "sha256": hash_file(self.base_folder / "lit_model.pth"),
+                "model_config_sha256": hash_file(self.base_folder / "model_config.yaml"),
             },
         }
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import TINY
 from litgpt.config import Config
+from tiny import TINY
 
 from skip2bench.algebra import Sizes, choose_algebra, count_costs
 from skip2bench.cache import Served

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import TINY
 from litgpt.config import Config
+from tiny import TINY
 
 from skip2bench.cache import BuildOrder, SampleIndex, SkipCache, fill, supervised_rows
 from skip2bench.cache_arrays import Arrays, FileWriter, Layout, MemoryWriter

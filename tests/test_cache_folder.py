@@ -28,8 +28,9 @@ def keep(folder, model, samples, n_logits=0):  # noqa: F811
     cache = build(model, samples, STORED, n_logits=n_logits)
     name = entry_name(KEY, cache.layout, samples, STORED)
     order = BuildOrder.of(model, samples, STORED, CPU).ids
-    hashes = write_arrays(cache.arrays.tensors, folder.aside(name), cache.layout)
-    return cache, folder.commit(name, KEY, cache.layout, samples, order, hashes, ABOUT)
+    with folder.building(name) as aside:
+        hashes = write_arrays(cache.arrays.tensors, aside, cache.layout)
+        return cache, folder.commit(name, KEY, cache.layout, samples, order, hashes, ABOUT)
 
 
 @pytest.mark.parametrize("tier", ["ram", "disk"])
@@ -107,11 +108,28 @@ def test_damage_is_seen(folder, samples, harm, tier):  # noqa: F811
     assert folder.entries() == []
 
 
-def test_what_was_not_finished_does_not_exist(folder, samples):  # noqa: F811
+def test_what_was_not_finished_does_not_exist_and_is_cleared_away(folder, samples):  # noqa: F811
     cache = build(make_model(), samples)
-    write_arrays(cache.arrays.tensors, folder.aside("half"), cache.layout)
+
+    def build_and_fail():
+        with folder.building("failed") as aside:
+            write_arrays(cache.arrays.tensors, aside, cache.layout)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_and_fail()
+    assert not list(folder.root.glob(".*.part"))
+    killed, busy = folder.root / ".killed.part", folder.root / ".busy.part"
+    lock = folder.lock("busy")
+    for path in (killed, busy):
+        path.mkdir()
+        (path / "features.bin").write_bytes(b"half")
     assert folder.entries() == []
-    assert list(folder.aside("half").iterdir()) == []  # the next builder starts anew
+    with folder.building("other") as aside:
+        assert list(aside.iterdir()) == []
+        assert not killed.exists()  # nobody builds it any more
+        assert busy.exists()
+    lock.release()
 
 
 def test_a_manifest_that_cannot_be_read_is_passed_over(folder, samples):  # noqa: F811
@@ -190,7 +208,7 @@ def test_of_two_processes_one_builds_and_the_other_waits(tiny_checkpoint, tiny_d
     second = start(["-m", "skip2bench"], "second")
     results = [process.communicate(timeout=180) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], results
-    assert "another process builds the cache" in results[1][1]
+    assert f"process {first.pid} builds the cache" in results[1][1]
     assert results[1][1].count("no forward pass") == 2
     losses = [json.loads(out)["final_val_loss"] for out, _ in results]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)

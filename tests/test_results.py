@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -8,9 +9,9 @@ import pytest
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.results import (
-    CsvLog,
     create_log_folder,
     create_run_folder,
+    open_run_folder,
     read_run,
     read_runs,
     write_csv,
@@ -41,22 +42,43 @@ def test_processes_that_start_in_one_second_get_folders_of_their_own(tmp_path):
 
 def test_a_folder_that_holds_a_run_needs_force(tmp_path):
     folder = make_run(tmp_path / "run")
-    with pytest.raises(
-        Skip2BenchError, match="holds a run already; choose another --out-dir, or add --force"
+    with (
+        pytest.raises(Skip2BenchError) as caught,
+        open_run_folder("train", "m", "l", folder),
     ):
-        create_run_folder("train", "m", "l", folder)
-    assert create_run_folder("train", "m", "l", folder, force=True) == folder
+        pass
+    assert str(caught.value) == (
+        f"{str(folder)!r} holds a run already; choose another --out-dir, add --resume to go on "
+        "with it, or --force to replace it"
+    )
+    with open_run_folder("train", "m", "l", folder, force=True) as opened:
+        assert opened == folder
 
 
-def test_force_removes_the_adapter_of_a_run_and_nothing_that_no_run_made(tmp_path):
+def test_force_removes_what_a_run_made_and_nothing_else(tmp_path):
     for name in ("mine", "run"):
-        (tmp_path / name / "final").mkdir(parents=True)
-        (tmp_path / name / "final" / "weights").write_text("x")
+        for part in ("final", "state", ".cache"):
+            (tmp_path / name / part).mkdir(parents=True)
+            (tmp_path / name / part / "weights").write_text("x")
     write_json(tmp_path / "run" / "summary.json", {})
     for name in ("mine", "run"):
-        create_run_folder("train", "m", "l", tmp_path / name, force=True)
+        with open_run_folder("train", "m", "l", tmp_path / name, force=True):
+            pass
     assert (tmp_path / "mine" / "final" / "weights").exists()
-    assert not (tmp_path / "run" / "final").exists()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "summary.json"]
+
+
+def test_a_second_run_in_a_folder_is_told_who_is_there(tmp_path):
+    with (
+        open_run_folder("train", "m", "l", tmp_path / "run") as folder,
+        pytest.raises(Skip2BenchError) as caught,
+        open_run_folder("train", "m", "l", folder),
+    ):
+        pass
+    assert str(caught.value) == (
+        f"process {os.getpid()} is working in {str(folder)!r}; wait for it, or choose another "
+        "--out-dir"
+    )
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
@@ -87,17 +109,6 @@ def test_json_has_no_word_for_nan(tmp_path):
 def test_missing_values_are_empty_cells(tmp_path):
     write_csv(tmp_path / "a.csv", ["a", "b"], [{"a": 1, "b": None}, {"a": 2}])
     assert (tmp_path / "a.csv").read_text() == "a,b\n1,\n2,\n"
-
-
-def test_a_log_is_on_disk_row_by_row_and_never_restarted(tmp_path):
-    log = CsvLog(tmp_path / "log.csv", ["a", "b"])
-    log.append({"a": 1, "b": 2})
-    assert (tmp_path / "log.csv").read_text() == "a,b\n1,2\n"
-    with pytest.raises(ValueError, match="not in fieldnames"):
-        log.append({"a": 1, "c": 2})
-    log.close()
-    with pytest.raises(FileExistsError):
-        CsvLog(tmp_path / "log.csv", ["a"])
 
 
 def test_runs_are_found_at_any_of_three_levels_oldest_first(tmp_path):

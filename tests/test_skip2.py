@@ -2,13 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TINY
 from litgpt.config import Config
 from litgpt.generate.base import generate
 from litgpt.lora import GPT as LoraGPT
 from litgpt.lora import Config as LoraConfig
 from litgpt.lora import mark_only_lora_as_trainable
 from litgpt.model import GPT
+from tiny import TINY
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.skip2 import SkipAdapters, SkipGPT, SkipSettings, merge_skip_adapter

@@ -1,0 +1,233 @@
+"""The folder that a training run works in: a new one, or that of a run which was stopped.
+
+What a stopped run left is taken up only where it is the same run: the same configuration, tokens
+and weights. A damaged state gives way to the one before it.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from skip2bench.config import TrainConfig, to_plain
+from skip2bench.console import note, warn
+from skip2bench.csv_log import DamagedLogError, keep_rows
+from skip2bench.errors import Skip2BenchError
+from skip2bench.folder_lock import locked_folder
+from skip2bench.progress import Progress
+from skip2bench.results import (
+    METRICS_COLUMNS,
+    RESULTS,
+    STEPS_COLUMNS,
+    Run,
+    create_log_folder,
+    open_run_folder,
+    read_run,
+)
+from skip2bench.state_files import DamagedStateError, State, StateFolder, read_state
+from skip2bench.training_plan import TrainingPlan
+
+_FREE_KEYS = frozenset(("save_interval",))
+"""Of a configuration: what may differ when a run goes on."""
+_RECORDED = ("torch", "litgpt", "skip2bench", "processor", "threads", "gpu")
+"""Of the environment: where it differs, the last bits of the result may."""
+_NAMES = {"data": "data", "checkpoint": "weights", "model_config": "model_config.yaml"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlace:
+    """Where a run works and what it goes on from."""
+
+    folder: Path
+    log_folder: Path
+    state: State | None = None
+    """None for a run that starts at its beginning."""
+    earlier_sessions: list[dict[str, Any]] = field(default_factory=list)
+    """Environments of the processes that worked on the run before."""
+    finished: dict[str, Any] | None = None
+    """Summary of a run that has nothing left to do."""
+
+    @property
+    def earlier_seconds(self) -> float:
+        """What earlier processes took until the state was saved."""
+        return float(self.state.values["wall_seconds"]) if self.state else 0.0
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run has come, this resumption noted."""
+        if self.state is None:
+            return Progress()
+        progress = Progress.of(self.state.values["progress"])
+        progress.resumed_at_steps.append(progress.step)
+        return progress
+
+
+def identify(plan: TrainingPlan, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What a state must have been made with, to be a state of this run."""
+    return {
+        "data": plan.data.sha256,
+        "checkpoint": environment["checkpoint"]["sha256"],
+        "model_config": environment["checkpoint"]["model_config_sha256"],
+        "precision": plan.precision,
+        "device": plan.device.type,
+        "versions": {name: environment.get(name) for name in _RECORDED},
+    }
+
+
+@contextmanager
+def open_place(plan: TrainingPlan, identity: Mapping[str, Any]) -> Iterator[RunPlace]:
+    """The folder of the run, no other process in it meanwhile.
+
+    Raises:
+        Skip2BenchError: another process works there, or it holds another run.
+    """
+    config = plan.config
+    stopped = _find_stopped(config) if config.resume else None
+    if stopped is None:
+        with open_run_folder(
+            "train", plan.model_name, plan.settings.slug, config.out_dir, force=config.force
+        ) as folder:
+            yield RunPlace(folder=folder, log_folder=create_log_folder(folder))
+        return
+    with locked_folder(stopped):
+        yield _take_up(stopped, config, identity)
+
+
+def _find_stopped(config: TrainConfig) -> Path | None:
+    """The folder with the run to go on with; None where there is none, which is said."""
+    if config.out_dir is not None:
+        if (config.out_dir / "summary.json").exists():
+            return config.out_dir
+        note(f"{config.out_dir} holds no run to go on with: a new one starts")
+        return None
+    for path in sorted((RESULTS / "train").glob("*/summary.json"), reverse=True):
+        try:
+            run = read_run(path.parent)
+        except Skip2BenchError:
+            continue  # half of one, from which nothing can go on
+        if run.summary.get("status") != "ok" and not _find_differences(run, config):
+            return run.folder
+    note(f"no stopped run of this configuration below {RESULTS / 'train'}: a new one starts")
+    return None
+
+
+def _take_up(folder: Path, config: TrainConfig, identity: Mapping[str, Any]) -> RunPlace:
+    """What a run left in its folder.
+
+    Raises:
+        Skip2BenchError: it is of another kind or configuration, or would diverge again.
+    """
+    run = read_run(folder)
+    _check_is_same(run, config)
+    log_folder = _log_folder(folder, run.summary.get("log_folder"))
+    if run.summary.get("status") == "ok":
+        note(f"the run in {folder} has finished already")
+        return RunPlace(
+            folder=folder, log_folder=log_folder, finished=run.summary | {"folder": str(folder)}
+        )
+    state = _choose_state(folder, identity)
+    if state is None:
+        note(f"the run in {folder} had saved nothing that can be used: it starts again")
+        return RunPlace(folder=folder, log_folder=_restart_logs(folder, run))
+    _warn_of_changes(state.values["identity"]["versions"], identity["versions"])
+    step = state.values["progress"]["step"]
+    note(f"going on with the run in {folder} after step {step}")
+    earlier = run.environment.get("earlier_sessions") or []
+    own = {key: value for key, value in run.environment.items() if key != "earlier_sessions"}
+    return RunPlace(
+        folder=folder,
+        log_folder=_log_folder(folder, state.values["log_folder"]),
+        state=state,
+        earlier_sessions=[*earlier, own],
+    )
+
+
+def _check_is_same(run: Run, config: TrainConfig) -> None:
+    folder = str(run.folder)
+    if run.kind != "train" or run.summary.get("peer"):
+        raise Skip2BenchError(
+            f"{folder!r} holds no run of skip2bench train; choose another --out-dir"
+        )
+    if (step := run.summary.get("diverged_at_step")) is not None:
+        raise Skip2BenchError(
+            f"the run in {folder!r} diverged at step {step} and would do so again; start a new one "
+            "with a lower --learning-rate"
+        )
+    if differences := _find_differences(run, config):
+        name, (stored, own) = next(iter(differences.items()))
+        raise Skip2BenchError(
+            f"the run in {folder!r} has {name} {stored!r}, not {own!r}; leave the flags out to go "
+            "on with it as it was, or choose another --out-dir"
+        )
+
+
+def _find_differences(run: Run, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    own = to_plain(config)
+    return {
+        name: (run.config.get(name), value)
+        for name, value in own.items()
+        if name not in _FREE_KEYS and run.config.get(name) != value
+    }
+
+
+def _choose_state(folder: Path, identity: Mapping[str, Any]) -> State | None:
+    """The newest state that is whole and of this run, the logs cut back to it.
+
+    Raises:
+        Skip2BenchError: all that are whole are of other weights or data.
+    """
+    mismatch = None
+    for path in StateFolder(folder).files():
+        try:
+            state = read_state(path)
+            stored = state.values["identity"]
+            names = [name for name in identity if name != "versions"]
+            differing = [name for name in names if stored.get(name) != identity[name]]
+            if differing:
+                mismatch = differing[0]
+                raise DamagedStateError(f"it is of other {_NAMES.get(mismatch, mismatch)}")
+            _cut_logs(_log_folder(folder, state.values["log_folder"]), state)
+        except (DamagedStateError, DamagedLogError) as error:
+            warn(f"the state {path.name} is not used: {error}")
+            continue
+        return state
+    if mismatch is not None:
+        raise Skip2BenchError(
+            f"the {_NAMES.get(mismatch, mismatch)} of the run in {str(folder)!r} has changed since "
+            "it began; restore it, or start a new run with another --out-dir"
+        )
+    return None
+
+
+def _cut_logs(log_folder: Path, state: State) -> None:
+    progress = state.values["progress"]
+    evaluations = [step for step, _ in progress["val_losses"]]
+    keep_rows(log_folder / "metrics.csv", METRICS_COLUMNS, evaluations)
+    keep_rows(log_folder / "steps.csv", STEPS_COLUMNS, range(1, progress["step"] + 1))
+
+
+def _restart_logs(folder: Path, run: Run) -> Path:
+    """Logs for a run that starts again: its own where they hold no step, else new ones."""
+    log_folder = _log_folder(folder, run.summary.get("log_folder"))
+    steps = log_folder / "steps.csv"
+    has_rows = steps.is_file() and steps.read_bytes().count(b"\n") > 1
+    if has_rows or not log_folder.is_dir():
+        return create_log_folder(folder)
+    for name in ("metrics.csv", "steps.csv"):
+        (log_folder / name).unlink(missing_ok=True)
+    return log_folder
+
+
+def _log_folder(folder: Path, stored: object) -> Path:
+    """The logs that a file of the run names; never outside its folder."""
+    return folder / "logs" / Path(str(stored)).name
+
+
+def _warn_of_changes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [name for name in _RECORDED if stored.get(name) != now.get(name)]
+    if changed:
+        warn(
+            f"other than when the run began: {', '.join(changed)}; its times mix both, and its "
+            "last digits may differ from those of a run that was not stopped"
+        )

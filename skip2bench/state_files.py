@@ -1,0 +1,103 @@
+"""States of a run on disk: whole, checked, the last two of them.
+
+    <run folder>/state/step-00000050.safetensors
+
+One safetensors file holds tensors and, as JSON in its metadata, everything else, with a sha256 over
+both. It is written aside, forced to the disk and renamed, so a crash leaves the states before it.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from skip2bench.cache_arrays import raw_bytes
+from skip2bench.files import write_bytes
+
+_FORMAT = 1
+_KEPT = 2
+"""The newest, and the one before for where that is damaged."""
+
+
+class DamagedStateError(Exception):
+    """A state is not what was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a run needs to go on as if it had never stopped."""
+
+    tensors: dict[str, Tensor]
+    """On the CPU, by name."""
+    values: dict[str, Any]
+    """As JSON can hold it."""
+
+
+class StateFolder:
+    """The states of one run."""
+
+    def __init__(self, run_folder: Path) -> None:
+        """Nothing is read or made yet."""
+        self.path = run_folder / "state"
+
+    def files(self) -> list[Path]:
+        """Files of states, the newest first."""
+        return sorted(self.path.glob("step-*.safetensors"), reverse=True)
+
+    def save(self, step: int, state: State) -> None:
+        """Add a state and drop all but the last two.
+
+        Raises:
+            OSError: it cannot be written; those before it are untouched then.
+        """
+        self.path.mkdir(exist_ok=True)
+        write_bytes(self.path / f"step-{step:08d}.safetensors", _encode(state))
+        for path in self.files()[_KEPT:]:
+            path.unlink()
+
+    def clear(self) -> None:
+        """Remove all states."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def read_state(path: Path) -> State:
+    """Read a state back.
+
+    Raises:
+        DamagedStateError: the file is truncated, changed, or something else.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text, digest = metadata["state"], metadata["sha256"]
+        if _digest(text, tensors) != digest:
+            raise DamagedStateError("its checksum is not the one that was written down")
+        values = json.loads(text)
+        if values["format"] != _FORMAT:
+            raise DamagedStateError(f"its format is {values['format']}, not {_FORMAT}")
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise DamagedStateError(f"it cannot be read ({error})") from error
+    return State(tensors=tensors, values=values)
+
+
+def _encode(state: State) -> bytes:
+    text = json.dumps({"format": _FORMAT, **state.values})
+    metadata = {"state": text, "sha256": _digest(text, state.tensors)}
+    return save(state.tensors, metadata=metadata)
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"|{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(raw_bytes(tensor.contiguous()))
+    return digest.hexdigest()

@@ -1,0 +1,28 @@
+import os
+import signal
+
+import pytest
+
+from skip2bench.stop_request import interrupted_by_sigterm, stop_on_signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_written_down_and_the_second_ends(number, capfd):
+    before = signal.getsignal(number)
+    with stop_on_signals() as stop:
+        stop.check()
+        os.kill(os.getpid(), number)
+        assert stop.is_made
+        with pytest.raises(KeyboardInterrupt):
+            stop.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+    assert "stopping after this step, which is saved" in capfd.readouterr().err
+
+
+def test_sigterm_interrupts():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interrupted_by_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,64 @@
+"""A model, a tokenizer and data small enough for a test, made in a moment, offline."""
+
+import json
+from pathlib import Path
+
+import torch
+import yaml
+from litgpt.config import Config
+from litgpt.model import GPT
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+EOS = "<|endoftext|>"
+TINY = {
+    "name": "tiny",
+    "block_size": 96,
+    "n_layer": 4,
+    "n_embd": 16,
+    "n_head": 2,
+    "norm_class_name": "RMSNorm",
+    "mlp_class_name": "LLaMAMLP",
+    "intermediate_size": 24,
+    "bias": False,
+    "parallel_residual": False,
+    "rotary_percentage": 1.0,
+}
+
+
+def make_checkpoint(folder: Path) -> Path:
+    """A LitGPT checkpoint folder of a 4-block model, 16 wide."""
+    folder.mkdir()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    prompt = "Below is an instruction that describes a task. Write a response that appropriately "
+    tokenizer.train_from_iterator(
+        [prompt + "completes the request.\n\n### Instruction: Response:"], trainer
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    size = {"vocab_size": 320, "padded_vocab_size": 320}
+    (folder / "model_config.yaml").write_text(yaml.safe_dump(TINY | size))
+    torch.manual_seed(0)
+    model = GPT(Config(**TINY, **size))
+    torch.save(model.state_dict(), folder / "lit_model.pth")
+    return folder
+
+
+def make_records(path: Path) -> Path:
+    """An Alpaca file of 40 records whose outputs differ in length."""
+    records = [
+        {
+            "instruction": f"Add {i} and {i + 1}.",
+            "input": "",
+            "output": "so " * (i % 5) + str(2 * i + 1),
+        }
+        for i in range(40)
+    ]
+    path.write_text(json.dumps(records))
+    return path
