@@ -176,14 +176,16 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
 @pytest.mark.slow
 def test_of_two_processes_one_builds_and_the_other_waits(tiny_checkpoint, tiny_data, tmp_path):
     """The first is held up while it builds, so that the second must wait for it."""
-    started = tmp_path / "started"
+    started, release = tmp_path / "started", tmp_path / "release"
     script = (
         "import sys, time, pathlib\n"
         "import skip2bench.cache_build as b\n"
         "from skip2bench.cli import main\n"
         "fill = b.fill\n"
         "def slow(*a, **k):\n"
-        f"    pathlib.Path({str(started)!r}).touch(); time.sleep(4); return fill(*a, **k)\n"
+        f"    pathlib.Path({str(started)!r}).touch()\n"
+        f"    while not pathlib.Path({str(release)!r}).exists(): time.sleep(0.05)\n"
+        "    return fill(*a, **k)\n"
         "b.fill = slow\n"
         "main()\n"
     )
@@ -193,23 +195,32 @@ def test_of_two_processes_one_builds_and_the_other_waits(tiny_checkpoint, tiny_d
 
     def start(program, name):
         arguments = [*program, *command, "--out-dir", tmp_path / name, "--json"]
-        return subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        with (
+            (tmp_path / f"{name}.out").open("w") as out,
+            (tmp_path / f"{name}.err").open("w") as err,
+        ):
+            return subprocess.Popen(
+                [sys.executable, *map(str, arguments)],
+                stdout=out,
+                stderr=err,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def wait_for(condition):
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     first = start(["-c", script], "first")
-    deadline = time.monotonic() + 120
-    while not started.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(started.exists)
     second = start(["-m", "skip2bench"], "second")
-    results = [process.communicate(timeout=180) for process in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], results
-    assert f"process {first.pid} builds the cache" in results[1][1]
-    assert results[1][1].count("no forward pass") == 2
-    losses = [json.loads(out)["final_val_loss"] for out, _ in results]
+    waiting = f"process {first.pid} builds the cache"
+    wait_for(lambda: waiting in (tmp_path / "second.err").read_text())
+    release.touch()
+    assert [process.wait(180) for process in (first, second)] == [0, 0]
+    assert (tmp_path / "second.err").read_text().count("no forward pass") == 2
+    outs = [(tmp_path / f"{name}.out").read_text() for name in ("first", "second")]
+    losses = [json.loads(out)["final_val_loss"] for out in outs]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert len(CacheFolder(tmp_path / "cache").entries()) == 2  # training and validation
