@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
+from skip2bench import STARTED
 from skip2bench.compare_config import CompareConfig
 from skip2bench.compare_folder import BENCH
 from skip2bench.config import BenchConfig
@@ -31,8 +30,8 @@ class ComparisonPlan:
 
     def estimate(self, cells: Sequence[Cell]) -> dict[str, float]:
         """Seconds of each cell by its name, the micro-benchmark under `BENCH`."""
-        own_seconds = time.time() - psutil.Process().create_time()
-        rates = measure_rates(self.training, own_seconds)
+        # not by the time of day, which somebody may set meanwhile
+        rates = measure_rates(self.training, time.monotonic() - STARTED)
         seconds = estimate_cells(self.training, self.configurations, cells, rates)
         if self.bench:
             own = [one for one in self.configurations if one.peer is None and not one.is_aa]

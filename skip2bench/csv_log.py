@@ -27,7 +27,7 @@ class CsvLog:
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Start `path` with a header row, or go on where `keep_rows` has left one."""
-        self._columns = columns
+        self._path, self._columns = path, columns
         # unbuffered: what has not been written is not written later, when nobody expects it
         self._file = path.open("ab", buffering=0)
         if self._file.tell() == 0:
@@ -37,7 +37,7 @@ class CsvLog:
         """Append one row; its keys are exactly the columns.
 
         Raises:
-            OSError: it cannot be written; the file is as it was then.
+            OSError: it cannot be written, or was removed; the file is as it was then.
         """
         self._write(row)
 
@@ -53,12 +53,15 @@ class CsvLog:
         text = io.StringIO()
         csv.DictWriter(text, self._columns, lineterminator="\n").writerow(row)
         content = memoryview(text.getvalue().encode())
-        size = os.fstat(self._file.fileno()).st_size
+        now = os.fstat(self._file.fileno())
+        if not os.path.samestat(os.stat(self._path), now):
+            # somebody has put another in its place; rows would go where nobody finds them
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         try:
             while content:  # a disk that is filling up takes a part, and says why at the next
                 content = content[self._file.write(content) or _no_space() :]
         except OSError:
-            self._file.truncate(size)
+            self._file.truncate(now.st_size)
             raise
 
 

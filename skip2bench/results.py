@@ -118,7 +118,13 @@ def create_run_folder(
 
 
 def create_log_folder(folder: Path) -> Path:
-    """Make the next free `logs/version_N` of a run folder."""
+    """Make the next free `logs/version_N` of a run folder; one with nothing in it is free."""
+    for number in count():
+        path = folder / "logs" / f"version_{number}"
+        if path.is_dir() and not any(path.iterdir()):
+            return path  # left by a run that ended before it began
+        if not path.exists():
+            break
     return _make_free(folder / "logs" / f"version_{number}" for number in count())
 
 

@@ -88,11 +88,11 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
 
 
 def test_log_folders_count_up(tmp_path):
-    assert [create_log_folder(tmp_path).name for _ in range(3)] == [
-        "version_0",
-        "version_1",
-        "version_2",
-    ]
+    for name in ("version_0", "version_1", "version_2"):
+        folder = create_log_folder(tmp_path)
+        assert folder.name == name
+        assert create_log_folder(tmp_path) == folder  # nothing is in it yet
+        (folder / "steps.csv").touch()
 
 
 def test_json_has_no_word_for_nan(tmp_path):
