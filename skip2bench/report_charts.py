@@ -83,22 +83,27 @@ def _memory_bars(row: Mapping[str, Any]) -> charts.Bars:
 
 
 def _combine_curves(label: str, curves: Sequence[LossCurve]) -> charts.LossSeries:
-    """Means over the runs, point by point, of those that evaluated at the same steps."""
+    """Means over the runs, point by point, of those that evaluated at the same steps.
+
+    Of very many points some are left out, at equal distances, but never the first and the last.
+    """
     same = [curve for curve in curves if curve.steps == curves[0].steps]
-    val = list(zip(*(curve.val_losses for curve in same), strict=True))
+    last = len(curves[0].steps) - 1
+    shown = [*range(0, last, max(1, last // charts.MAX_POINTS)), last]
+    val = [[curve.val_losses[i] for curve in same] for i in shown]
     return charts.LossSeries(
         label=label,
-        steps=curves[0].steps,
-        seconds=_average([curve.train_seconds for curve in same]),
-        val=_average([curve.val_losses for curve in same]),
+        steps=[curves[0].steps[i] for i in shown],
+        seconds=[_mean_of([curve.train_seconds[i] for curve in same]) for i in shown],
+        val=[_mean_of(values) for values in val],
         val_low=[min(values) for values in val],
         val_high=[max(values) for values in val],
-        train=_average([curve.train_losses for curve in same]),
+        train=[_mean_of([curve.train_losses[i] for curve in same]) for i in shown],
     )
 
 
-def _average(columns: Sequence[Sequence[float]]) -> list[float]:
-    return [sum(values) / len(values) for values in zip(*columns, strict=True)]
+def _mean_of(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _make_point(entry: Entry) -> charts.Point:

@@ -1,4 +1,4 @@
-"""Run folders and the files in them: the contract between what measures and what reports.
+"""Run folders and the files in them, as runs write them; `run_folders` reads them back.
 
 Files hold SI base units with the unit in the name; a figure that does not exist is an empty cell or
 null. Small files are written aside and renamed into place; logs are appended a row at a time.
@@ -10,7 +10,6 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -21,7 +20,6 @@ import yaml
 from skip2bench.errors import Skip2BenchError
 
 SCHEMA_VERSION = 1
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is ten times as fast
 Status = Literal["running", "ok", "oom", "failed", "interrupted"]
 
 PHASES = ("forward", "train_forward", "backward", "optimizer", "cached_forward", "cached_backward")
@@ -39,21 +37,6 @@ STEPS_COLUMNS = (
     "supervised_tokens",
     "train_seconds",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run folder that was read back."""
-
-    folder: Path
-    summary: dict[str, Any]
-    environment: dict[str, Any]
-    config: dict[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """`bench` or `train`."""
-        return str(self.summary.get("kind", ""))
 
 
 def create_run_folder(
@@ -109,12 +92,15 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write a whole CSV file, whole or not at all; None becomes an empty cell."""
+    """Write a whole CSV file, whole or not at all; None becomes an empty cell.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     aside = path.with_name(path.name + ".part")
     with aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
     os.replace(aside, path)
 
 
@@ -136,59 +122,6 @@ class CsvLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def read_runs(root: Path) -> tuple[list[Run], dict[Path, str]]:
-    """Read every run folder at or below `root` (three levels), oldest first.
-
-    So is the micro-benchmark of a comparison; `reference` folders are left out.
-
-    Returns:
-        The runs, and by folder why others cannot be read.
-
-    Raises:
-        Skip2BenchError: `root` does not exist.
-    """
-    if not root.is_dir():
-        raise Skip2BenchError(
-            f"results folder {str(root)!r} does not exist; run 'skip2bench bench' first"
-        )
-    patterns = ("", "*/", "*/*/", "*/*/bench/")
-    found = {path for pattern in patterns for path in root.glob(f"{pattern}summary.json")}
-    runs, unreadable = [], {}
-    for path in sorted(found):
-        if "reference" in path.relative_to(root).parts[:-1]:
-            continue
-        try:
-            runs.append(read_run(path.parent))
-        except Skip2BenchError as error:
-            unreadable[path.parent] = str(error)
-    runs.sort(key=lambda run: (str(run.summary.get("started_at", "")), str(run.folder)))
-    return runs, unreadable
-
-
-def read_run(folder: Path) -> Run:
-    """Read the three files of one run folder; a missing environment or config reads as empty.
-
-    Raises:
-        Skip2BenchError: a file cannot be parsed.
-    """
-    environment, config = folder / "environment.json", folder / "config.yaml"
-    try:
-        return Run(
-            folder=folder,
-            summary=_summary(json.loads((folder / "summary.json").read_text(encoding="utf-8"))),
-            environment=_mapping(json.loads(environment.read_text(encoding="utf-8")))
-            if environment.is_file()
-            else {},
-            config=_mapping(yaml.load(config.read_text(encoding="utf-8"), _Loader))
-            if config.is_file()
-            else {},
-        )
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise Skip2BenchError(
-            f"the run in {str(folder)!r} cannot be read ({error}); move it away"
-        ) from error
 
 
 def utc_now() -> str:
@@ -225,16 +158,10 @@ def _write_atomically(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("not a mapping")
-    return value
-
-
-def _summary(value: Any) -> dict[str, Any]:
-    if not isinstance(_mapping(value).get("blocks"), list | None):
-        raise ValueError("blocks is no list")
-    return _mapping(value)
+def _as_cell(value: Any) -> Any:
+    """`value`, or text that begins like a formula with an apostrophe before it."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if is_formula else value
 
 
 def _finite(value: Any) -> Any:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from skip2bench import peer_litgpt
-from skip2bench.comparison import CellResult, find_warnings, summarise_configuration
+from skip2bench.comparison import CellResult, find_warnings, read_figures, summarise_configuration
 from skip2bench.config import ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.report import render_report
@@ -40,6 +40,7 @@ def make_cell(name, *, seed, seconds, loss, role="run", status="ok", **more):
     )
 
 
+KNOWN = {"schema_version": 1}
 CELLS = {
     "lora": [make_cell("lora", seed=s, seconds=10.0 + s, loss=2.0 + s / 10) for s in (1, 2, 3)],
     "skip2": [
@@ -84,6 +85,7 @@ def comparison(tmp_path):
         )
     results = [cell for cells in CELLS.values() for cell in cells]
     content = {
+        "schema_version": 1,
         "config": {"seeds": 3, "match_params": True, "target_loss": None},
         "learning_rates": "fixed",
         "baseline": "lora",
@@ -95,6 +97,8 @@ def comparison(tmp_path):
                 "status": cell.status,
                 "error": cell.error,
                 "learning_rate": cell.learning_rate,
+                "seed": cell.seed,
+                "figures": read_figures(cell, None) if cell.status == "ok" else {},
             }
             for cell in results
         },
@@ -104,8 +108,12 @@ def comparison(tmp_path):
     for cell in results:
         run_folder = folder / "cells" / cell.name
         run_folder.mkdir(parents=True)
-        write_json(run_folder / "summary.json", {"kind": "train", "status": "ok"})
-    summary = {"kind": "compare", "status": "failed", "started_at": "2026-01-01T00:00:00+00:00"}
+        write_json(run_folder / "summary.json", KNOWN | {"kind": "train", "status": "ok"})
+    summary = KNOWN | {
+        "kind": "compare",
+        "status": "failed",
+        "started_at": "2026-01-01T00:00:00+00:00",
+    }
     write_json(folder / "summary.json", summary)
     write_json(folder / "comparison_results.json", content)
     return folder
@@ -161,7 +169,8 @@ def test_the_conclusion_is_written_from_the_figures(comparison):
 
 
 def test_a_newer_train_run_is_reported_in_place_of_the_comparison(comparison, tmp_path):
-    summary = {"kind": "train", "status": "ok", "started_at": "2026-02-01T00:00:00+00:00"}
+    started_at = "2026-02-01T00:00:00+00:00"
+    summary = KNOWN | {"kind": "train", "status": "ok", "started_at": started_at}
     run = tmp_path / "train" / "x"
     run.mkdir(parents=True)
     figures = {"initial_val_loss": 4.0, "final_val_loss": 3.0, "train_seconds": 1.0, "steps": 2}
@@ -184,7 +193,7 @@ def test_a_comparison_that_has_no_results_yet_stops_no_report(comparison, tmp_pa
 def test_a_comparison_that_cannot_be_read_is_an_error(content, comparison):
     path = comparison / "comparison_results.json"
     path.write_text(content)
-    with pytest.raises(Skip2BenchError, match="call 'skip2bench compare' again with its --out-dir"):
+    with pytest.raises(Skip2BenchError, match="'skip2bench compare' with its --out-dir writes"):
         render_report(ReportConfig(results=comparison))
 
 

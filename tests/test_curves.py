@@ -6,7 +6,7 @@ import pytest
 
 from skip2bench.curves import read_loss_curve
 from skip2bench.errors import Skip2BenchError
-from skip2bench.results import Run, read_run
+from skip2bench.run_folders import Run, read_run
 
 RUNS = Path(__file__).parent / "data" / "results" / "train"
 FOLDERS = [

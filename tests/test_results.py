@@ -11,16 +11,14 @@ from skip2bench.results import (
     CsvLog,
     create_log_folder,
     create_run_folder,
-    read_run,
-    read_runs,
     write_csv,
     write_json,
 )
 
 
-def make_run(folder: Path, started_at: str = "2026-01-01T00:00:00+00:00") -> Path:
+def make_run(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    write_json(folder / "summary.json", {"kind": "train", "started_at": started_at})
+    write_json(folder / "summary.json", {"kind": "train"})
     return folder
 
 
@@ -98,26 +96,3 @@ def test_a_log_is_on_disk_row_by_row_and_never_restarted(tmp_path):
     log.close()
     with pytest.raises(FileExistsError):
         CsvLog(tmp_path / "log.csv", ["a"])
-
-
-def test_runs_are_found_at_any_of_three_levels_oldest_first(tmp_path):
-    make_run(tmp_path / "train" / "b", "2026-01-02T00:00:00+00:00")
-    make_run(tmp_path / "train" / "a", "2026-01-03T00:00:00+00:00")
-    make_run(tmp_path / "alone", "2026-01-01T00:00:00+00:00")
-    make_run(tmp_path / "reference" / "gpu")
-    assert [run.folder.name for run in read_runs(tmp_path)[0]] == ["alone", "b", "a"]
-    assert [run.folder.name for run in read_runs(tmp_path / "reference")[0]] == ["gpu"]
-    assert [run.folder.name for run in read_runs(tmp_path / "alone")[0]] == ["alone"]
-
-
-def test_no_results_folder_is_an_error(tmp_path):
-    with pytest.raises(Skip2BenchError, match="does not exist; run 'skip2bench bench' first"):
-        read_runs(tmp_path / "none")
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", "", '{"blocks": 5}'])
-def test_a_broken_summary_names_its_folder(tmp_path, text):
-    folder = make_run(tmp_path / "run")
-    (folder / "summary.json").write_text(text)
-    with pytest.raises(Skip2BenchError, match=r"the run in .* cannot be read .*; move it away"):
-        read_run(folder)
