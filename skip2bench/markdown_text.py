@@ -44,7 +44,7 @@ def quote_code(value: object) -> str:
 
     In a table, a bar ends the cell even within code, unless a backslash stands before it.
     """
-    text = to_line(value).replace("|", "\\|").replace("<", "\u2039")
+    text = to_line(value).replace("|", "\\|")
     longest = max(map(len, re.findall("`+", text)), default=0)
     if not longest:
         return f"`{text}`"

@@ -56,8 +56,8 @@ def _nothing_to_report(root: Path, selection: Selection) -> Skip2BenchError:
     if damaged:
         return Skip2BenchError(
             f"no run below {str(root)!r} can be reported: {len(damaged)} cannot be read, among "
-            f"them {str(root / damaged[0].folder)!r} ({damaged[0].error}); mend or remove that, or make a run "
-            "with 'skip2bench bench' or 'skip2bench train'"
+            f"them {str(root / damaged[0].folder)!r} ({damaged[0].error}); mend or remove that, or "
+            "make a run with 'skip2bench bench' or 'skip2bench train'"
         )
     return Skip2BenchError(
         f"no finished run below {str(root)!r}; "

@@ -10,6 +10,8 @@ from skip2bench.curves import LossCurve
 Entry = Mapping[str, Any]
 _PHASES = ("forward", "backward", "cached_backward", "optimizer")
 _COST_EPOCHS = 10
+MAX_SHOWN = 16
+"""Configurations on a chart; with more, nobody tells one line from another."""
 
 
 def draw_charts(
@@ -18,7 +20,7 @@ def draw_charts(
     curves: Mapping[str, Sequence[LossCurve]],
     lang: Language,
 ) -> dict[str, str]:
-    """Every chart that has something to show, as SVG text by name.
+    """Every chart that has something to show, as SVG text by name, of the first MAX_SHOWN.
 
     Args:
         bench_rows: Rows of `tables.build_bench_rows`.
@@ -27,6 +29,7 @@ def draw_charts(
         lang: Language of the words on the charts.
     """
     drawn = {}
+    bench_rows, entries = bench_rows[:MAX_SHOWN], entries[:MAX_SHOWN]
     if any(row["backward_seconds"] is not None for row in bench_rows):
         bars = [_phase_bars(row) for row in bench_rows]
         drawn["phases"] = charts.draw_bars(bars, _PHASES, "milliseconds", lang)

@@ -11,7 +11,7 @@ from skip2bench import charts, tables
 from skip2bench.comparison_cells import list_shown
 from skip2bench.curves import LossCurve
 from skip2bench.diagnosis import SPEED_GAP_RATIO, WORSE_LOSS_RATIO, diagnose
-from skip2bench.report_charts import make_cost_lines
+from skip2bench.report_charts import MAX_SHOWN, make_cost_lines
 from skip2bench.selection import Selection
 from skip2bench.verdicts import check_claims, find_conclusion, name_preset, pick_presets
 
@@ -36,6 +36,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
     baseline = next((entry for entry in entries if entry["is_baseline"]), None)
     environment = collect_environment(selection)
     warnings = figures["warnings"] if figures else []
+    total = max(len(bench), len(entries))
     load, cores = environment["highest_load"], environment["cpu_count"]
     return {
         "selection": selection,
@@ -46,6 +47,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "conclusion": find_conclusion(figures) if figures and baseline else None,
         "setup": _collect_setup(selection, entries),
         "bench": bench,
+        "charted": {"shown": MAX_SHOWN, "total": total} if total > MAX_SHOWN else None,
         "parameters": _build_parameters(entries, baseline, bench),
         "break_even": _find_break_even(entries),
         "picks": [

@@ -33,7 +33,11 @@ from skip2bench.resources import find_resource
 
 MAX_TEXT = 20_000_000
 """Characters that a user's template may make; a report has some ten thousand."""
-_PLAIN = (str, int, float, bool, list, tuple, dict, range, type(None))
+_PADDING_METHODS = frozenset(("center", "expandtabs", "ljust", "rjust", "zfill"))
+_PADDING_FILTERS = ("batch", "center", "format", "indent", "slice", "wordwrap")
+# a width or a precision of four digits, or one that an argument gives
+_WIDE_FORMAT = re.compile(r"%(\([^)]*\))?[-#0 +]*(\d{4}|\*|\d*\.(\d{4}|\*))")
+_PLAIN = (str, int, float, bool, list, tuple, dict, range)
 _JINJAS_OWN = (Macro, BlockReference, LoopContext)
 _JINJAS_FUNCTIONS = (safe_range, dict, Cycler, Joiner, Namespace)
 
@@ -50,7 +54,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         owner = getattr(obj, "__self__", None)
         if isinstance(obj, BuiltinMethodType):
             # of exactly these types: a class method such as dict.fromkeys has a type as its owner
-            return type(owner) in _PLAIN and owner is not None
+            return type(owner) in _PLAIN and obj.__name__ not in _PADDING_METHODS
         return isinstance(owner, Cycler | Joiner | LoopContext)
 
     def call_binop(self, context: Any, operator_name: str, left: Any, right: Any) -> Any:
@@ -60,7 +64,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             raise SecurityError("only numbers can be multiplied")
         if operator_name == "**" and not (numbers and abs(left) < 1e9 and abs(right) < 100):
             raise SecurityError("the power is too large")
-        if operator_name == "%" and isinstance(left, str) and re.search(r"%[^a-z%]*\d{4}", left):
+        if operator_name == "%" and isinstance(left, str) and _WIDE_FORMAT.search(left):
             raise SecurityError("the width of a format is too large")
         return super().call_binop(context, operator_name, left, right)
 
@@ -82,8 +86,10 @@ def render_users(path: Path, lang: Language, data: Mapping[str, Any]) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise Skip2BenchError(f"the template {str(path)!r} cannot be read ({error})") from error
     try:
-        template = _prepare(TemplateSandbox, lang).from_string(source)
-        return _render_within_limit(template, data)
+        environment = _prepare(TemplateSandbox, lang)
+        for name in _PADDING_FILTERS:
+            del environment.filters[name]
+        return _render_within_limit(environment.from_string(source), data)
     # whatever a template does wrong with the data is the template's error, and its user's to mend
     except (
         *(TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError),

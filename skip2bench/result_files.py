@@ -167,15 +167,15 @@ def _check_plain(name: str, content: Any, max_values: int | None = None) -> None
 
 
 def _check_plain_value(name: str, value: Any, keys: tuple[str | int, ...]) -> None:
-    place = name_place(keys)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise DamagedFileError(f"{name}: {place} is {value}, no finite number")
     if isinstance(value, str):
         _check_characters(name, value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise DamagedFileError(f"{name}: {name_place(keys)} is {value}, no finite number")
     elif isinstance(value, date):
+        place = name_place(keys)
         raise DamagedFileError(f"{name}: {place} is a date, where text or a number belongs")
     elif not isinstance(value, int | float | list | None):
-        raise DamagedFileError(f"{name}: {place} is no plain value")
+        raise DamagedFileError(f"{name}: {name_place(keys)} is no plain value")
 
 
 def _check_characters(name: str, text: str) -> None:
