@@ -159,9 +159,12 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 def _as_cell(value: Any) -> Any:
-    """`value`, or text that begins like a formula with an apostrophe before it."""
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
-    return f"'{value}" if is_formula else value
+    """`value`; of text, line ends as line feeds, and an apostrophe before a formula."""
+    if not isinstance(value, str):
+        return value
+    # csv quotes a cell for the line end that it writes itself, not for a lone carriage return
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text
 
 
 def _finite(value: Any) -> Any:

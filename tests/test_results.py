@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,16 @@ def test_json_has_no_word_for_nan(tmp_path):
 def test_missing_values_are_empty_cells(tmp_path):
     write_csv(tmp_path / "a.csv", ["a", "b"], [{"a": 1, "b": None}, {"a": 2}])
     assert (tmp_path / "a.csv").read_text() == "a,b\n1,\n2,\n"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe(tmp_path, start):
+    text = f"{start}HYPERLINK(1)"
+    write_csv(tmp_path / "a.csv", ["a", "b"], [{"a": text, "b": -1.5}, {"a": f"a{text}", "b": 0}])
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    shown = text.replace("\r", "\n")
+    assert rows == [["a", "b"], [f"'{shown}", "-1.5"], [f"a{shown}", "0"]]
 
 
 def test_a_log_is_on_disk_row_by_row_and_never_restarted(tmp_path):
