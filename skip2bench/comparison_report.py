@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skip2bench.result_checks import (
+from skip2bench.result_checks import check_schema_version
+from skip2bench.result_files import DamagedFileError, read_json
+from skip2bench.result_values import (
     check_figure,
     check_list,
     check_mapping,
-    check_schema_version,
     describe,
     is_count,
     is_number,
     shown,
 )
-from skip2bench.result_files import DamagedFileError, read_json
 from skip2bench.run_folders import Run
 
 RESULTS_FILE = "comparison_results.json"
@@ -96,7 +96,7 @@ def check_comparison(content: Any) -> dict[str, Any]:
     _check_fields(_mapping(content, "config"), "config", _CONFIG)
     for number, warning in enumerate(_sequence(content, "warnings")):
         check_mapping(f"warnings[{number}]", warning)
-        wanted = _WARNING.get(str(warning.get("kind")), {})
+        wanted = _WARNING.get(str(warning.get("kind")), {"kind": _TEXT})
         _check_fields(warning, f"warnings[{number}]", wanted)
     entries = _sequence(content, "configurations")
     if not entries:

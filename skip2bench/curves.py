@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from skip2bench.errors import Skip2BenchError
-from skip2bench.result_checks import check_figure, shown
 from skip2bench.result_files import DamagedFileError, read_text
+from skip2bench.result_values import check_figure, shown
 from skip2bench.run_folders import Run
 
 _COLUMNS = ("step", "train_seconds", "val_loss", "train_loss")

@@ -142,7 +142,8 @@ def _build_parameters(
 ) -> list[dict[str, Any]]:
     """Parameter efficiency: of the runs where there are any, else of the benchmark."""
     if not entries:
-        return [row | {"extra_parameters": None, "rank": row.get("rank")} for row in bench]
+        names = ("label", "trainable_parameters", "trainable_ratio", "trainable_reduction", "rank")
+        return [{**{name: row[name] for name in names}, "extra_parameters": None} for row in bench]
     rows = []
     for entry in entries:
         own, total = entry["trainable_parameters"], entry["figures"].get("total_parameters")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from skip2bench.errors import Skip2BenchError
-from skip2bench.result_checks import check_environment, check_mapping, check_summary, parse_time
+from skip2bench.result_checks import check_environment, check_summary
 from skip2bench.result_files import DamagedFileError, read_json, read_yaml
+from skip2bench.result_values import check_mapping, parse_time
 
 SUMMARY_FILE = "summary.json"
 LEVELS = 2

@@ -404,6 +404,13 @@ def test_json_has_the_same_figures_as_data() -> None:
     assert data["left_out"][0]["reason"] == "status"
 
 
+def test_json_of_a_benchmark_alone(results: Path) -> None:
+    shutil.rmtree(results / "train")
+    data = json.loads(render_report(ReportConfig(json=True)))
+    assert data["parameters"][2]["trainable_reduction"] == -0.5
+    assert data["entries"] == []
+
+
 def test_an_unreadable_run_does_not_stop_the_report(results: Path) -> None:
     (SKIP2_4 / "summary.json").write_text("{")
     text = render_report(ReportConfig(lang="en"))
