@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from skip2bench.results import Status, read_run, utc_now, write_json
+from skip2bench.results import Status, utc_now, write_json
+from skip2bench.run_folders import read_run
 
 END_SECONDS = 60.0
 """What an interrupted cell gets to write its files."""

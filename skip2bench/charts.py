@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skip2bench.config import Language
+from skip2bench.markdown_text import shorten, to_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +24,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 """Okabe and Ito's palette, grey in place of black."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--", "oo")
+LABEL_LENGTH = 80
+MAX_POINTS = 200
+"""Of a line; more would be markers upon markers, and megabytes of SVG."""
 _INK = "#010203"
 """Stands for the colour of text until the SVG is written."""
 
@@ -215,7 +219,8 @@ def draw_costs(lines: Sequence[CostLine], epochs: int, lang: Language) -> str:
     words = WORDS[lang]
     figure = _make_figure(9.6, 5.0)
     axes = figure.subplots()
-    xs = list(range(epochs + 1))
+    stride = max(1, epochs // MAX_POINTS)
+    xs = [*range(0, epochs, stride), epochs]
     for number, line in enumerate(lines):
         style = _line_style(number, line.label)
         axes.plot(xs, [line.after(epoch) for epoch in xs], **style)
@@ -256,7 +261,12 @@ def _line_style(number: int, label: str) -> dict[str, Any]:
 
 
 def _plain(label: str) -> str:
-    return label.replace("$", r"\$")  # a dollar would start mathematics
+    """A label as matplotlib draws it word for word, and as XML can hold it."""
+    text = shorten(to_line(label), LABEL_LENGTH).replace(
+        "$", r"\$"
+    )  # which would start mathematics
+    text = re.sub("[\ufdd0-\ufdef\ufffe\uffff]", "\ufffd", text)
+    return f" {text}" if text.startswith("_") else text  # which would leave it out of the legend
 
 
 def _finish(axes: "Axes") -> None:

@@ -23,7 +23,8 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.folder_lock import locked_folder
 from skip2bench.matrix import Cell
 from skip2bench.models import hash_file
-from skip2bench.results import create_run_folder, read_run, write_json
+from skip2bench.results import create_run_folder, write_json
+from skip2bench.run_folders import read_run
 from skip2bench.state_files import StateFolder
 
 _KEYED_ENVIRONMENT = ("skip2bench", "torch", "litgpt", "python", "processor", "threads", "gpu")

@@ -132,16 +132,19 @@ def find_target(result: CellResult, target_loss: float | None) -> Figures:
     if target_loss is None:
         return {}
     summary = result.summary
-    n_samples, batch = summary["train_samples"], summary["global_batch_size"]
+    n_samples, batch = summary.get("train_samples"), summary.get("global_batch_size")
     for row in result.curve:
         if row["val_loss"] <= target_loss:
             step = int(row["step"])
-            epochs, steps_left = divmod(step, -(-n_samples // batch))
-            return {
+            figures = {
                 "time_to_target_seconds": float(row["train_seconds"]),
                 "steps_to_target": step,
-                "samples_to_target": epochs * n_samples + min(n_samples, steps_left * batch),
             }
+            if n_samples and batch:
+                epochs, steps_left = divmod(step, -(-n_samples // batch))
+                samples = epochs * n_samples + min(n_samples, steps_left * batch)
+                figures["samples_to_target"] = samples
+            return figures
     return {}
 
 
@@ -219,9 +222,9 @@ def _chosen(results: Iterable[CellResult], rate: float | None, role: str) -> dic
 
 def _reused_figures(cell: CellResult, target: float | None, *, is_same: bool) -> Figures:
     """Clocks of a run that found its cache kept; the way to the target only at the same rate."""
+    names = ("train_seconds", "cache_build_seconds")
     figures = {
-        "reused_train_seconds": cell.summary["train_seconds"],
-        "reused_cache_build_seconds": cell.summary["cache_build_seconds"],
+        f"reused_{name}": cell.summary[name] for name in names if cell.summary.get(name) is not None
     }
     reached = find_target(cell, target) if is_same else {}
     if reached:

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from skip2bench.cell_process import Outcome
 from skip2bench.compare_config import CompareConfig, to_plain
 from skip2bench.compare_folder import CompareFolder
@@ -18,8 +16,10 @@ from skip2bench.comparison import (
     summarise_configuration,
 )
 from skip2bench.comparison_report import RESULTS_FILE
+from skip2bench.curves import read_loss_curve
 from skip2bench.matrix import Cell, Configuration, find_baseline
-from skip2bench.results import SCHEMA_VERSION, read_run, utc_now, write_csv, write_json
+from skip2bench.results import SCHEMA_VERSION, utc_now, write_csv, write_json
+from skip2bench.run_folders import read_run
 
 CSV_FILE = "comparison.csv"
 _CELL_COLUMNS = (
@@ -34,8 +34,11 @@ def read_result(folder: CompareFolder, cell: Cell, outcome: Outcome | None) -> C
     curve: list[dict[str, Any]] = []
     run_folder = folder.run_folder(cell.name)
     if outcome is not None and (run_folder / "summary.json").is_file():
-        summary = read_run(run_folder).summary
-        curve = _read_curve(run_folder / str(summary.get("log_folder")) / "metrics.csv")
+        run = read_run(run_folder)
+        summary = run.summary
+        # a cell that was killed may have left half a row, and has no figure to take from it
+        found = read_loss_curve(run) if outcome.status == "ok" else None
+        curve = found.points() if found else []
         if not curve and outcome.status == "ok":
             # a peer is validated at its end alone
             names = {
@@ -57,13 +60,6 @@ def read_result(folder: CompareFolder, cell: Cell, outcome: Outcome | None) -> C
         summary=summary,
         curve=curve,
     )
-
-
-def _read_curve(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    table = pd.read_csv(path, usecols=["step", "val_loss", "train_seconds"])
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def build_results(

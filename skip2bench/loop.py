@@ -8,6 +8,7 @@ them.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> N
     lengths, supervised = run.data.train.lengths, run.data.train.supervised_counts
     batches = run.batches[progress.step :]
     with Bar(run.label, run.total_steps, "steps", done=progress.step) as bar:
-        for batch, following in zip(batches, [*batches[1:], []], strict=True):
+        for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
             with run.clock.part("data"):
                 run.objective.prefetch(following)
             loss, learning_rate = _take_step(

@@ -1,33 +1,25 @@
 """The evaluation report, laid out as section 9 of the evaluation guide asks for.
 
 Its data come from `report_data`, charts from `report_charts`, rounding from `units`, and every word
-from `templates/report.<lang>.md.j2`. The HTML page is made of the Markdown (`report_html`), so that
-both say the same.
+from `templates/report.<lang>.md.j2` (`report_templates`). The HTML page is made of the
+Markdown (`report_html`), so that both say the same.
 """
 
 import os
-import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from skip2bench import units
-from skip2bench.config import Language, ReportConfig
+from skip2bench.config import ReportConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.markdown_text import to_printable
 from skip2bench.report_charts import draw_charts
-from skip2bench.report_data import HASH_LENGTH, build_report_data, read_curves
-from skip2bench.resources import find_resource
-from skip2bench.results import read_runs, to_json
-from skip2bench.selection import choose_runs, select_runs
+from skip2bench.report_data import build_report_data, collect_curves
+from skip2bench.results import to_json
+from skip2bench.run_folders import read_runs
+from skip2bench.selection import Selection, choose_runs, select_runs
 from skip2bench.tables import Reduction
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-    from jinja2.environment import Environment
-
-ERROR_LENGTH = 200
 
 
 def render_report(config: ReportConfig) -> str:
@@ -36,47 +28,50 @@ def render_report(config: ReportConfig) -> str:
     The charts of a Markdown report are written as SVG files to `config.plots_dir`, or without one
     to `figures` beside the report (below the results where it goes to standard output); links to
     them are relative to the folder of `config.output`, or to the current folder without one. An
-    HTML page holds them itself.
+    HTML page holds them itself. A run that cannot be read is named among those left out.
 
     Raises:
-        Skip2BenchError: no run has finished, one cannot be read, or a chart cannot be written.
+        Skip2BenchError: no finished run can be read, or a chart cannot be written.
     """
     runs, unreadable = read_runs(config.results)
-    chosen = choose_runs(runs, config.results, config.run)
+    chosen = choose_runs(runs, config.results, config.run, unreadable)
     selection = select_runs(chosen, config.results, unreadable)
     if not selection.runs:
-        raise Skip2BenchError(
-            f"no finished run below {str(config.results)!r}; "
-            "make one with 'skip2bench bench' or 'skip2bench train'"
-        )
+        raise _nothing_to_report(config.results, selection)
     data = build_report_data(selection)
     if config.json:
-        return to_json(_to_plain(data))
-    drawn = draw_charts(
-        data["bench"], data["entries"], read_curves(selection, data["figures"]), config.lang
-    )
+        return to_printable(to_json(_to_plain(data)))
+    curves = collect_curves(selection, data["figures"])
+    drawn = draw_charts(data["bench"], data["entries"], curves, config.lang)
     if config.format == "html":
         from skip2bench.report_html import render_page
 
         markdown = _render(config, data, {name: f"chart:{name}" for name in drawn})
-        return render_page(markdown, drawn, config.lang)
-    return _render(config, data, _write_charts(config, drawn))
+        return to_printable(render_page(markdown, drawn, config.lang))
+    return to_printable(_render(config, data, _write_charts(config, drawn)))
+
+
+def _nothing_to_report(root: Path, selection: Selection) -> Skip2BenchError:
+    damaged = [item for item in selection.left_out if item.reason == "unreadable"]
+    if damaged:
+        return Skip2BenchError(
+            f"no run below {str(root)!r} can be reported: {len(damaged)} cannot be read, among "
+            f"them {str(root / damaged[0].folder)!r} ({damaged[0].error}); mend or remove that, or "
+            "make a run with 'skip2bench bench' or 'skip2bench train'"
+        )
+    return Skip2BenchError(
+        f"no finished run below {str(root)!r}; "
+        "make one with 'skip2bench bench' or 'skip2bench train'"
+    )
 
 
 def _render(config: ReportConfig, data: Mapping[str, Any], charts: Mapping[str, str]) -> str:
-    from jinja2 import TemplateError
-    from jinja2.exceptions import SecurityError
+    from skip2bench.report_templates import render_shipped, render_users
 
+    content = {**data, "charts": charts}
     if config.template is None:
-        return _load_template(config.lang).render(**data, charts=charts)
-    try:
-        template = _load_users_template(config.template, config.lang)
-        return template.render(**data, charts=charts)
-    except (TemplateError, SecurityError, TypeError, AttributeError, KeyError) as error:
-        raise Skip2BenchError(
-            f"the template {str(config.template)!r} cannot be rendered "
-            f"({type(error).__name__}: {error}); start from templates/report.en.md.j2"
-        ) from error
+        return render_shipped(config.lang, content)
+    return render_users(config.template, config.lang, content)
 
 
 def _write_charts(config: ReportConfig, drawn: Mapping[str, str]) -> dict[str, str]:
@@ -95,8 +90,13 @@ def _write_charts(config: ReportConfig, drawn: Mapping[str, str]) -> dict[str, s
                 f"cannot write the plot {str(path)!r} ({error.strerror}); choose another "
                 "--plots-dir"
             ) from error
-        links[name] = quote(Path(os.path.relpath(path.resolve(), start.resolve())).as_posix())
+        links[name] = _link(path, start)
     return links
+
+
+def _link(path: Path, start: Path) -> str:
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(start))
+    return quote(os.fsencode(Path(relative).as_posix()))
 
 
 def _on_paper(svg: str) -> str:
@@ -123,105 +123,3 @@ def _to_plain(data: Mapping[str, Any]) -> dict[str, Any]:
     ]
     plain["peers"] = [entry["label"] for entry in data["peers"]]
     return plain
-
-
-def escape_markdown(value: object) -> str:
-    """`value` as one line of plain text inside Markdown prose or a table cell."""
-    text = re.sub(r"\s+", " ", str(value)).strip()
-    # an underscore within a word starts no emphasis
-    text = re.sub(r"([\\`*\[\]|]|(?<!\w)_|_(?!\w))", r"\\\1", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def escape_code(value: object) -> str:
-    """`value` as one line that cannot end the fenced code block it stands in."""
-    return re.sub(r"\s+", " ", str(value)).strip().replace("```", "'''")
-
-
-def shorten(value: object, length: int = ERROR_LENGTH) -> str:
-    """The first `length` characters of `value`, with an ellipsis where some were cut."""
-    text = str(value)
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def shorten_hash(value: object) -> object:
-    """The first HASH_LENGTH digits of a sha256; any other value as it is."""
-    is_hash = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
-    return str(value)[:HASH_LENGTH] if is_hash else value
-
-
-def _load_template(lang: Language) -> "Template":
-    from jinja2 import Environment, FileSystemLoader
-
-    loader = FileSystemLoader(find_resource("templates"))
-    return _prepare(Environment, lang, loader=loader).get_template(f"report.{lang}.md.j2")
-
-
-def _load_users_template(path: Path, lang: Language) -> "Template":
-    """A user's own template, in Jinja's sandbox: it sees the data and nothing else."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    try:
-        source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Skip2BenchError(f"the template {str(path)!r} cannot be read ({error})") from error
-    return _prepare(ImmutableSandboxedEnvironment, lang).from_string(source)
-
-
-def _prepare(kind: "type[Environment]", lang: Language, **options: Any) -> "Environment":
-    from jinja2 import StrictUndefined
-
-    environment = kind(
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML: values pass through the `markdown` filter
-        **options,
-    )
-    formats: dict[str, Callable[..., str]] = {
-        "count": units.format_count,
-        "signed_count": "{:+,}".format,
-        "bytes": units.format_bytes,
-        "duration": partial(units.format_duration, lang=lang),
-        "loss": units.format_loss,
-        "ms": units.format_milliseconds,
-        "percent": units.format_percent,
-        "signed_percent": partial(units.format_percent, signed=True),
-        "significant": units.format_significant,
-        "signed": "{:+.3f}".format,
-        "time": units.format_time,
-        "markdown": escape_markdown,
-    }
-    environment.filters |= {
-        name: partial(_or_dash, render=render) for name, render in formats.items()
-    }
-    environment.filters |= {
-        "spread": partial(_spread, formats=formats),
-        "median_ms": _median_milliseconds,
-        "code": escape_code,
-        "shorten": shorten,
-        "short_hash": shorten_hash,
-    }
-    return environment
-
-
-def _spread(figure: Any, kind: str, formats: Mapping[str, Callable[..., str]]) -> str:
-    """A figure over runs: mean ± standard deviation, with a ± only where it varied."""
-    if not figure:
-        return "-"
-    render = formats[kind]
-    if figure["n"] == 1 or figure["std"] == 0:
-        return render(figure["mean"])
-    return f"{render(figure['mean'])} ± {render(figure['std']).removeprefix('+')}"
-
-
-def _median_milliseconds(phase: Any) -> str:
-    if not phase:
-        return "-"
-    median, std = (units.format_milliseconds(phase[f"{n}_seconds"]) for n in ("median", "std"))
-    return f"{median} ± {std}"
-
-
-def _or_dash(value: Any, render: Callable[..., str]) -> str:
-    return "-" if value is None else render(value)

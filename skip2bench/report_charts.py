@@ -10,6 +10,8 @@ from skip2bench.curves import LossCurve
 Entry = Mapping[str, Any]
 _PHASES = ("forward", "backward", "cached_backward", "optimizer")
 _COST_EPOCHS = 10
+MAX_SHOWN = 16
+"""Configurations on a chart; with more, nobody tells one line from another."""
 
 
 def draw_charts(
@@ -18,7 +20,7 @@ def draw_charts(
     curves: Mapping[str, Sequence[LossCurve]],
     lang: Language,
 ) -> dict[str, str]:
-    """Every chart that has something to show, as SVG text by name.
+    """Every chart that has something to show, as SVG text by name, of the first MAX_SHOWN.
 
     Args:
         bench_rows: Rows of `tables.build_bench_rows`.
@@ -27,6 +29,7 @@ def draw_charts(
         lang: Language of the words on the charts.
     """
     drawn = {}
+    bench_rows, entries = bench_rows[:MAX_SHOWN], entries[:MAX_SHOWN]
     if any(row["backward_seconds"] is not None for row in bench_rows):
         bars = [_phase_bars(row) for row in bench_rows]
         drawn["phases"] = charts.draw_bars(bars, _PHASES, "milliseconds", lang)
@@ -83,22 +86,27 @@ def _memory_bars(row: Mapping[str, Any]) -> charts.Bars:
 
 
 def _combine_curves(label: str, curves: Sequence[LossCurve]) -> charts.LossSeries:
-    """Means over the runs, point by point, of those that evaluated at the same steps."""
+    """Means over the runs, point by point, of those that evaluated at the same steps.
+
+    Of very many points some are left out, at equal distances, but never the first and the last.
+    """
     same = [curve for curve in curves if curve.steps == curves[0].steps]
-    val = list(zip(*(curve.val_losses for curve in same), strict=True))
+    last = len(curves[0].steps) - 1
+    shown = [*range(0, last, max(1, last // charts.MAX_POINTS)), last]
+    val = [[curve.val_losses[i] for curve in same] for i in shown]
     return charts.LossSeries(
         label=label,
-        steps=curves[0].steps,
-        seconds=_average([curve.train_seconds for curve in same]),
-        val=_average([curve.val_losses for curve in same]),
+        steps=[curves[0].steps[i] for i in shown],
+        seconds=[_mean_of([curve.train_seconds[i] for curve in same]) for i in shown],
+        val=[_mean_of(values) for values in val],
         val_low=[min(values) for values in val],
         val_high=[max(values) for values in val],
-        train=_average([curve.train_losses for curve in same]),
+        train=[_mean_of([curve.train_losses[i] for curve in same]) for i in shown],
     )
 
 
-def _average(columns: Sequence[Sequence[float]]) -> list[float]:
-    return [sum(values) / len(values) for values in zip(*columns, strict=True)]
+def _mean_of(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _make_point(entry: Entry) -> charts.Point:

@@ -5,16 +5,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from skip2bench import charts, tables
-from skip2bench.comparison_report import read_comparison
-from skip2bench.curves import LossCurve, read_loss_curve
+from skip2bench.comparison_cells import list_shown
+from skip2bench.curves import LossCurve
 from skip2bench.diagnosis import SPEED_GAP_RATIO, WORSE_LOSS_RATIO, diagnose
-from skip2bench.report_charts import make_cost_lines
-from skip2bench.results import Run, read_run
-from skip2bench.run_groups import combine_runs
+from skip2bench.report_charts import MAX_SHOWN, make_cost_lines
 from skip2bench.selection import Selection
 from skip2bench.verdicts import check_claims, find_conclusion, name_preset, pick_presets
 
@@ -31,18 +28,15 @@ class Missing:
 
 
 def build_report_data(selection: Selection) -> dict[str, Any]:
-    """The data of a report on selected runs, by the names that the templates use.
-
-    Raises:
-        Skip2BenchError: a file of a selected run cannot be read.
-    """
+    """The data of a report on selected runs, by the names that the templates use."""
     bench = tables.build_bench_rows(selection.bench) if selection.bench else []
-    figures = _read_figures(selection)
+    figures = selection.results
     entries: list[dict[str, Any]] = figures["configurations"] if figures else []
     entries.sort(key=lambda entry: not entry["is_baseline"])
     baseline = next((entry for entry in entries if entry["is_baseline"]), None)
     environment = collect_environment(selection)
     warnings = figures["warnings"] if figures else []
+    total = max(len(bench), len(entries))
     load, cores = environment["highest_load"], environment["cpu_count"]
     return {
         "selection": selection,
@@ -53,6 +47,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "conclusion": find_conclusion(figures) if figures and baseline else None,
         "setup": _collect_setup(selection, entries),
         "bench": bench,
+        "charted": {"shown": MAX_SHOWN, "total": total} if total > MAX_SHOWN else None,
         "parameters": _build_parameters(entries, baseline, bench),
         "break_even": _find_break_even(entries),
         "picks": [
@@ -77,35 +72,19 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
     }
 
 
-def read_curves(
+def collect_curves(
     selection: Selection, figures: Mapping[str, Any] | None
 ) -> dict[str, list[LossCurve]]:
     """Evaluation points of each configuration's runs at its best learning rate, by its name."""
-    runs = {run.folder.name: run for run in selection.train}
-    curves: dict[str, list[LossCurve]] = {}
-    for entry in figures["configurations"] if figures else ():
-        for name, cell in (figures or {})["cells"].items():
-            is_shown = cell["role"] == "run" and cell["status"] == "ok"
-            if cell["configuration"] != entry["name"] or not is_shown or entry["is_aa"]:
-                continue
-            if cell["learning_rate"] == entry["learning_rate"]:
-                run = runs[name] if runs else _read_cell(selection, name)
-                curve = read_loss_curve(run) if run else None
-                if curve:
-                    curves.setdefault(entry["name"], []).append(curve)
-    return curves
-
-
-def _read_cell(selection: Selection, name: str) -> Run | None:
-    assert selection.comparison is not None
-    folder: Path = selection.comparison.folder / "cells" / name
-    return read_run(folder) if (folder / "summary.json").is_file() else None
-
-
-def _read_figures(selection: Selection) -> dict[str, Any] | None:
-    if selection.comparison:
-        return read_comparison(selection.comparison)
-    return combine_runs(selection.train) if selection.train else None
+    found = {
+        entry["name"]: [
+            selection.shown.curves[name]
+            for name in list_shown(figures or {}, entry)
+            if name in selection.shown.curves
+        ]
+        for entry in (figures["configurations"] if figures else ())
+    }
+    return {name: curves for name, curves in found.items() if curves}
 
 
 def collect_environment(selection: Selection) -> dict[str, Any]:
@@ -146,11 +125,7 @@ def _collect_setup(
     selection: Selection, entries: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[Any]] | None:
     """Batch, samples and seeds of the training runs."""
-    if selection.comparison:
-        cells = selection.comparison.folder / "cells"
-        found = [read_run(p.parent).summary for p in sorted(cells.glob("*/summary.json"))[:1]]
-    else:
-        found = [run.summary for run in selection.train]
+    found = [run.summary for run in selection.shown.runs.values()]
     if not found:
         return None
     names = ("global_batch_size", "micro_batch_size", "train_samples", "val_samples")
@@ -167,7 +142,8 @@ def _build_parameters(
 ) -> list[dict[str, Any]]:
     """Parameter efficiency: of the runs where there are any, else of the benchmark."""
     if not entries:
-        return [row | {"extra_parameters": None, "rank": row.get("rank")} for row in bench]
+        names = ("label", "trainable_parameters", "trainable_ratio", "trainable_reduction", "rank")
+        return [{**{name: row[name] for name in names}, "extra_parameters": None} for row in bench]
     rows = []
     for entry in entries:
         own, total = entry["trainable_parameters"], entry["figures"].get("total_parameters")
@@ -176,7 +152,7 @@ def _build_parameters(
             {
                 "label": entry["label"],
                 "trainable_parameters": own,
-                "trainable_ratio": own / total["mean"] if total and own else None,
+                "trainable_ratio": own / total["mean"] if total and total["mean"] and own else None,
                 "trainable_reduction": 1 - own / base if base and own else None,
                 "extra_parameters": own - base if base and own else None,
                 "rank": entry["rank"],

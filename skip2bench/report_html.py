@@ -29,7 +29,7 @@ def render_page(markdown: str, charts: Mapping[str, str], lang: Language) -> str
     body = parser.render(markdown)
     body = re.sub(
         r'<p><img src="chart:([a-z]+)" alt="([^"]*)"\s*/?></p>',
-        lambda match: _make_figure(charts[match[1]], match[1], match[2]),
+        lambda match: _make_figure(charts[match[1]], *match.groups()) if match[1] in charts else "",
         body,
     )
     body = body.replace("<table>", '<div class="table" tabindex="0" role="region"><table>')

@@ -1,4 +1,4 @@
-"""Run folders and the files in them: the contract between what measures and what reports.
+"""Run folders and the files in them, as runs write them; `run_folders` reads them back.
 
 Files hold SI base units with the unit in the name; a figure that does not exist is an empty cell or
 null. Small files are written aside and renamed into place; logs are appended a row at a time.
@@ -10,7 +10,6 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -25,7 +24,6 @@ from skip2bench.folder_lock import locked_folder
 SCHEMA_VERSION = 1
 RESULTS = Path("results")
 """Where runs go that are given no folder."""
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is ten times as fast
 Status = Literal["running", "ok", "oom", "failed", "interrupted"]
 
 PHASES = ("forward", "train_forward", "backward", "optimizer", "cached_forward", "cached_backward")
@@ -43,21 +41,6 @@ STEPS_COLUMNS = (
     "supervised_tokens",
     "train_seconds",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run folder that was read back."""
-
-    folder: Path
-    summary: dict[str, Any]
-    environment: dict[str, Any]
-    config: dict[str, Any]
-
-    @property
-    def kind(self) -> str:
-        """`bench` or `train`."""
-        return str(self.summary.get("kind", ""))
 
 
 @contextmanager
@@ -145,64 +128,14 @@ def write_yaml(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write a whole CSV file, whole or not at all; None becomes an empty cell."""
+    """Write a whole CSV file, whole or not at all; None becomes an empty cell.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
     with replacing(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_runs(root: Path) -> tuple[list[Run], dict[Path, str]]:
-    """Read every run folder at or below `root` (three levels), oldest first.
-
-    So is the micro-benchmark of a comparison; `reference` folders are left out.
-
-    Returns:
-        The runs, and by folder why others cannot be read.
-
-    Raises:
-        Skip2BenchError: `root` does not exist.
-    """
-    if not root.is_dir():
-        raise Skip2BenchError(
-            f"results folder {str(root)!r} does not exist; run 'skip2bench bench' first"
-        )
-    patterns = ("", "*/", "*/*/", "*/*/bench/")
-    found = {path for pattern in patterns for path in root.glob(f"{pattern}summary.json")}
-    runs, unreadable = [], {}
-    for path in sorted(found):
-        if "reference" in path.relative_to(root).parts[:-1]:
-            continue
-        try:
-            runs.append(read_run(path.parent))
-        except Skip2BenchError as error:
-            unreadable[path.parent] = str(error)
-    runs.sort(key=lambda run: (str(run.summary.get("started_at", "")), str(run.folder)))
-    return runs, unreadable
-
-
-def read_run(folder: Path) -> Run:
-    """Read the three files of one run folder; a missing environment or config reads as empty.
-
-    Raises:
-        Skip2BenchError: a file cannot be parsed.
-    """
-    environment, config = folder / "environment.json", folder / "config.yaml"
-    try:
-        return Run(
-            folder=folder,
-            summary=_summary(json.loads((folder / "summary.json").read_text(encoding="utf-8"))),
-            environment=_mapping(json.loads(environment.read_text(encoding="utf-8")))
-            if environment.is_file()
-            else {},
-            config=_mapping(yaml.load(config.read_text(encoding="utf-8"), _Loader))
-            if config.is_file()
-            else {},
-        )
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise Skip2BenchError(
-            f"the run in {str(folder)!r} cannot be read ({error}); move it away"
-        ) from error
+        writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
 
 
 def utc_now() -> str:
@@ -233,16 +166,13 @@ def _cannot_make(folder: Path, error: OSError) -> Skip2BenchError:
     return Skip2BenchError(f"cannot make the run folder {str(folder)!r}: {error.strerror}")
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("not a mapping")
-    return value
-
-
-def _summary(value: Any) -> dict[str, Any]:
-    if not isinstance(_mapping(value).get("blocks"), list | None):
-        raise ValueError("blocks is no list")
-    return _mapping(value)
+def _as_cell(value: Any) -> Any:
+    """`value`; of text, line ends as line feeds, and an apostrophe before a formula."""
+    if not isinstance(value, str):
+        return value
+    # csv quotes a cell for the line end that it writes itself, not for a lone carriage return
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text
 
 
 def _finite(value: Any) -> Any:

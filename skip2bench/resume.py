@@ -20,11 +20,10 @@ from skip2bench.results import (
     METRICS_COLUMNS,
     RESULTS,
     STEPS_COLUMNS,
-    Run,
     create_log_folder,
     open_run_folder,
-    read_run,
 )
+from skip2bench.run_folders import Run, read_run
 from skip2bench.state_files import DamagedStateError, State, StateFolder, read_state
 from skip2bench.training_plan import TrainingPlan
 

@@ -5,7 +5,8 @@ rates are its grid.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from skip2bench.comparison import (
@@ -16,8 +17,8 @@ from skip2bench.comparison import (
     summarise_configuration,
 )
 from skip2bench.config import LORA_TARGETS
-from skip2bench.curves import read_loss_curve
-from skip2bench.results import Run
+from skip2bench.curves import LossCurve
+from skip2bench.run_folders import Run
 from skip2bench.tables import order_key
 
 _ADAPTER_KEYS = ("lora_alpha", "lora_dropout", *LORA_TARGETS)
@@ -31,27 +32,40 @@ def identify(run: Run) -> tuple[Any, ...]:
     return (*order_key(run.summary), *map(str, details), str(run.summary.get("peer")))
 
 
-def combine_runs(runs: Sequence[Run]) -> dict[str, Any]:
+def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs by the names of their folders, made unlike where two are alike."""
+    named: dict[str, Run] = {}
+    for run in runs:
+        name = run.folder.name
+        numbers = count(2)
+        while name in named:
+            name = f"{run.folder.name} ({next(numbers)})"
+        named[name] = run
+    return named
+
+
+def combine_runs(runs: Mapping[str, Run], curves: Mapping[str, LossCurve]) -> dict[str, Any]:
     """Comparable train runs in the form of `comparison_results.json`.
 
     Args:
-        runs: Finished runs that agree in all but configuration, seed and learning rate.
+        runs: Finished runs that agree in all but configuration, seed and learning rate, by name.
+        curves: Their loss curves, by the same names, of those that have one.
 
     Returns:
         `configurations`, `cells`, `learning_rates`, `warnings` and `config` (its `seeds` None).
     """
-    groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in sorted(runs, key=identify):
-        groups.setdefault(identify(run), []).append(run)
-    labels = Counter(group[0].summary.get("label") for group in groups.values())
+    groups: dict[tuple[Any, ...], dict[str, Run]] = {}
+    for name, run in sorted(runs.items(), key=lambda item: identify(item[1])):
+        groups.setdefault(identify(run), {})[name] = run
+    firsts = [next(iter(group.values())) for group in groups.values()]
+    labels = Counter(run.summary.get("label") for run in firsts)
     cells: dict[str, list[CellResult]] = {}
     entries: list[dict[str, Any]] = []
-    for number, group in enumerate(groups.values()):
+    for number, (first, group) in enumerate(zip(firsts, groups.values(), strict=True)):
         name = str(number)
-        cells[name] = [_make_cell(name, run, group) for run in group]
-        entries.append(
-            _describe(name, group[0], is_shared=labels[group[0].summary.get("label")] > 1)
-        )
+        own = list(group.values())
+        cells[name] = [_make_cell(name, it, run, own, curves.get(it)) for it, run in group.items()]
+        entries.append(_describe(name, first, is_shared=labels[first.summary.get("label")] > 1))
     baseline = next((entry for entry in entries if entry["method"] == BASELINE), None)
     base_cells = cells[baseline["name"]] if baseline else []
     for entry in entries:
@@ -82,31 +96,21 @@ def combine_runs(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _make_cell(name: str, run: Run, group: Sequence[Run]) -> CellResult:
+def _make_cell(
+    configuration: str, name: str, run: Run, group: Sequence[Run], curve: LossCurve | None
+) -> CellResult:
     summary = run.summary
-    curve = read_loss_curve(run)
     return CellResult(
-        name=run.folder.name,
-        configuration=name,
+        name=name,
+        configuration=configuration,
         role="reused" if _is_reused(run, group) else "run",
         learning_rate=float(summary.get("learning_rate") or 0.0),
         seed=int(summary.get("seed") or 0),
-        status="ok" if all(_is_number(summary.get(key)) for key in _NEEDED) else "incomplete",
+        status="ok" if all(summary.get(key) is not None for key in _NEEDED) else "incomplete",
         wall_seconds=summary.get("wall_seconds"),
         summary=summary,
-        curve=[
-            {"step": step, "val_loss": loss, "train_seconds": seconds}
-            for step, seconds, loss in zip(
-                curve.steps, curve.train_seconds, curve.val_losses, strict=True
-            )
-        ]
-        if curve
-        else (),
+        curve=curve.points() if curve else (),
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and value == value  # NaN equals nothing
 
 
 def _is_reused(run: Run, group: Sequence[Run]) -> bool:

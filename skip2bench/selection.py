@@ -4,15 +4,19 @@ Runs compare that agree in everything but configuration, seed and learning rate.
 folder is such a set by itself; single train runs form one together. The newest set is reported.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from skip2bench.comparison_report import RESULTS_FILE
+from skip2bench.comparison_cells import ShownCells, read_cells
+from skip2bench.comparison_report import RESULTS_FILE, read_comparison
+from skip2bench.curves import LossCurve, find_curve
 from skip2bench.errors import Skip2BenchError
-from skip2bench.results import Run
-from skip2bench.run_groups import identify
+from skip2bench.result_files import DamagedFileError
+from skip2bench.run_folders import Run
+from skip2bench.run_groups import combine_runs, identify, name_runs
 
 Reason = Literal["status", "superseded", "differs", "another", "unreadable"]
 
@@ -38,6 +42,10 @@ class Selection:
     train: list[Run]
     comparison: Run | None
     left_out: list[LeftOut]
+    results: dict[str, Any] | None = None
+    """Content of the comparison's results file, or the train runs in the same form."""
+    shown: ShownCells = field(default_factory=ShownCells)
+    """What the report shows of the comparison's cells, or of the train runs."""
 
     @property
     def runs(self) -> list[Run]:
@@ -46,25 +54,35 @@ class Selection:
         return [*others, *self.train]
 
 
-def choose_runs(runs: Sequence[Run], root: Path, chosen: Sequence[Path]) -> list[Run]:
+def choose_runs(
+    runs: Sequence[Run],
+    root: Path,
+    chosen: Sequence[Path],
+    unreadable: Mapping[Path, str] | None = None,
+) -> list[Run]:
     """Only the runs that were asked for; all of them where none was.
 
     Args:
         runs: Every run.
         root: Folder of the results, which `chosen` may be relative to.
         chosen: Run folders, or folders above them.
+        unreadable: By folder, why runs could not be read.
 
     Raises:
-        Skip2BenchError: a chosen folder holds no run.
+        Skip2BenchError: a chosen folder holds no run, or none that can be read.
     """
     if not chosen:
         return list(runs)
     kept: dict[Path, Run] = {}
     for path in chosen:
-        wanted = {path.resolve(), (root / path).resolve()}
-        found = [
-            run for run in runs if wanted & {run.folder.resolve(), *run.folder.resolve().parents}
-        ]
+        wanted = {Path(os.path.realpath(place)) for place in (path, root / path)}
+        found = [run for run in runs if wanted & _place(run.folder)]
+        damaged = [folder for folder in unreadable or {} if wanted & _place(folder)]
+        if damaged and not found:
+            raise Skip2BenchError(
+                f"the run in {str(damaged[0])!r} cannot be read ({(unreadable or {})[damaged[0]]});"
+                " choose another with --run"
+            )
         if not found:
             raise Skip2BenchError(
                 f"{str(path)!r} holds no run below {str(root)!r}; give the folder of a run"
@@ -73,10 +91,10 @@ def choose_runs(runs: Sequence[Run], root: Path, chosen: Sequence[Path]) -> list
     return [run for run in runs if run.folder in kept]
 
 
-def _place(run: Run) -> set[Path]:
+def _place(folder: Path) -> set[Path]:
     """The folder of a run and all above it."""
-    folder = run.folder.resolve()
-    return {folder, *folder.parents}
+    real = Path(os.path.realpath(folder))  # which, unlike resolve(), lets links go in circles
+    return {real, *real.parents}
 
 
 def select_runs(
@@ -89,38 +107,36 @@ def select_runs(
         root: Folder of the results; runs that are left out are named relative to it.
         unreadable: By folder, why runs could not be read.
     """
-    cells = {run.folder for run in runs if run.folder.parent.name == "cells"}
-    single = [run for run in runs if run.folder not in cells]
+    single = [run for run in runs if run.folder.parent.name != "cells"]
+    train, shown, left_out = _select_train([run for run in single if run.kind == "train"], root)
     comparisons = [run for run in single if run.kind == "compare"]
-    begun = [run for run in comparisons if (run.folder / RESULTS_FILE).is_file()]
-    comparison = begun[-1] if begun else None
-    train, left_out = _select_train([run for run in single if run.kind == "train"], root)
-    left_out += [_leave_out(run, root, "status") for run in comparisons if run not in begun]
-    if comparison and train and _started(comparison) >= _started(train[-1]):
+    comparison, results, others = _select_comparison(comparisons, train[-1:], root)
+    left_out += others
+    if comparison and results:
         left_out += [_leave_out(run, root, "another") for run in train]
-        train = []
+        train, shown = [], read_cells(comparison.folder, results)
+        left_out += [_name_unreadable(*cell, root) for cell in shown.damaged.items()]
     elif train:
-        comparison = None
-    left_out += [_leave_out(run, root, "another") for run in begun if run is not comparison]
+        results = combine_runs(shown.runs, shown.curves)
     benches = [run for run in single if run.kind == "bench"]
     bench = _select_bench(benches, comparison)
     left_out += [
-        _leave_out(run, root, "superseded" if run.summary.get("status") == "ok" else "status")
+        _leave_out(run, root, "superseded" if _is_finished(run) else "status")
         for run in benches
         if run is not bench
     ]
     left_out += [
-        LeftOut(
-            folder=folder.relative_to(root).as_posix(),
-            label="-",
-            reason="unreadable",
-            status="-",
-            error=error,
-        )
-        for folder, error in (unreadable or {}).items()
+        _name_unreadable(folder, error, root) for folder, error in (unreadable or {}).items()
     ]
     left_out.sort(key=lambda item: item.folder)
-    return Selection(bench=bench, train=train, comparison=comparison, left_out=left_out)
+    return Selection(
+        bench=bench,
+        train=train,
+        comparison=comparison,
+        left_out=left_out,
+        results=results,
+        shown=shown,
+    )
 
 
 def read_conditions(run: Run) -> dict[str, Any]:
@@ -141,23 +157,59 @@ def read_conditions(run: Run) -> dict[str, Any]:
     }
 
 
-def _select_train(runs: Sequence[Run], root: Path) -> tuple[list[Run], list[LeftOut]]:
+def _select_comparison(
+    comparisons: Sequence[Run], newest_train: Sequence[Run], root: Path
+) -> tuple[Run | None, dict[str, Any] | None, list[LeftOut]]:
+    """The newest comparison with results that can be read, unless a train run is newer."""
+    chosen, results = None, None
+    left_out = []
+    for run in reversed(comparisons):
+        if not os.path.lexists(run.folder / RESULTS_FILE):
+            left_out.append(_leave_out(run, root, "status"))
+        elif chosen or any(train.started > run.started for train in newest_train):
+            left_out.append(_leave_out(run, root, "another"))
+        else:
+            try:
+                chosen, results = run, read_comparison(run)
+            except DamagedFileError as error:
+                chosen = None
+                remedy = "'skip2bench compare' with its --out-dir writes it anew"
+                left_out.append(_name_unreadable(run.folder, f"{error}; {remedy}", root))
+    return chosen, results, left_out
+
+
+def _select_train(runs: Sequence[Run], root: Path) -> tuple[list[Run], ShownCells, list[LeftOut]]:
     """Finished runs that agree with the newest one, oldest first; of repetitions the newest."""
     left_out = [_leave_out(run, root, "status") for run in runs if not _is_finished(run)]
     kept: dict[tuple[Any, ...], Run] = {}
+    curves: dict[Path, LossCurve] = {}
     conditions: dict[str, Any] = {}
     for run in reversed([run for run in runs if _is_finished(run)]):
-        conditions = conditions or read_conditions(run)
-        differences = _find_differences(read_conditions(run), conditions)
+        differences = _find_differences(read_conditions(run), conditions) if conditions else {}
         details = ("seed", "learning_rate", "cache_kept")
         key = (*identify(run), *(str(run.summary.get(name)) for name in details))
         if differences:
             left_out.append(_leave_out(run, root, "differs", differences))
-        elif key in kept:
+            continue
+        if key in kept:
             left_out.append(_leave_out(run, root, "superseded"))
-        else:
-            kept[key] = run
-    return list(reversed(kept.values())), left_out
+            continue
+        try:
+            curve = find_curve(run)
+        except DamagedFileError as error:
+            left_out.append(_name_unreadable(run.folder, str(error), root))
+            continue
+        conditions = conditions or read_conditions(run)
+        kept[key] = run
+        if curve:
+            curves[run.folder] = curve
+    train = list(reversed(kept.values()))
+    named = name_runs(train)
+    shown = ShownCells(
+        runs=named,
+        curves={name: curves[run.folder] for name, run in named.items() if run.folder in curves},
+    )
+    return train, shown, left_out
 
 
 def _select_bench(benches: Sequence[Run], comparison: Run | None) -> Run | None:
@@ -165,10 +217,6 @@ def _select_bench(benches: Sequence[Run], comparison: Run | None) -> Run | None:
     finished = [run for run in benches if _is_finished(run)]
     own = [run for run in finished if comparison and run.folder.parent == comparison.folder]
     return next(reversed(own or finished), None)
-
-
-def _started(run: Run) -> str:
-    return str(run.summary.get("started_at", ""))
 
 
 def _is_finished(run: Run) -> bool:
@@ -194,6 +242,16 @@ def _leave_out(
         status=str(run.summary.get("status")),
         error=run.summary.get("error"),
         differences=differences or {},
+    )
+
+
+def _name_unreadable(folder: Path, error: str, root: Path) -> LeftOut:
+    return LeftOut(
+        folder=folder.relative_to(root).as_posix(),
+        label="-",
+        reason="unreadable",
+        status="-",
+        error=error,
     )
 
 

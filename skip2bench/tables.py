@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from skip2bench.config import MethodName
-from skip2bench.results import Run
+from skip2bench.run_folders import Run
 from skip2bench.stats import Ratio
 
 METHOD_ORDER = get_args(MethodName)
@@ -49,9 +49,8 @@ def build_bench_rows(run: Run) -> list[Row]:
     rows = []
     for configuration in sorted(configurations, key=order_key):
         other = {} if configuration is baseline or baseline is None else baseline
-        row: Row = {
-            key: configuration.get(key) for key in ("label", "method", "blocks", "target", "rank")
-        }
+        row: Row = {key: configuration.get(key) for key in ("method", "blocks", "target", "rank")}
+        row["label"] = configuration.get("label") or configuration.get("method") or "-"
         row |= _parameter_figures(configuration, other)
         row |= _time_figures(configuration, other, is_paired=is_paired)
         row |= _flops_figures(configuration, other)

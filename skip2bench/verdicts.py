@@ -154,9 +154,10 @@ def _parameters(
     name: str, expected: float, skip2: Sequence[Entry], baseline: Entry | None, *, blocks: int
 ) -> Claim:
     entry = next((e for e in skip2 if len(e["blocks"] or ()) == blocks), None)
-    if entry is None or baseline is None:
+    share = _share(entry, baseline)
+    if entry is None or share is None:
         return Claim(name=name, label=None, found=None, holds=None)
-    found = 1 - entry["trainable_parameters"] / baseline["trainable_parameters"]
+    found = 1 - share
     return Claim(name=name, label=entry["label"], found=found, holds=abs(found - expected) < 0.005)
 
 
@@ -237,10 +238,8 @@ def _training_time(skip2: Sequence[Entry], baseline: Entry | None) -> list[Claim
     claims = []
     for entry in skip2:
         ratio = entry["against_baseline"].get("train_seconds")
-        if not ratio or baseline is None:
-            continue
-        own, base = entry["trainable_parameters"], baseline["trainable_parameters"]
-        if abs(own / base - 1) > EQUAL_PARAMETERS_RATIO:
+        share = _share(entry, baseline)
+        if not ratio or share is None or abs(share - 1) > EQUAL_PARAMETERS_RATIO:
             continue
         claims.append(
             Claim(
@@ -254,6 +253,12 @@ def _training_time(skip2: Sequence[Entry], baseline: Entry | None) -> list[Claim
             )
         )
     return claims or [Claim(name="training_time", label=None, found=None, holds=None)]
+
+
+def _share(entry: Entry | None, baseline: Entry | None) -> float | None:
+    """Trainable parameters of an entry / the baseline's."""
+    own, base = ((it or {}).get("trainable_parameters") for it in (entry, baseline))
+    return None if own is None or not base else float(own / base)
 
 
 def _skip2(content: Content) -> Sequence[Entry]:

@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,6 @@ import skip2bench.objective
 import skip2bench.served_loss
 from skip2bench.config import TrainConfig
 from skip2bench.csv_log import CsvLog
-from skip2bench.errors import Skip2BenchError
 from skip2bench.train import run_training
 
 STEPS = 30
@@ -121,8 +121,8 @@ def in_process(work: Callable[[], None], log: Path) -> int:
             os.dup2(file.fileno(), 2)
         work()
         status = 0
-    except Skip2BenchError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except BaseException:  # noqa: BLE001 - the process ends here
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         os._exit(status)

@@ -96,3 +96,30 @@ def test_the_break_even_epoch(start, epoch, expected):
     baseline = CostLine(label="lora", start_seconds=0.0, epoch_seconds=10.0)
     line = CostLine(label="skip2", start_seconds=start, epoch_seconds=epoch)
     assert break_even_epoch(line, baseline) == expected
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("_hidden", "_hidden"),
+        ("a\nb", "a b"),
+        ("<script>&", "<script>&"),
+        ("]]>-->", "]]>-->"),
+        ("$\\frac{1}{0}$ \\$", "$\\frac{1}{0}$ \\$"),
+        ("\x00\x1b[31m\ufffe\u202e\ud800", "\ufffd\ufffd[31m\ufffd\ufffd\ufffd"),
+        ("x" * 5000, "x" * 79 + "…"),
+    ],
+)
+def test_any_label_is_text_in_the_legend(label, shown):
+    svg = draw_losses([make_series(label), make_series("other")], "en")
+    texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
+    assert shown in [text.strip() for text in texts]
+
+
+def test_a_line_over_very_many_epochs_has_few_points():
+    lines = [
+        CostLine(label=label, start_seconds=0.0, epoch_seconds=5.0 - i)
+        for i, label in enumerate(LABELS)
+    ]
+    svg = draw_costs(lines, 1_000_000, "en")
+    assert svg.count("<use") < 3 * 210 + 50

@@ -15,7 +15,7 @@ from skip2bench.compare import run_comparison
 from skip2bench.compare_config import load_compare_config
 from skip2bench.compare_folder import CompareFolder
 from skip2bench.errors import Skip2BenchError
-from skip2bench.results import read_run
+from skip2bench.run_folders import read_run
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ OK = Outcome(
     other_cpu_cores=0.0,
     exit_status=0,
 )
+KNOWN = {"schema_version": 1, "kind": "train", "status": "ok"}
 ENVIRONMENT = {"torch": "2.13.0", "threads": 2, "checkpoint": {"sha256": "a"}}
 
 
@@ -34,7 +35,7 @@ def cell(tmp_path):
 def folder(tmp_path):
     folder = CompareFolder(tmp_path)
     folder.run_folder("x").mkdir()
-    write_json(folder.run_folder("x") / "summary.json", {"status": "ok"})
+    write_json(folder.run_folder("x") / "summary.json", KNOWN)
     folder.write_outcome("x", "key", OK)
     return folder
 
@@ -92,13 +93,13 @@ def test_the_next_call_finds_the_newest_comparison_of_its_kind(tmp_path, monkeyp
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
-    write_json(tmp_path / "summary.json", {"kind": "train", "status": "ok"})
+    write_json(tmp_path / "summary.json", KNOWN)
     with pytest.raises(Skip2BenchError, match="holds a run that is no comparison; choose another"):
         find_folder(load_compare_config({"out_dir": tmp_path}), "pystd")
 
 
 def test_a_comparison_is_not_begun_anew_over_another(tmp_path):
-    write_json(tmp_path / "summary.json", {"kind": "compare", "status": "ok"})
+    write_json(tmp_path / "summary.json", KNOWN | {"kind": "compare"})
     config = load_compare_config({"out_dir": tmp_path})
     assert find_folder(config, "pystd") == tmp_path
     with pytest.raises(Skip2BenchError, match="or leave --no-resume out to go on with it"):
@@ -106,7 +107,7 @@ def test_a_comparison_is_not_begun_anew_over_another(tmp_path):
 
 
 def test_a_peer_is_at_its_target_where_its_end_is(folder, cell):
-    summary = {"status": "ok", "steps": 10, "final_val_loss": 2.0, "train_seconds": 5.0}
+    summary = KNOWN | {"steps": 10, "final_val_loss": 2.0, "train_seconds": 5.0}
     write_json(folder.run_folder("x") / "summary.json", summary)
     result = read_result(folder, replace(cell, name="x"), OK)
     assert result.curve == [{"step": 10, "val_loss": 2.0, "train_seconds": 5.0}]

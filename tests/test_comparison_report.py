@@ -1,13 +1,20 @@
+"""A comparison in the report, and results files of another shape than a comparison writes."""
+# ruff: noqa: E501 - a case stands in one line where it can
+
 import json
+import shutil
 
 import pytest
 
 from skip2bench import peer_litgpt
-from skip2bench.comparison import CellResult, find_warnings, summarise_configuration
+from skip2bench.comparison import CellResult, find_warnings, read_figures, summarise_configuration
+from skip2bench.comparison_report import read_comparison
 from skip2bench.config import ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.report import render_report
+from skip2bench.result_files import DamagedFileError
 from skip2bench.results import write_json
+from skip2bench.run_folders import read_run
 
 
 def make_cell(name, *, seed, seconds, loss, role="run", status="ok", **more):
@@ -40,6 +47,7 @@ def make_cell(name, *, seed, seconds, loss, role="run", status="ok", **more):
     )
 
 
+KNOWN = {"schema_version": 1}
 CELLS = {
     "lora": [make_cell("lora", seed=s, seconds=10.0 + s, loss=2.0 + s / 10) for s in (1, 2, 3)],
     "skip2": [
@@ -84,6 +92,7 @@ def comparison(tmp_path):
         )
     results = [cell for cells in CELLS.values() for cell in cells]
     content = {
+        "schema_version": 1,
         "config": {"seeds": 3, "match_params": True, "target_loss": None},
         "learning_rates": "fixed",
         "baseline": "lora",
@@ -95,6 +104,8 @@ def comparison(tmp_path):
                 "status": cell.status,
                 "error": cell.error,
                 "learning_rate": cell.learning_rate,
+                "seed": cell.seed,
+                "figures": read_figures(cell, None) if cell.status == "ok" else {},
             }
             for cell in results
         },
@@ -104,8 +115,12 @@ def comparison(tmp_path):
     for cell in results:
         run_folder = folder / "cells" / cell.name
         run_folder.mkdir(parents=True)
-        write_json(run_folder / "summary.json", {"kind": "train", "status": "ok"})
-    summary = {"kind": "compare", "status": "failed", "started_at": "2026-01-01T00:00:00+00:00"}
+        write_json(run_folder / "summary.json", KNOWN | {"kind": "train", "status": "ok"})
+    summary = KNOWN | {
+        "kind": "compare",
+        "status": "failed",
+        "started_at": "2026-01-01T00:00:00+00:00",
+    }
     write_json(folder / "summary.json", summary)
     write_json(folder / "comparison_results.json", content)
     return folder
@@ -161,7 +176,8 @@ def test_the_conclusion_is_written_from_the_figures(comparison):
 
 
 def test_a_newer_train_run_is_reported_in_place_of_the_comparison(comparison, tmp_path):
-    summary = {"kind": "train", "status": "ok", "started_at": "2026-02-01T00:00:00+00:00"}
+    started_at = "2026-02-01T00:00:00+00:00"
+    summary = KNOWN | {"kind": "train", "status": "ok", "started_at": started_at}
     run = tmp_path / "train" / "x"
     run.mkdir(parents=True)
     figures = {"initial_val_loss": 4.0, "final_val_loss": 3.0, "train_seconds": 1.0, "steps": 2}
@@ -184,7 +200,7 @@ def test_a_comparison_that_has_no_results_yet_stops_no_report(comparison, tmp_pa
 def test_a_comparison_that_cannot_be_read_is_an_error(content, comparison):
     path = comparison / "comparison_results.json"
     path.write_text(content)
-    with pytest.raises(Skip2BenchError, match="call 'skip2bench compare' again with its --out-dir"):
+    with pytest.raises(Skip2BenchError, match="'skip2bench compare' with its --out-dir writes"):
         render_report(ReportConfig(results=comparison))
 
 
@@ -194,3 +210,92 @@ def test_figures_stay_what_they_are_through_the_file(comparison):
     reused = skip2["figures"]["reused_train_seconds"]
     assert (reused["n"], reused["median"], reused["std"]) == (3, 0.2, 0.0)
     assert skip2["against_baseline"]["reused_train_seconds"]["n"] == 3
+
+
+def change_results(comparison, keys, value):
+    """Set, or with ... remove, what the keys lead to in the results file."""
+    path = comparison / "comparison_results.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    place = content
+    for key in keys[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "reason"),
+    [
+        (["schema_version"], 2, "it was written by a newer skip2bench (schema_version 2, this one reads 1)"),
+        (["configurations"], [], "it has no configurations yet"),
+        (["configurations"], {}, "configurations is a mapping, where a list was expected"),
+        (["configurations", 0], "lora", "configurations[0] is 'lora', where a mapping was expected"),
+        (["configurations", 0, "label"], ..., "configurations[0].label is missing"),
+        (["configurations", 0, "label"], None, "configurations[0].label is missing"),
+        (["configurations", 0, "label"], 5, "configurations[0].label is 5, where text was expected"),
+        (["configurations", 0, "blocks"], ..., "configurations[0].blocks is missing"),
+        (["configurations", 0, "blocks"], "all", "configurations[0].blocks is not a list of whole numbers"),
+        (["configurations", 0, "seeds"], 3, "configurations[0].seeds is not a list of whole numbers"),
+        (["configurations", 0, "is_aa"], "no", "configurations[0].is_aa is 'no', where true or false was expected"),
+        (["configurations", 0, "rank"], True, "configurations[0].rank is True, where a whole number was expected"),
+        (["configurations", 0, "learning_rate"], "1e-3", "configurations[0].learning_rate is '1e-3', where a number was expected"),
+        (["configurations", 0, "grid", 0, "ok"], None, "configurations[0].grid[0].ok is missing"),
+        (["configurations", 0, "figures"], [1], "configurations[0].figures is a list, where a mapping was expected"),
+        (["configurations", 0, "figures", "train_seconds"], 5.0, "configurations[0].figures.train_seconds is 5.0, where a mapping was expected"),
+        (["configurations", 0, "figures", "train_seconds", "mean"], -5, "configurations[0].figures.train_seconds.mean is -5, where a number of a sensible size was expected"),
+        (["configurations", 0, "figures", "train_seconds", "std"], ..., "configurations[0].figures.train_seconds.std is missing, where a number of a sensible size was expected"),
+        (["configurations", 0, "figures", "train_seconds"], ..., "configurations[0].figures.train_seconds is missing"),
+        (["configurations", 1, "against_baseline", "train_seconds", "ratio"], None, "configurations[1].against_baseline.train_seconds is no ratio of a figure"),
+        (["configurations", 1, "against_baseline", "train_seconds", "low"], None, "configurations[1].against_baseline.train_seconds has half an interval"),
+        (["configurations", 1, "against_baseline", "train_seconds", "high"], "1", "configurations[1].against_baseline.train_seconds.high is '1', where a number was expected"),
+        (["configurations", 1, "name"], "lora", "two configurations share a name, or are both the baseline"),
+        (["configurations", 1, "is_baseline"], True, "two configurations share a name, or are both the baseline"),
+        (["cells", "../../x"], {}, "the cell '../../x' is not named as a folder can be"),
+        (["cells", ".."], {}, "the cell '..' is not named as a folder can be"),
+        (["cells", "a\\b"], {}, "the cell 'a\\\\b' is not named as a folder can be"),
+        (["cells", "lora-seed1"], 5, "cells.'lora-seed1' is 5, where a mapping was expected"),
+        (["cells", "lora-seed1", "status"], ..., "cells.'lora-seed1'.status is missing"),
+        (["cells", "lora-seed1", "figures"], ..., "cells.'lora-seed1'.figures is missing, where a mapping was expected"),
+        (["cells", "lora-seed1", "figures", "train_seconds"], "1", "cells.'lora-seed1'.figures.train_seconds is '1', where a number was expected"),
+        (["config"], None, "config is missing, where a mapping was expected"),
+        (["config", "target_loss"], "low", "config.target_loss is 'low', where a number was expected"),
+        (["warnings"], "busy", "warnings is 'busy', where a list was expected"),
+        (["warnings", 0], "busy", "warnings[0] is 'busy', where a mapping was expected"),
+    ],
+)  # fmt: skip
+def test_results_of_another_shape_have_an_exact_reason(keys, value, reason, comparison):
+    change_results(comparison, keys, value)
+    with pytest.raises(DamagedFileError) as caught:
+        read_comparison(read_run(comparison))
+    assert str(caught.value) == f"comparison_results.json: {reason}"
+
+
+def test_an_older_comparison_is_reported_where_the_newest_is_damaged(comparison, tmp_path):
+    newer = tmp_path / "compare" / "y"
+    shutil.copytree(comparison, newer)
+    summary = json.loads((newer / "summary.json").read_text())
+    started_at = "2026-03-01T00:00:00+00:00"
+    (newer / "summary.json").write_text(json.dumps(summary | {"started_at": started_at}))
+    text = (newer / "comparison_results.json").read_text()
+    (newer / "comparison_results.json").write_text(text[: len(text) // 2])
+    report = render_report(ReportConfig(results=tmp_path, lang="en"))
+    assert "| Skip2-LoRA (8 blocks) | 3 |" in report
+    assert "| compare/y | - | cannot be read: comparison_results.json is no JSON: " in report
+
+
+def test_a_cell_that_is_damaged_is_named_and_the_others_drawn(comparison, tmp_path):
+    cells = comparison / "cells"
+    header = "step,train_seconds,train_loss,val_loss\n"
+    for name, row in (("skip2-seed1", "0,0,1,1\n"), ("skip2-seed2", "0,0,1,nan\n")):
+        (cells / name / "logs/version_0").mkdir(parents=True)
+        (cells / name / "logs/version_0/metrics.csv").write_text(header + row)
+    (cells / "lora-seed1/summary.json").write_text("{")
+    text = render_report(ReportConfig(results=tmp_path, lang="en"))
+    reason = "metrics.csv: row 1: val_loss is 'nan', where a number was expected"
+    assert f"| compare/x/cells/skip2-seed2 | - | cannot be read: {reason} |" in text
+    assert "| compare/x/cells/lora-seed1 | - | cannot be read: summary.json is no JSON: " in text
+    assert "losses.en.svg" in text
+    assert "| Traditional LoRA | 3 |" in text

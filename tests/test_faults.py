@@ -18,7 +18,7 @@ import skip2bench.results
 import skip2bench.train
 from skip2bench.cache_folder import CacheFolder
 from skip2bench.errors import Skip2BenchError
-from skip2bench.results import read_run
+from skip2bench.run_folders import read_run
 
 BLOCK = 4096
 

@@ -10,7 +10,7 @@ from skip2bench.config import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models import load_checkpoint
 from skip2bench.peers import check_peers, run_peer
-from skip2bench.results import read_run
+from skip2bench.run_folders import read_run
 from skip2bench.training_plan import plan_training
 
 CPU = torch.device("cpu")

@@ -5,6 +5,8 @@ en > report.en.md` (and ja), delete the results/figures it made, and read the di
 """
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import yaml
 from skip2bench import report
 from skip2bench.config import Language, ReportConfig
 from skip2bench.errors import Skip2BenchError
-from skip2bench.report import escape_code, escape_markdown, render_report
+from skip2bench.report import render_report
 
 DATA = Path(__file__).parent / "data"
 BENCH = Path("results/bench/20261123T100000Z-pystd-bench")
@@ -333,29 +335,6 @@ def test_values_from_files_cannot_break_the_markdown() -> None:
     assert "\nrun ''' # Title\n" in text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("a\r\n b", "a b"),
-        ("a|b", r"a\|b"),
-        ("\\|", r"\\\|"),
-        ("*a*", r"\*a\*"),
-        (3, "3"),
-        ("<b>", "&lt;b>"),
-        ("a_b _c_", r"a_b \_c\_"),
-        ("&lt;", "&amp;lt;"),
-    ],
-)
-def test_escape_markdown(value: object, text: str) -> None:
-    assert escape_markdown(value) == text
-
-
-def test_escape_code_and_shorten() -> None:
-    assert escape_code("a | <b>\n```") == "a | <b> '''"
-    assert report.shorten("abc", 3) == "abc"
-    assert report.shorten("abcd", 3) == "ab…"
-
-
 def test_the_report_imports_no_torch() -> None:
     code = (
         "import sys; from skip2bench.config import ReportConfig; from skip2bench import report;"
@@ -427,44 +406,93 @@ def test_json_has_the_same_figures_as_data() -> None:
     assert data["left_out"][0]["reason"] == "status"
 
 
-def test_a_users_template_sees_the_data_and_nothing_else(tmp_path: Path) -> None:
-    own = tmp_path / "own.j2"
-    own.write_text("{% for e in entries %}{{ e.label | markdown }};{% endfor %}")
-    text = render_report(ReportConfig(template=own))
-    assert text == "Traditional LoRA;Skip2-LoRA (4 blocks);Skip2-LoRA (6 blocks);"
-    for attack in (
-        "{{ ''.__class__.__mro__ }}",
-        "{{ entries.append(1) }}",
-        "{{ selection.__init__.__globals__ }}",
-        "{{ nothing }}",
-        "{% for %}",
-        "{% include 'report.en.md.j2' %}",
-    ):
-        own.write_text(attack)
-        with pytest.raises(Skip2BenchError, match="cannot be rendered"):
-            render_report(ReportConfig(template=own))
-    with pytest.raises(Skip2BenchError, match="cannot be read"):
-        render_report(ReportConfig(template=tmp_path / "none"))
+def test_json_of_a_benchmark_alone(results: Path) -> None:
+    shutil.rmtree(results / "train")
+    data = json.loads(render_report(ReportConfig(json=True)))
+    assert data["parameters"][2]["trainable_reduction"] == -0.5
+    assert data["entries"] == []
 
 
 def test_an_unreadable_run_does_not_stop_the_report(results: Path) -> None:
     (SKIP2_4 / "summary.json").write_text("{")
     text = render_report(ReportConfig(lang="en"))
     assert "| Skip2-LoRA (6 blocks) | 1 |" in text
-    assert f"| train/{SKIP2_4.name} | - | cannot be read: " in text
+    assert f"| train/{SKIP2_4.name} | - | cannot be read: summary.json is no JSON: " in text
 
 
-def test_two_hundred_runs_are_quick_to_read(results: Path) -> None:
-    """Not a time: that files are read once each."""
+def test_no_file_of_a_run_is_read_twice() -> None:
     reads = []
-    original = Path.read_text
+    original = Path.open
 
-    def count(self: Path, *args: Any, **options: Any) -> str:
+    def count(self: Path, *args: Any, **options: Any) -> Any:
         reads.append(str(self))
         return original(self, *args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_text", count)
+        patch.setattr(Path, "open", count)
         render_report(ReportConfig())
-    of_runs = [path for path in reads if "results" in path and path.endswith((".json", ".yaml"))]
+    of_runs = [path for path in reads if path.startswith("results") and "figures" not in path]
+    assert len(of_runs) > 15
     assert len(of_runs) == len(set(of_runs))
+
+
+def test_of_very_many_configurations_the_charts_show_the_first(results: Path) -> None:
+    for rank in range(101, 131):
+        folder = results / "train" / f"rank{rank}"
+        shutil.copytree(SKIP2_4, folder)
+        edit(folder, lambda summary, rank=rank: summary.update(rank=rank, label=f"rank {rank}"))
+    text = render_report(ReportConfig(lang="en"))
+    assert "\nThe charts show the first 16 of 33 configurations, the tables all.\n" in text
+    assert text.count("\n| rank ") == 30 * 4
+    chart = (results / "figures" / "losses.en.svg").read_text(encoding="utf-8")
+    assert len(re.findall(">rank [0-9]+<", chart)) == 15
+    text = render_report(ReportConfig())
+    assert "\nグラフは 33 設定のうち最初の 16 設定を示し、表はすべてを示します。\n" in text
+
+
+def test_runs_in_folders_of_one_name_are_both_counted(results: Path) -> None:
+    other = results / "mine" / LORA.name
+    shutil.copytree(LORA, other)
+    edit(other, lambda summary: summary.update(seed=7))
+    text = render_report(ReportConfig(lang="en"))
+    assert "| Traditional LoRA | 3 | 0.01 |" in text
+
+
+def test_runs_that_do_not_say_when_they_began_are_reported() -> None:
+    for folder in (BENCH, LORA, LORA_SEED_1, SKIP2_4, SKIP2_6):
+        edit(folder, lambda summary: summary.pop("started_at"))
+    assert "\n- Date: -; load at the start" in render_report(ReportConfig(lang="en"))
+
+
+def test_parameters_that_are_not_known_decide_no_claim() -> None:
+    for folder in (LORA, LORA_SEED_1):
+        edit(folder, lambda summary: summary.update(trainable_parameters=None))
+    text = render_report(ReportConfig(lang="en"))
+    assert "| 4 blocks train 75 % fewer parameters | - | - | not measured |" in text
+
+
+def test_a_run_whose_metrics_are_damaged_is_named_and_an_older_one_taken(results: Path) -> None:
+    older = results / "train" / "older"
+    shutil.copytree(SKIP2_4, older)
+    edit(older, lambda summary: summary.update(started_at="2026-01-01T00:00:00+00:00"))
+    path = SKIP2_4 / "logs/version_0/metrics.csv"
+    path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")
+    text = render_report(ReportConfig(lang="en"))
+    reason = "cannot be read: metrics.csv: its last row is cut off"
+    assert f"| train/{SKIP2_4.name} | - | {reason} |" in text
+    assert "| Skip2-LoRA (4 blocks) | 1 |" in text
+    assert "| train/older |" not in text
+
+
+def test_words_that_a_terminal_obeys_are_shown_not_sent(results: Path) -> None:
+    edit(LORA, lambda summary: summary.update(label="\x1b]0;x\x07 \u202e\x9b"))
+    folder = os.fsencode(results / "train") + b"/\xff"
+    os.mkdir(folder)
+    Path(os.fsdecode(folder), "summary.json").write_text("{")
+    for config in (ReportConfig(), ReportConfig(json=True), ReportConfig(format="html")):
+        text = render_report(config)
+        assert not re.search("[\x07\x1b\x9b\u202e]", text)
+        assert text.encode()
+    assert json.loads(render_report(ReportConfig(json=True)))["left_out"][-1]["folder"] == (
+        "train/\udcff"
+    )

@@ -122,3 +122,42 @@ def test_a_browser_shows_all_of_it(page, width, dark, tmp_path):
     assert result["charts"]
     assert (result["page"] == "rgb(22, 24, 27)") is dark
     assert (result["ink"] == "rgb(230, 232, 234)") is dark
+
+
+HOSTILE = (
+    "<script>alert(1)</script>|`x`\n# h](javascript:alert(1)) ![i](https://x/y) \u202egpj"
+    " $x$ \x1b[31m</text><image href='x' onload='alert(1)'/>"
+)
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_hostile_results_make_a_harmless_page(lang, tmp_path, monkeypatch):
+    shutil.copytree(DATA / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    for path in Path("results").glob("*/*/summary.json"):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary |= {"label": HOSTILE + str(summary.get("label")), "model": HOSTILE}
+        summary["error"] = None if summary["status"] == "ok" else HOSTILE
+        for configuration in summary.get("configurations", ()):
+            configuration["label"] = HOSTILE + configuration["label"]
+        path.write_text(json.dumps(summary))
+    for path in Path("results").glob("*/*/environment.json"):
+        environment = json.loads(path.read_text(encoding="utf-8"))
+        environment |= {"command": f"{HOSTILE} ``` ~~~", "processor": f"- {HOSTILE}"}
+        environment["checkpoint"] = {"name": HOSTILE, "sha256": HOSTILE}
+        path.write_text(json.dumps(environment))
+    damaged = Path("results/train/`x` | <script>")
+    damaged.mkdir()
+    (damaged / "summary.json").write_text("{")
+    page = render_report(ReportConfig(lang=lang, format="html"))
+    tags = set(re.findall(r"<([a-zA-Z]+)", page))
+    assert not tags & {"script", "img", "image", "a", "iframe", "object", "foreignObject", "form"}
+    assert not re.search(r"<[^>]*\son\w+\s*=", page)
+    assert not re.search(r"<[^>]*javascript:", page)
+    assert not re.search("[\x1b\u202e]", page)
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") > 20
+    # every table has as many cells in each row as in its head: no label ended a cell
+    for table in re.findall(r"<table>(.*?)</table>", page, flags=re.DOTALL):
+        rows = re.findall(r"<tr>(.*?)</tr>", table, flags=re.DOTALL)
+        assert len({len(re.findall("<t[hd]", row)) for row in rows}) == 1
+    assert page.count("<h1>") == 1

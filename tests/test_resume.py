@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import skip2bench.loop
 from skip2bench.errors import Skip2BenchError
-from skip2bench.results import read_run
+from skip2bench.run_folders import read_run
 from skip2bench.state_files import DamagedStateError, State, StateFolder, read_state
 
 LOSSES = ["step", "epoch", "train_loss", "val_loss", "val_ppl", "learning_rate", "tokens"]
@@ -109,6 +109,23 @@ def test_a_run_may_be_stopped_again_and_again(train, stop_after):
     assert adapter(folder) == adapter(undisturbed)
     assert metrics[LOSSES].equals(all_metrics[LOSSES])
     assert steps["loss"].equals(all_steps["loss"])
+
+
+def test_a_run_whose_last_step_is_saved_only_ends(train, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("skip2bench.train.save_adapter", stop_at_once)
+        with pytest.raises(KeyboardInterrupt):
+            train(save_interval=5)
+    summary, metrics, steps, folder = train(resume=True, save_interval=5)
+    _, all_metrics, all_steps, undisturbed = train("undisturbed")
+    assert summary["resumed_at_steps"] == [10]
+    assert adapter(folder) == adapter(undisturbed)
+    assert metrics[LOSSES].equals(all_metrics[LOSSES])
+    assert steps["loss"].equals(all_steps["loss"])
+
+
+def stop_at_once(*_):
+    raise KeyboardInterrupt
 
 
 def damage(path: Path, kind: str) -> None:
