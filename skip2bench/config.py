@@ -295,10 +295,10 @@ def _check_optimizer(config: TrainConfig) -> None:
             f"learning_rate is {config.learning_rate}; give a number above 0, such as 3e-3"
         )
     for name in ("lr_warmup_steps", "weight_decay"):
-        if not 0 <= getattr(config, name) <= MAX_COUNT:
-            raise Skip2BenchError(
-                f"{name} is {getattr(config, name)}; give 0 or more, at most {MAX_COUNT}"
-            )
+        value = getattr(config, name)
+        if not 0 <= value <= MAX_COUNT:
+            remedy = f"at most {MAX_COUNT}" if value > 0 else "0 or more"
+            raise Skip2BenchError(f"{name} is {value}; give {remedy}")
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise Skip2BenchError(

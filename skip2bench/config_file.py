@@ -294,12 +294,12 @@ def _optimizer_pairs(value: Any) -> list[tuple[str, Any]]:
     name = value
     if isinstance(value, dict):
         name, init_args = value.get("class_path"), _init_args("optimizer", value)
+        refuse_unknown(value, ("class_path", "init_args"), "optimizer.")
+        refuse_unknown(init_args, _BLOCK_KEYS["optimizer"], "optimizer.init_args.")
     if name is not None and str(name).rpartition(".")[2] != "AdamW":
         raise Skip2BenchError(
             f"optimizer {name!r} is not supported; every method trains with torch.optim.AdamW"
         )
-        refuse_unknown(value, ("class_path", "init_args"), "optimizer.")
-        refuse_unknown(init_args, _BLOCK_KEYS["optimizer"], "optimizer.init_args.")
     betas = init_args.pop("betas", None)
     pairs = [(f"optimizer.{key}", inner) for key, inner in init_args.items()]
     if betas is not None:
@@ -330,7 +330,7 @@ def _coerce_value(key: str, value: Any, hint: Any) -> Any:
         kind = get_args(hint)[0]
         items = (blocks_text(item) if key == "blocks" else item for item in value)
         return tuple(_coerce_value(key, item, kind) for item in items)
-    if hint in (Path, str):
+    if hint is Path or hint is str:
         return _coerce_text(key, value, hint)
     made = (value if isinstance(value, bool) else None) if hint is bool else _number(value, hint)
     if made is None:

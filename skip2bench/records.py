@@ -62,6 +62,8 @@ def load_records(path: Path, val_split_fraction: float) -> tuple[list[Record], l
 
 def _read_entries(path: Path, name: str) -> list[Any]:
     text = read_text(path, "data file")
+    if not text.strip():
+        raise Skip2BenchError(f"{name} is empty; give a list of Alpaca records")
     if path.suffix.lower() == ".jsonl":
         return _parse_lines(text, name)
     try:
@@ -149,9 +151,10 @@ def _check_record(entry: Any, number: int, path: Path) -> Record:
         record["input"] = ""
     for key, value in record.items():
         if not isinstance(value, str):
+            if key in entry:
+                raise Skip2BenchError(f"{name} has {value!r} under {key!r}; put text there")
             found = ", ".join(map(str, entry)) or "none"
-            reason = f"but {value!r}" if value is not None else f"(its fields: {found})"
-            raise Skip2BenchError(f"{name} has no text under {key!r} {reason}; add it")
+            raise Skip2BenchError(f"{name} has no text under {key!r} (its fields: {found}); add it")
         if len(value) > MAX_CHARACTERS:
             raise Skip2BenchError(
                 f"{name} has {len(value):,} characters under {key!r}; "

@@ -78,9 +78,12 @@ def _guess_encoding(content: bytes) -> str | None:
         return "UTF-32"
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
+    if content.startswith((b"\x1f\x8b", b"PK", b"PAR1")):  # gzip, zip, Parquet
+        return None
     if b"\0" in content[:4]:
-        is_wide = 0 < content[:1000].count(0) < len(content[:1000]) * 0.6
-        return ("UTF-16LE" if content[:1] != b"\0" else "UTF-16BE") if is_wide else None
+        for guess, bytes_above in (("UTF-16BE", content[:1000:2]), ("UTF-16LE", content[1:1000:2])):
+            if bytes_above.count(0) > len(bytes_above) / 2:
+                return guess
     if b"\0" in content:
         return None
     try:

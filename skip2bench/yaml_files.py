@@ -124,5 +124,8 @@ def _describe(error: yaml.YAMLError) -> str:
         reason = str(error).partition("\n")[0].replace("'<unicode string>'", "it")
         return f"{reason}; write plain text"
     problem = error.problem or error.context or "it cannot be parsed"
+    problem = re.sub(
+        r".* the tag 'tag:yaml.org,2002:(.*)'", r"the tag '!!\1' is not allowed", problem
+    )
     mark = error.problem_mark or error.context_mark
     return f"{problem} (line {mark.line + 1}, column {mark.column + 1})" if mark else problem

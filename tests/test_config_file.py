@@ -169,7 +169,10 @@ ERRORS = [
         "optimizer:\n  class_path: torch.optim.AdamW\n  init_args:\n    betas: 0.9\n",
         "betas 0.9 is no pair",
     ),
-    ("optimizer:\n  class_path: AdamW\n  init_args:\n    amsgrad: true\n", "unknown key 'amsgrad'"),
+    (
+        "optimizer:\n  class_path: AdamW\n  init_args:\n    amsgrad: true\n",
+        "unknown key 'optimizer.init_args.amsgrad'",
+    ),
     ("optimizer:\n  init_args: [1]\n", "init_args of optimizer is [1]; write a mapping below it"),
     ("data:\n  class_path: litgpt.data.JSON\n  init_args: abc\n", "init_args of data is 'abc'"),
     ("data:\n  json_path: x\n", "data needs class_path (and init_args)"),

@@ -121,7 +121,10 @@ ERRORS = {
         '[{"instruction": "a", "output": "b"}, {"instruction": "a"}]',
         "record 1 of '{path}' has no text under 'output' (its fields: instruction); add it",
     ),
-    "type.json": ('[{"instruction": 3, "output": "b"}, {}]', "record 0 of '{path}' has no text"),
+    "type.json": (
+        '[{"instruction": 3, "output": "b"}, {}]',
+        "record 0 of '{path}' has 3 under 'instruction'; put text there",
+    ),
     "half.jsonl": (
         '{"instruction": "a", "output": "b"}\n\n{"instr',
         "line 3 of data file '{path}' is not valid JSON: ",
