@@ -57,7 +57,7 @@ def main() -> None:
         if not _is_out_of_memory(error):
             raise
         _fail(
-            f"out of memory ({error or 'no more to allocate'}); use a smaller model, fewer or "
+            f"out of memory ({str(error) or 'no more to allocate'}); use a smaller model, fewer or "
             "shorter samples, or a machine with more of it"
         )
 
