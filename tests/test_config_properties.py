@@ -18,7 +18,7 @@ from skip2bench.models import load_tokenizer
 from skip2bench.records import load_records
 
 bounded = settings(
-    max_examples=100,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     database=None,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import skip2bench
+from skip2bench import cli
 
 HOOK = """
 import os, socket, sys
@@ -69,24 +70,39 @@ def test_the_hook_sees_what_it_should(run):
     assert len(run.attempts.read_text().splitlines()) == 2
 
 
-def test_every_command_runs_without_a_network(run, tmp_path, tiny_checkpoint, tiny_data):
+DRIVER = """
+import json, sys
+from skip2bench import cli
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["skip2bench", *arguments]
+    try:
+        cli.main()
+    except SystemExit as exit_:
+        assert not exit_.code, arguments
+    print("=====", flush=True)
+"""
+
+
+def test_every_command_runs_without_a_network(run, tiny_checkpoint, tiny_data):
+    """In one process, to import torch once; the cell of `compare` is a process of its own."""
     common = ["--checkpoint-dir", str(tiny_checkpoint), "--data", str(tiny_data)]
     common += ["--max-steps", "2", "--device", "cpu", "--lr-warmup-steps", "1"]
-
-    def skip2bench(*arguments: str) -> str:
-        return run("-m", "skip2bench", *arguments)
-
-    small = ["--rounds", "1", "--iterations", "1", "--seq-length", "8", "--batch-size", "1"]
-    skip2bench("bench", "--model", str(tiny_checkpoint), "--blocks", "0", *small)
-    skip2bench("train", "--method", "lora", "--out-dir", "results/lora", *common)
-    cached = ["--cache-dir", "kept", "--out-dir", "results/skip2"]
-    skip2bench("train", "--blocks", "0,1", *cached, *common)
-    matrix = ["--methods", "lora", "--seeds", "1", "--no-bench"]
-    results = json.loads(skip2bench("compare", *matrix, "--json", *common))
-    assert results["error"] is None
-    skip2bench("merge", "results/lora/final")
-    assert "caches" in skip2bench("cache", "list", "--cache-dir", "kept")
-    assert "Skip2-LoRA" in skip2bench("report", "--lang", "en")
-    if "doctor" in skip2bench("--help"):
-        skip2bench("doctor")
+    bench = ["--model", str(tiny_checkpoint), "--blocks", "0", "--rounds", "1", "--iterations", "1"]
+    bench += ["--methods", "skip2", "--seq-length", "8", "--batch-size", "1", "--device", "cpu"]
+    commands = [
+        ["bench", *bench],
+        ["train", "--method", "lora", "--out-dir", "results/lora", *common],
+        ["train", "--blocks", "0,1", "--cache-dir", "kept", "--out-dir", "results/skip2", *common],
+        ["compare", "--methods", "lora", "--seeds", "1", "--no-bench", "--json", *common],
+        ["merge", "results/lora/final"],
+        ["cache", "list", "--cache-dir", "kept"],
+        ["report", "--lang", "en"],
+    ]
+    if any(command.name == "doctor" for command in cli.app.registered_commands):
+        commands.append(["doctor"])
+    printed = run("-c", DRIVER, json.dumps(commands)).split("=====\n")
+    cells = json.loads(printed[3])["cells"]
+    assert [cell["status"] for cell in cells.values()] == ["ok"]
+    assert "2 caches" in printed[5]
+    assert "Skip2-LoRA" in printed[6]
     assert not run.attempts.exists(), run.attempts.read_text()
