@@ -79,7 +79,7 @@ for arguments in json.loads(sys.argv[1]):
         cli.main()
     except SystemExit as exit_:
         assert not exit_.code, arguments
-    print("=====", flush=True)
+    print("\\n=== next ===", flush=True)
 """
 
 
@@ -100,7 +100,7 @@ def test_every_command_runs_without_a_network(run, tiny_checkpoint, tiny_data):
     ]
     if any(command.name == "doctor" for command in cli.app.registered_commands):
         commands.append(["doctor"])
-    printed = run("-c", DRIVER, json.dumps(commands)).split("=====\n")
+    printed = run("-c", DRIVER, json.dumps(commands)).split("=== next ===\n")
     cells = json.loads(printed[3])["cells"]
     assert [cell["status"] for cell in cells.values()] == ["ok"]
     assert "2 caches" in printed[5]
