@@ -34,6 +34,7 @@ from skip2bench.measure import time_call
 from skip2bench.memory import MemoryRequest, measure_memory
 from skip2bench.methods import METHODS, MethodSettings, resolve_method
 from skip2bench.models import (
+    WEIGHTS_FILE,
     check_checkpoint,
     config_by_name,
     find_checkpoint,
@@ -44,6 +45,8 @@ from skip2bench.models import (
 from skip2bench.recording import record_run
 from skip2bench.results import MEASUREMENT_COLUMNS, open_run_folder, write_csv
 from skip2bench.stop_request import interrupted_by_sigterm
+from skip2bench.text_files import check_folder
+from skip2bench.weights_check import check_weights
 from skip2bench.workload import Workload, build_workload, count_workload_flops
 
 WARMUP_ITERATIONS = 3
@@ -72,9 +75,12 @@ def run_bench(config: BenchConfig, arguments: list[str]) -> dict[str, Any]:
     requests = list_configurations(config, model_config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
+    check_folder("out_dir", config.out_dir)
+    weights = folder_of_model / WEIGHTS_FILE if folder_of_model else None
+    if weights:
+        check_weights(weights, model_config)
     name = folder_of_model.name if folder_of_model else model_config.name
 
-    weights = folder_of_model / "lit_model.pth" if folder_of_model else None
     environment = describe_environment(device, arguments) | {
         "checkpoint": {"name": name, "sha256": hash_file(weights) if weights else None}
     }

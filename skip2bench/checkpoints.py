@@ -7,12 +7,14 @@ an adapter on its base again, `merge_adapter` makes a checkpoint of what can be 
 """
 
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from litgpt.lora import GPT as LoraGPT
+from litgpt.lora import Config as LoraConfig
 from litgpt.lora import lora_filter, merge_lora_weights
 from litgpt.prompts import save_prompt_style
 from litgpt.utils import copy_config_files
@@ -23,9 +25,17 @@ from torch import Tensor, nn
 from skip2bench.building import build_model, trained_tensors
 from skip2bench.errors import Skip2BenchError
 from skip2bench.methods import METHODS, MethodSettings
-from skip2bench.models import check_checkpoint, embedded_checkpoint, hash_file, load_checkpoint
+from skip2bench.models import (
+    check_checkpoint,
+    embedded_checkpoint,
+    hash_file,
+    load_checkpoint,
+    load_config,
+)
 from skip2bench.results import write_yaml
 from skip2bench.skip2 import SkipGPT, SkipSettings, merge_skip_adapter
+from skip2bench.weights_check import check_dtypes, check_finite, check_weights, read_weights
+from skip2bench.yaml_files import read_yaml
 
 LORA_FILE = "lit_model.pth.lora"
 FULL_FILE = "lit_model.pth"
@@ -133,15 +143,9 @@ def load_skip_model(
     settings = MethodSettings(method=METHODS[saved["method"]], lora=None, skip=skip)
     model = build_model(settings, base, torch.device(device), seed=0)
     assert isinstance(model, SkipGPT)
-    try:
-        tensors = load_file(folder / ADAPTER_FILE, device=device)
-        model.load_state_dict(
-            {key: value.to(dtype) for key, value in tensors.items()}, strict=False
-        )
-    except (SafetensorError, RuntimeError) as error:
-        raise Skip2BenchError(
-            f"the adapter in {str(folder)!r} cannot be loaded ({error}); train it again"
-        ) from error
+    tensors = _read_tensors(folder, device)
+    _check_fit(folder, tensors, model.state_dict())
+    model.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, strict=False)
     model.eval()
     return model
 
@@ -162,13 +166,14 @@ def merge_adapter(folder: Path) -> Path:
         merge_skip_adapter()
     if saved:
         base_folder = _find_base(folder, saved, None)
-        weights = torch.load(base_folder / FULL_FILE, mmap=True, weights_only=True)
-        weights = weights.get("model", weights)
-        for key, value in load_file(folder / ADAPTER_FILE).items():
-            weights[key] = value.to(weights[key].dtype)
+        weights = read_weights(base_folder / FULL_FILE, "download the checkpoint again")
+        tensors = _read_tensors(folder)
+        _check_fit(folder, tensors, weights)
+        weights |= {key: value.to(weights[key].dtype) for key, value in tensors.items()}
         copy_config_files(base_folder, folder)
         _save_whole(weights, folder / FULL_FILE)
     elif (folder / LORA_FILE).is_file():
+        _check_lora(folder)
         merge_lora(folder)
     else:
         raise Skip2BenchError(
@@ -177,12 +182,83 @@ def merge_adapter(folder: Path) -> Path:
     return folder / FULL_FILE
 
 
+def _check_lora(folder: Path) -> None:
+    """Check what LitGPT's merge reads, before it writes anything.
+
+    Raises:
+        Skip2BenchError: the adapter or what belongs to it is damaged.
+    """
+    path = folder / LORA_FILE
+    tensors = read_weights(path, "train it again")
+    check_dtypes(path, tensors, "train it again")
+    check_finite(path, tensors, "train it again")
+    load_config(folder)  # raises where it is broken
+    saved = read_yaml(folder / "hyperparameters.yaml", "adapter's file")
+    if not isinstance(saved, dict) or not isinstance(saved.get("checkpoint_dir"), str):
+        raise _broken_adapter(folder, "hyperparameters.yaml names no checkpoint_dir")
+    base_folder = Path(saved["checkpoint_dir"])
+    check_checkpoint(base_folder)
+    check_weights(base_folder / FULL_FILE, load_config(base_folder))
+    try:
+        lora = {key: value for key, value in saved.items() if key.startswith("lora_")}
+        with torch.device("meta"):
+            model = LoraGPT(LoraConfig.from_file(folder / "model_config.yaml", **lora))
+    except Exception as error:
+        # whatever LitGPT makes of its values, they describe no LoRA model
+        raise _broken_adapter(folder, f"hyperparameters.yaml: {error}") from error
+    wanted = {key: value for key, value in model.state_dict().items() if "lora_" in key}
+    if tensors.keys() != wanted.keys():
+        name = min(tensors.keys() ^ wanted.keys())
+        raise _broken_adapter(folder, f"{name} is not in both {LORA_FILE} and the model")
+    _check_fit(folder, tensors, wanted)
+
+
+def _check_fit(folder: Path, tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for key, value in tensors.items():
+        if key not in wanted:
+            raise _broken_adapter(folder, f"its base has no {key}")
+        if value.shape != wanted[key].shape:
+            shapes = f"{tuple(value.shape)}, its base's {tuple(wanted[key].shape)}"
+            raise _broken_adapter(folder, f"{key} has shape {shapes}")
+
+
+def _read_tensors(folder: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of an adapter that `_save_part` wrote."""
+    path = folder / ADAPTER_FILE
+    try:
+        tensors: dict[str, Tensor] = load_file(path, device=device)
+    except (SafetensorError, OSError) as error:
+        raise _broken_adapter(folder, str(error)) from error
+    check_dtypes(path, tensors, "train it again")
+    check_finite(path, tensors, "train it again")
+    return tensors
+
+
 def _read_settings(folder: Path) -> dict[str, Any]:
-    """Settings of an adapter that `_save_part` wrote; empty where there is none."""
+    """Settings of an adapter that `_save_part` wrote; empty where there is none.
+
+    Raises:
+        Skip2BenchError: they are damaged.
+    """
     if not (folder / ADAPTER_FILE).is_file() or not (folder / ADAPTER_SETTINGS).is_file():
         return {}
-    saved: dict[str, Any] = yaml.safe_load((folder / ADAPTER_SETTINGS).read_text(encoding="utf-8"))
+    saved = read_yaml(folder / ADAPTER_SETTINGS, "adapter's file")
+    if not isinstance(saved, dict) or saved.get("method") not in tuple(METHODS):
+        raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} names no method")
+    needed = ["checkpoint_dir", "checkpoint_sha256"]
+    if METHODS[saved["method"]].is_skip:
+        needed += [item.name for item in fields(SkipSettings)]
+    if absent := [key for key in needed if key not in saved]:
+        raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} lacks {', '.join(absent)}")
+    if not isinstance(saved["checkpoint_dir"], str | None):
+        raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} names no checkpoint_dir")
     return saved
+
+
+def _broken_adapter(folder: Path, reason: str) -> Skip2BenchError:
+    return Skip2BenchError(
+        f"the adapter in {str(folder)!r} cannot be loaded ({reason}); train it again"
+    )
 
 
 def _find_base(folder: Path, saved: dict[str, Any], checkpoint_dir: Path | None) -> Path:

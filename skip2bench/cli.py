@@ -5,20 +5,35 @@ Flags come from `flags`. Heavy imports wait until a command runs: `--help` is in
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, NoReturn, Optional
 
 import typer
+import typer.core
 
 from skip2bench import __version__
 from skip2bench.compare_config import OWN_TRAIN_KEYS, CompareConfig, load_compare_config
 from skip2bench.config import BenchConfig, ReportConfig, TrainConfig
-from skip2bench.errors import Skip2BenchError
+from skip2bench.errors import Skip2BenchError, error_line
 from skip2bench.flags import extra_flag, flags_from, given, normalise_flags
 from skip2bench.results import to_json
 
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; an interrupted one ends with exit status 130 and one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)  # noqa: T201
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Is Skip2-LoRA worth it against traditional LoRA, "
     "on your model, your data and your machine?",
     no_args_is_help=True,
@@ -31,13 +46,34 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a Skip2BenchError becomes one line on stderr and exit status 1."""
-    if sys.stdout is None:  # closed by the caller
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench")
     except Skip2BenchError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+        _fail(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail(
+            f"out of memory ({str(error) or 'no more to allocate'}); use a smaller model, fewer or "
+            "shorter samples, or a machine with more of it"
+        )
+
+
+def _fail(error: object) -> NoReturn:
+    with suppress(OSError):  # nobody reads it; the exit status still says so
+        print(error_line(error), file=sys.stderr)  # noqa: T201
+    sys.exit(1)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:  # nor is it imported to find out
+        return isinstance(error, MemoryError)
+    from skip2bench.recording import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 _JSON = extra_flag("json", bool, "Print the summary as JSON.", default=False)
@@ -209,9 +245,16 @@ def _version(
 
 
 def _print_text(text: str) -> None:
-    try:
+    with _standard_output():
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    """Writing to standard output, where its reader may go away and its disk be full."""
+    try:
+        yield
     except BrokenPipeError:
         sys.stdout = None  # the reader has seen enough, as `head` does
     except OSError as error:
@@ -226,4 +269,6 @@ def _print_result(
     if as_json:
         _print_text(to_json(summary))
     else:
-        print_summary(summary)
+        with _standard_output():
+            print_summary(summary)
+            sys.stdout.flush()

@@ -4,6 +4,8 @@ Values come from: defaults < the flow < a YAML file < flags. A key that is none 
 own is one of `train`, and holds for every cell.
 """
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,7 +19,7 @@ from skip2bench.config import (
     check_positive,
     option,
 )
-from skip2bench.config_file import coerce, read_flat_file, refuse_unknown
+from skip2bench.config_file import blocks_text, coerce, read_flat_file, refuse_unknown
 from skip2bench.errors import Skip2BenchError
 
 Flow = Literal["minimal", "small", "detailed"]
@@ -25,6 +27,7 @@ Peer = Literal["litgpt", "peft"]
 
 OWN_TRAIN_KEYS = frozenset(("method", "learning_rate", "cache_dir", "devices"))
 """Fields of `train` that the matrix sets for each cell."""
+_MAX_SEEDS = 1000
 _LR_STEP = 3
 """Neighbours in the grid of learning rates differ by this factor."""
 
@@ -80,20 +83,37 @@ class CompareConfig:
         check_choice("baseline", self.baseline, get_args(MethodName))
         for name in self.peers:
             check_choice("peers", name, get_args(Peer))
-        check_positive("seeds", self.seeds)
-        if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise Skip2BenchError("learning_rates names a rate twice; give each once")
-        if self.max_memory is not None:
-            parse_bytes("max_memory", self.max_memory)
+        check_positive("seeds", self.seeds, _MAX_SEEDS)
+        if self.target_loss is not None and not 0 < self.target_loss < math.inf:
+            raise Skip2BenchError(f"target_loss is {self.target_loss}; give a number above 0")
+        _check_max_memory(self.max_memory)
+        first_seed = self.cell_config({}).seed  # raises where a value of `train` is not good
+        if first_seed + self.seeds > 2**32:
+            raise Skip2BenchError(
+                f"seed {first_seed} and the {self.seeds - 1} after it go beyond {2**32 - 1}; "
+                "give a smaller --seed"
+            )
+        self._check_rates("", self.learning_rates)
         for number, entry in enumerate(self.configurations, start=1):
             _check_configuration(entry, number)
-        self.cell_config({})  # raises where a value of `train` is not good
-        for rate in self.learning_rates:
+            where = f"of configuration {number}"
+            self._check_rates(where, entry.get("learning_rates") or ())
+            own = {key: value for key, value in entry.items() if key not in _CONFIGURATION_KEYS}
+            self.cell_config(own)
+
+    def _check_rates(self, where: str, rates: Collection[Any]) -> None:
+        for rate in rates:
             self.cell_config({"learning_rate": rate})
+        if len(set(map(float, rates))) < len(rates):
+            raise Skip2BenchError(
+                f"learning_rates {where}".rstrip() + " names a rate twice; give each once"
+            )
 
     def cell_config(self, values: dict[str, Any]) -> TrainConfig:
         """A cell's configuration: what holds for all, and `values` over it."""
         merged = self.train | values
+        if "blocks" in merged:
+            merged["blocks"] = blocks_text(merged["blocks"])
         if merged.get("checkpoint_dir") is None:
             merged = EMBEDDED_DEFAULTS | merged
         return TrainConfig(**coerce(TrainConfig, merged))
@@ -122,7 +142,10 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
         Skip2BenchError: the file cannot be read, or a key or value is unknown.
     """
     given = (read_flat_file(path) if path else {}) | flags
-    given |= given.pop("train", None) or {}  # as a comparison's own config.yaml has it
+    train = given.pop("train", None) or {}  # as a comparison's own config.yaml has it
+    if not isinstance(train, dict):
+        raise Skip2BenchError(f"train is {train!r}; write a mapping below it")
+    given |= train
     refuse_unknown(given, {*_OWN_KEYS, *(item.name for item in fields(TrainConfig))})
     flow = given.get("flow", CompareConfig.flow)
     check_choice("flow", flow, get_args(Flow))
@@ -164,14 +187,25 @@ def _check_configuration(entry: dict[str, Any], number: int) -> None:
     if "method" not in entry:
         raise Skip2BenchError(f"configuration {number} has no method; add one")
     refuse_unknown(entry, known | _CONFIGURATION_KEYS)
-    check_choice("method", entry["method"], get_args(MethodName))
+    if "checkpoint_dir" in entry:
+        raise Skip2BenchError(
+            f"configuration {number} has a checkpoint_dir of its own; all are compared on one "
+            "model, so set it once, outside configurations"
+        )
     rates = entry.get("learning_rates", [])
     if not isinstance(rates, list | tuple):
         raise Skip2BenchError(
             f"learning_rates of configuration {number} is {rates!r}; write a list such as [3e-3]"
         )
-    if entry.get("max_memory") is not None:
-        parse_bytes("max_memory", str(entry["max_memory"]))
+    label = entry.get("label", "-")
+    if not isinstance(label, str) or not label.strip() or not label.isprintable():
+        raise Skip2BenchError(f"label of configuration {number} is {label!r}; give a line of text")
+    _check_max_memory(entry.get("max_memory"))
+
+
+def _check_max_memory(value: Any) -> None:
+    if value is not None and not parse_bytes("max_memory", str(value)):
+        raise Skip2BenchError("max_memory is 0; give a size such as 8GiB, or leave it out")
 
 
 def to_plain(config: CompareConfig) -> dict[str, Any]:

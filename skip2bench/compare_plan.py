@@ -12,8 +12,15 @@ from skip2bench.config import BenchConfig
 from skip2bench.console import note
 from skip2bench.estimate import estimate_bench, estimate_cells, measure_rates
 from skip2bench.matrix import Cell, Configuration, list_configurations
+from skip2bench.text_files import check_folder
 from skip2bench.training_plan import TrainingPlan, plan_training
 from skip2bench.units import format_duration
+
+_INPUT_KEYS = {
+    *("data", "domain_text", "prompt_style", "mask_prompt", "val_split_fraction"),
+    *("max_seq_length", "train_samples", "precision", "device", "logger"),
+}
+"""Values of a configuration whose input the plan of the others does not cover."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +52,16 @@ def plan_comparison(config: CompareConfig, arguments: list[str]) -> ComparisonPl
     Raises:
         Skip2BenchError: something of it is not good.
     """
+    check_folder("out_dir", config.out_dir)
     plan = plan_training(config.cell_config({"method": "lora"}))
     configurations = list_configurations(config, plan.model_config)
     if config.peers:
         from skip2bench.peers import check_peers
 
         check_peers(config.peers, plan)
+    for one in configurations:
+        if one.values.keys() & _INPUT_KEYS:
+            plan_training(config.cell_config(one.values))
     environment = plan.describe_environment(arguments)
     return ComparisonPlan(
         config=config,

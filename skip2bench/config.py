@@ -5,6 +5,7 @@ values come from (defaults < YAML < flags, LitGPT's nested YAML included) is `co
 business.
 """
 
+import math
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -57,8 +58,9 @@ class RunConfig:
         check_choice("target", self.target, get_args(Target))
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("device", self.device, get_args(Device))
-        for name in ("lora_r", "skip_r", "lora_alpha"):
-            check_positive(name, getattr(self, name))
+        for name in ("lora_r", "skip_r"):
+            check_positive(name, getattr(self, name), MAX_RANK)
+        check_positive("lora_alpha", self.lora_alpha)
         if not 0 <= self.seed < 2**32:
             raise Skip2BenchError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}")
         if not 0 <= self.lora_dropout < 1:
@@ -89,8 +91,10 @@ class BenchConfig(RunConfig):
         for name in self.methods:
             check_choice("methods", name, get_args(MethodName))
         super().__post_init__()
-        for name in ("batch_size", "seq_length", "rounds", "iterations"):
+        for name in ("batch_size", "seq_length"):
             check_positive(name, getattr(self, name))
+        for name in ("rounds", "iterations"):
+            check_positive(name, getattr(self, name), MAX_REPEATS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +172,13 @@ class TrainConfig(RunConfig):
         check_choice("logger", self.logger, get_args(LoggerName))
         check_choice("cache_tier", self.cache_tier, get_args(CacheTier))
         check_choice("cache_dtype", self.cache_dtype, get_args(CacheDtype))
-        if self.cache_max_bytes is not None:
-            parse_bytes("cache_max_bytes", self.cache_max_bytes)
+        if self.cache_max_bytes is not None and not parse_bytes(
+            "cache_max_bytes", self.cache_max_bytes
+        ):
+            raise Skip2BenchError(
+                "cache_max_bytes is 0, which has room for no sample; "
+                "use --method skip to train without a cache"
+            )
         super().__post_init__()
         _check_counts(self)
         _check_optimizer(self)
@@ -192,6 +201,10 @@ class TrainConfig(RunConfig):
             )
 
 
+MAX_COUNT = 10**9
+"""Beyond it a count is a slip: nothing here can have or do so many."""
+MAX_RANK = 2**16
+MAX_REPEATS = 100_000
 LORA_TARGETS = ("lora_query", "lora_key", "lora_value", "lora_projection", "lora_mlp", "lora_head")
 
 EMBEDDED_DEFAULTS: dict[str, Any] = {
@@ -242,13 +255,15 @@ def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
         return tuple(range(n_layer))
     if name in BLOCK_PRESETS:
         return tuple(range(min(BLOCK_PRESETS[name], n_layer)))
-    numbers = [part.strip() for part in name.strip("[]()").split(",") if part.strip()]
-    if not numbers or not all(re.fullmatch(r"\d+", number) for number in numbers):
+    inner = name[1:-1] if name[:1] + name[-1:] in ("[]", "()") else name
+    numbers = [part.strip() for part in inner.removesuffix(",").split(",")]
+    if not all(re.fullmatch(r"[0-9]+", number) for number in numbers):
         presets = ", ".join(BLOCK_PRESETS)
         raise Skip2BenchError(
             f"blocks {text!r} is no list of block numbers; give e.g. 0,1,2,3, or all, {presets}"
         )
-    blocks = tuple(int(number) for number in numbers)
+    # the digits of a block that exists are few; int() refuses some thousands of them
+    blocks = tuple(int(number.lstrip("0")[:18] or "0") for number in numbers)
     if len(set(blocks)) < len(blocks):
         raise Skip2BenchError(f"blocks {text!r} names a block twice; give each block once")
     if max(blocks) >= n_layer:
@@ -264,10 +279,12 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise Skip2BenchError(f"{name} is {value!r}; choose from {', '.join(choices)}")
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise a Skip2BenchError unless `value` is at least 1."""
+def check_positive(name: str, value: int, most: int = MAX_COUNT) -> None:
+    """Raise a Skip2BenchError unless `value` is from 1 to `most`."""
     if value < 1:
         raise Skip2BenchError(f"{name} is {value}; give 1 or more")
+    if value > most:
+        raise Skip2BenchError(f"{name} is {value}; give at most {most}")
 
 
 def _check_counts(config: TrainConfig) -> None:
@@ -282,16 +299,22 @@ def _check_counts(config: TrainConfig) -> None:
     for name in ("max_steps", "train_samples", "max_seq_length"):
         if getattr(config, name) is not None:
             check_positive(name, getattr(config, name))
+    if config.max_seq_length == 1:
+        raise Skip2BenchError(
+            "max_seq_length is 1, which has no next token to learn; give 2 or more"
+        )
 
 
 def _check_optimizer(config: TrainConfig) -> None:
-    if not config.learning_rate > 0:
+    if not 0 < config.learning_rate < math.inf:  # NaN is refused too, here and below
         raise Skip2BenchError(
             f"learning_rate is {config.learning_rate}; give a number above 0, such as 3e-3"
         )
     for name in ("lr_warmup_steps", "weight_decay"):
-        if not getattr(config, name) >= 0:  # NaN is refused too
-            raise Skip2BenchError(f"{name} is {getattr(config, name)}; give 0 or more")
+        value = getattr(config, name)
+        if not 0 <= value <= MAX_COUNT:
+            remedy = f"at most {MAX_COUNT}" if value > 0 else "0 or more"
+            raise Skip2BenchError(f"{name} is {value}; give {remedy}")
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise Skip2BenchError(

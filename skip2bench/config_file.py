@@ -12,11 +12,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from skip2bench.config import EMBEDDED_DEFAULTS, LORA_TARGETS, TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.resources import find_resource
+from skip2bench.yaml_files import read_yaml
 
 Config = TypeVar("Config")
 
@@ -26,8 +25,26 @@ _RENAMED = {
     "skip2lora_block_indices": "blocks",
     "skip2lora_output_layer": "target",
     "optimizer.lr": "learning_rate",
+    "optimizer.weight_decay": "weight_decay",
 }
 _LITGPT_BLOCKS = ("train", "eval", "optimizer", "data")
+# Keys of LitGPT's blocks; those that mean something here are fields of the same name.
+_BLOCK_KEYS = {
+    "train": (
+        *("save_interval", "log_interval", "global_batch_size", "micro_batch_size"),
+        *("lr_warmup_steps", "lr_warmup_fraction", "epochs", "max_tokens", "max_steps"),
+        *("max_time", "max_seq_length", "tie_embeddings", "max_norm", "min_lr"),
+    ),
+    "eval": (
+        *("interval", "max_new_tokens", "max_iters", "initial_validation"),
+        *("final_validation", "evaluate_example"),
+    ),
+    "data": (
+        *("mask_prompt", "val_split_fraction", "prompt_style", "ignore_index", "seed"),
+        *("num_workers", "download_dir"),
+    ),
+    "optimizer": ("lr", "weight_decay", "betas"),
+}
 # `lm_head` is the guide's word for "the adapters end where lm_head begins".
 _TARGETS = {"lm_head": "hidden"}
 # Keys of LitGPT that change nothing here: logging, generation of samples, worker processes.
@@ -37,7 +54,7 @@ _WITHOUT_EFFECT = frozenset(
         *("eval.max_new_tokens", "eval.max_iters", "eval.evaluate_example"),
         *("eval.initial_validation", "eval.final_validation"),
         *("data.num_workers", "data.download_dir", "data.ignore_index", "data.seed"),
-        *("num_nodes", "access_token", "log"),
+        *("access_token", "log"),
     )
 )
 
@@ -61,8 +78,8 @@ def load_train_config(
     values, ignored = (_read_train_file(path, flags.get("method"))) if path else ({}, [])
     ignored += _flags_without_effect(flags, values | flags)
     values |= flags
-    if values.get("target") in _TARGETS:
-        values["target"] = _TARGETS[values["target"]]
+    if isinstance(target := values.get("target"), str):
+        values["target"] = _TARGETS.get(target, target)
     if values.get("checkpoint_dir") is None:
         values = EMBEDDED_DEFAULTS | values
     return TrainConfig(**coerce(TrainConfig, values)), ignored
@@ -92,15 +109,21 @@ def coerce(config_class: type[Config], values: dict[str, Any]) -> dict[str, Any]
     return result
 
 
-def refuse_unknown(values: Iterable[str], known: Collection[str]) -> None:
-    """Raise a Skip2BenchError for the first key that is not known; it names the nearest one."""
+def refuse_unknown(values: Iterable[str], known: Collection[str], prefix: str = "") -> None:
+    """Raise a Skip2BenchError for the first key that is not known; it names the nearest one.
+
+    Args:
+        values: Keys that were given.
+        known: Keys that there are.
+        prefix: Where they stand, to name them in full.
+    """
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+            near = difflib.get_close_matches(str(key), known, n=1)
             remedy = (
                 f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
             )
-            raise Skip2BenchError(f"unknown key {key!r}; {remedy}")
+            raise Skip2BenchError(f"unknown key {prefix + str(key)!r}; {remedy}")
 
 
 def read_flat_file(path: Path) -> dict[str, Any]:
@@ -115,7 +138,10 @@ def read_flat_file(path: Path) -> dict[str, Any]:
 def _read_train_file(path: Path, method: str | None) -> tuple[dict[str, Any], list[str]]:
     nested = _read_mapping(path)
     flat, ignored = _flatten(nested)
-    if flat.pop("skip2lora_enabled", None) is False:
+    enabled = flat.pop("skip2lora_enabled", None)
+    if not isinstance(enabled, bool | None):
+        raise Skip2BenchError(f"skip2lora_enabled is {enabled!r}; give true or false")
+    if enabled is False:
         flat.setdefault("method", "lora")
     is_skip_file = any(key.startswith("skip2lora_") for key in nested)
     if "method" not in flat and (
@@ -125,27 +151,30 @@ def _read_train_file(path: Path, method: str | None) -> tuple[dict[str, Any], li
     # LitGPT has one rank: it is that of whichever adapter the run trains
     if (method or flat.get("method")) != "lora" and "lora_r" in flat:
         flat.setdefault("skip_r", flat["lora_r"])
-    if isinstance(flat.get("blocks"), int):
-        flat["blocks"] = str(flat["blocks"])
     if isinstance(flat.get("cache_max_bytes"), int):
         flat["cache_max_bytes"] = str(flat["cache_max_bytes"])
-    if isinstance(flat.get("blocks"), list | tuple):
-        flat["blocks"] = ",".join(str(block) for block in flat["blocks"])
+    if "blocks" in flat:
+        flat["blocks"] = blocks_text(flat["blocks"])
     return flat, ignored
 
 
+def blocks_text(value: Any) -> Any:
+    """Blocks as text, where YAML has them as a number or a list of numbers; else the value."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, list | tuple):
+        return value
+    if not all(isinstance(block, int | str) and not isinstance(block, bool) for block in value):
+        raise Skip2BenchError(f"blocks is {value!r}; give a list of numbers such as [0, 1, 2, 3]")
+    return ",".join(str(block) for block in value)
+
+
 def _read_mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists() and not path.is_absolute():
         shipped = find_resource("config_hub").parent / path
-        if path.is_absolute() or not shipped.is_file():
-            raise Skip2BenchError(f"config file {str(path)!r} does not exist; check the path")
-        path = shipped
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise Skip2BenchError(f"config file {str(path)!r} is not valid YAML: {reason}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        path = shipped if shipped.is_file() else path
+    loaded = read_yaml(path, "config file")
+    if not isinstance(loaded, dict):
         raise Skip2BenchError(
             f"config file {str(path)!r} holds no mapping; write lines such as 'epochs: 3'"
         )
@@ -154,25 +183,47 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 def _flatten(nested: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Bring LitGPT's nested keys to field names; return also the keys that have no effect."""
+    flat: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    ignored = []
+    for key, value in _pairs(nested):
+        if key in _WITHOUT_EFFECT:
+            ignored += [key] if value not in (None, {}) else []
+        elif value is not None or key not in _UNSUPPORTED:
+            _refuse_unsupported(key, value)
+            block, _, name = key.rpartition(".")
+            field = _RENAMED.get(key, name if block in _BLOCK_KEYS else key)
+            if field in flat:
+                raise Skip2BenchError(
+                    f"{field} is given twice, as {origin[field]!r} and as {key!r}; keep one"
+                )
+            flat[field], origin[field] = value, key
+    flat.pop("num_nodes", None)
+    return flat, ignored
+
+
+def _pairs(nested: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Keys and values, those of LitGPT's blocks as `train.epochs`.
+
+    A block may also hold fields of `train` under `train`, as a comparison's own config.yaml does.
+    """
     pairs: list[tuple[str, Any]] = []
     for key, value in nested.items():
         if key == "data":
             pairs += _data_pairs(value)
         elif key == "optimizer":
             pairs += _optimizer_pairs(value)
-        elif key in ("train", "eval") and isinstance(value, dict | None):
+        elif key in ("train", "eval"):
+            if not isinstance(value, dict | None):
+                raise Skip2BenchError(f"{key} is {value!r}; write a mapping below it")
+            known = _BLOCK_KEYS[key]
+            if key == "train":
+                known += tuple(item.name for item in fields(TrainConfig))
+            refuse_unknown(value or (), known, f"{key}.")
             pairs += [(f"{key}.{name}", inner) for name, inner in (value or {}).items()]
         else:
             pairs.append((key, value))
-    flat: dict[str, Any] = {}
-    ignored = []
-    for key, value in pairs:
-        if key in _WITHOUT_EFFECT:
-            ignored += [key] if value is not None else []
-        elif value is not None or key not in _UNSUPPORTED:
-            _refuse_unsupported(key)
-            flat[_RENAMED.get(key, key.removeprefix("train.").removeprefix("data."))] = value
-    return flat, ignored
+    return pairs
 
 
 _UNSUPPORTED = {
@@ -182,11 +233,12 @@ _UNSUPPORTED = {
     "train.max_time": "use max_steps",
     "train.tie_embeddings": "the checkpoint's own setting is used",
     "train.lr_warmup_fraction": "use lr_warmup_steps",
+    "num_nodes": "a run is on one machine",
 }
 
 
-def _refuse_unsupported(key: str) -> None:
-    if key in _UNSUPPORTED:
+def _refuse_unsupported(key: str, value: Any) -> None:
+    if key in _UNSUPPORTED and (key, value) != ("num_nodes", 1):
         raise Skip2BenchError(
             f"LitGPT's key {key!r} is not supported; leave it empty ({_UNSUPPORTED[key]})"
         )
@@ -200,15 +252,16 @@ def _data_pairs(value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         return [("data", value)]
     unknown = set(value) - {"class_path", "init_args"}
-    if unknown or not isinstance(value.get("class_path"), str):
+    module, _, name = str(value.get("class_path")).rpartition(".")
+    if unknown or "class_path" not in value or module not in ("", "litgpt.data"):
         raise Skip2BenchError(
             "data needs class_path (and init_args), such as class_path: litgpt.data.Alpaca2k"
         )
     init_args = _init_args("data", value)
-    name = value["class_path"].rpartition(".")[2]
     source = init_args.pop("json_path", None) if name == "JSON" else name.lower()
     if source is None:
         raise Skip2BenchError("data of class JSON needs init_args: json_path")
+    refuse_unknown(init_args, _BLOCK_KEYS["data"], "data.init_args.")
     return [("data", source), *((f"data.{key}", inner) for key, inner in init_args.items())]
 
 
@@ -227,8 +280,10 @@ def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list
     ranks = [f"{name} ({method} takes {used or 'no rank'})" for name in idle]
     targets = [name for name in flags if name in LORA_TARGETS and method != "lora"]
     cache = [name for name in flags if name.startswith("cache_") and method != "skip2"]
+    skip = [name for name in ("blocks", "target") if name in flags and "skip" not in method]
     return [
         *ranks,
+        *(f"{name} (only skip and skip2 take it)" for name in skip),
         *(f"{name} (only lora takes it)" for name in targets),
         *(f"{name} ({method} has no cache)" for name in cache),
     ]
@@ -239,14 +294,14 @@ def _optimizer_pairs(value: Any) -> list[tuple[str, Any]]:
     name = value
     if isinstance(value, dict):
         name, init_args = value.get("class_path"), _init_args("optimizer", value)
+        refuse_unknown(value, ("class_path", "init_args"), "optimizer.")
+        refuse_unknown(init_args, _BLOCK_KEYS["optimizer"], "optimizer.init_args.")
     if name is not None and str(name).rpartition(".")[2] != "AdamW":
         raise Skip2BenchError(
             f"optimizer {name!r} is not supported; every method trains with torch.optim.AdamW"
         )
     betas = init_args.pop("betas", None)
-    pairs = [
-        (f"optimizer.{key}" if key == "lr" else key, inner) for key, inner in init_args.items()
-    ]
+    pairs = [(f"optimizer.{key}", inner) for key, inner in init_args.items()]
     if betas is not None:
         if not isinstance(betas, list) or len(betas) != 2:
             raise Skip2BenchError(f"optimizer betas {betas!r} is no pair; write [0.9, 0.95]")
@@ -258,6 +313,9 @@ def _takes_none(hint: Any) -> bool:
     return NoneType in get_args(hint)
 
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+
+
 def _coerce_value(key: str, value: Any, hint: Any) -> Any:
     """Bring one value to the type of its field; numbers may come as text (YAML reads 2e-4 so)."""
     if value is None:
@@ -266,24 +324,36 @@ def _coerce_value(key: str, value: Any, hint: Any) -> Any:
         hint = next(inner for inner in get_args(hint) if inner is not NoneType)
     if get_origin(hint) is Literal:
         return value  # __post_init__ names the choices
-    if hint is bool:
-        good = isinstance(value, bool)
-    elif get_origin(hint) is tuple:
-        good = isinstance(value, list | tuple)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple) or None in value:
+            raise Skip2BenchError(f"{key} is {value!r}; give a list without empty entries")
         kind = get_args(hint)[0]
-        items = (str(i) if kind is str else _coerce_value(key, i, kind) for i in value or ())
-        value = tuple(items) if good else value
-    elif hint is Path or hint is str:
-        good = isinstance(value, str | Path)
-    else:
-        good = not isinstance(value, bool) and isinstance(value, int | float | str)
-        good = good and not (hint is int and isinstance(value, float))
+        items = (blocks_text(item) if key == "blocks" else item for item in value)
+        return tuple(_coerce_value(key, item, kind) for item in items)
+    if hint is Path or hint is str:
+        return _coerce_text(key, value, hint)
+    made = (value if isinstance(value, bool) else None) if hint is bool else _number(value, hint)
+    if made is None:
+        raise Skip2BenchError(f"{key} is {value!r}; give {_KINDS[hint]}")
+    return made
+
+
+def _number(value: Any, hint: type[int] | type[float]) -> int | float | None:
+    """The value as a number of that type; None where it is none."""
+    is_fraction = hint is int and isinstance(value, float)
+    if not isinstance(value, int | float | str) or isinstance(value, bool) or is_fraction:
+        return None
     try:
-        if good and not isinstance(value, tuple):
-            value = hint(value)
-    except ValueError:
-        good = False
-    if not good:
-        name = getattr(hint, "__name__", str(hint))
-        raise Skip2BenchError(f"{key} is {value!r}; give a value of type {name}")
-    return value
+        return hint(value)
+    except (ValueError, OverflowError):  # no number, or one beyond all floats
+        return None
+
+
+def _coerce_text(key: str, value: Any, hint: type) -> Any:
+    if not isinstance(value, str | Path):
+        raise Skip2BenchError(f"{key} is {value!r}; give {_KINDS.get(hint, 'text')}")
+    if not str(value).strip():
+        raise Skip2BenchError(f"{key} is empty; give {_KINDS.get(hint, 'text')}, or leave it out")
+    if "\0" in str(value):
+        raise Skip2BenchError(f"{key} is {str(value)!r}, which holds a NUL; take it out")
+    return hint(value)

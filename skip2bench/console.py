@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from skip2bench.errors import printable
+
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 # Where nobody says how wide the page is (a pipe, a log), wide enough for every table.
 stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -25,12 +27,12 @@ stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 def note(text: str) -> None:
     """Print one line to stderr."""
-    stderr.print(text, markup=False)
+    stderr.print(printable(text), markup=False)
 
 
 def warn(text: str) -> None:
     """Print one warning line to stderr."""
-    stderr.print(f"warning: {text}", markup=False, style="yellow")
+    stderr.print(f"warning: {printable(text)}", markup=False, style="yellow")
 
 
 class Bar:

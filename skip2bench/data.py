@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 from litgpt.data import SFTDataset
-from litgpt.prompts import PromptStyle, prompt_styles
+from litgpt.prompts import prompt_styles
 from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.config import EMBEDDED_DATA, TrainConfig
+from skip2bench.data_modules import load_module
 from skip2bench.errors import Skip2BenchError
-from skip2bench.records import SUFFIXES, Record, load_records
+from skip2bench.records import Record, is_records_file, load_records
 from skip2bench.stdlib import INSTRUCTION, read_modules, sample_documented_functions
 
 IGNORE_INDEX = -100
@@ -60,6 +61,12 @@ class TokenizedData:
     val: Samples
     dropped: int
     """Samples left out because the cut to max_seq_length left nothing to learn from."""
+    cut: int
+    """Samples that were used and lost the end of their output by that cut."""
+    empty: int
+    """Records without an output: all they teach is to end the text."""
+    shared: int
+    """Validation samples that are among the training samples too."""
     sha256: str
     """Over the token ids and labels of both sides."""
 
@@ -73,21 +80,28 @@ def load_data(config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int) ->
         max_seq_length: Samples are cut to this many tokens.
 
     Raises:
-        Skip2BenchError: the source is unknown, unreadable, or empty.
+        Skip2BenchError: the source is unknown, unreadable, or empty, or the tokenizer has no end of
+            text.
     """
     if config.prompt_style not in prompt_styles:
         raise Skip2BenchError(
             f"prompt_style is {config.prompt_style!r}; choose from {', '.join(prompt_styles)}"
         )
+    if tokenizer.eos_id is None:
+        raise Skip2BenchError(
+            "the tokenizer of the checkpoint has no end of text; add its eos_token to "
+            "tokenizer_config.json, or download the checkpoint again"
+        )
     path = Path(config.data)
+    sides: tuple[list[Record], list[Record]] = ([], [])
     if config.data == EMBEDDED_DATA:
         name, sides = EMBEDDED_DATA, pydoc_records()
         train, val = _datasets(sides, config, tokenizer, max_seq_length, mask_prompt=True)
-    elif path.suffix in SUFFIXES:
+    elif is_records_file(config.data):
         name, sides = path.name, load_records(path, config.val_split_fraction)
         train, val = _datasets(sides, config, tokenizer, max_seq_length, mask_prompt=False)
     else:
-        name, (train, val) = config.data, _module_datasets(config, tokenizer, max_seq_length)
+        name, (train, val) = config.data, load_module(config, tokenizer, max_seq_length)
     train_samples, dropped = _tokenize(train, config.train_samples)
     val_samples, dropped_val = _tokenize(val, None)
     for side, samples in (("training", train_samples), ("validation", val_samples)):
@@ -101,6 +115,11 @@ def load_data(config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int) ->
         train=train_samples,
         val=val_samples,
         dropped=dropped + dropped_val,
+        cut=sum(
+            _count_cut(side, max_seq_length, tokenizer) for side in (train_samples, val_samples)
+        ),
+        empty=sum(not record["output"].strip() for side in sides for record in side),
+        shared=_count_shared(train_samples, val_samples),
         sha256=_hash(train_samples, val_samples),
     )
 
@@ -186,6 +205,18 @@ def _tokenize(dataset: SFTDataset, limit: int | None) -> tuple[Samples, int]:
     return Samples(input_ids=input_ids, labels=labels), dropped
 
 
+def _count_cut(samples: Samples, max_seq_length: int, tokenizer: Tokenizer) -> int:
+    """Samples of the full length that do not end as every whole one does."""
+    return sum(
+        len(ids) == max_seq_length and int(ids[-1]) != tokenizer.eos_id for ids in samples.input_ids
+    )
+
+
+def _count_shared(train: Samples, val: Samples) -> int:
+    known = {ids.numpy().tobytes() for ids in train.input_ids}
+    return sum(ids.numpy().tobytes() in known for ids in val.input_ids)
+
+
 def _hash(*sides: Samples) -> str:
     digest = hashlib.sha256()
     for side in sides:
@@ -217,44 +248,3 @@ def _datasets(
         for records in sides
     )
     return train, val
-
-
-def _module_datasets(
-    config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int
-) -> tuple[SFTDataset, SFTDataset]:
-    """One of LitGPT's data modules; most download their data."""
-    import litgpt.data
-
-    names = {
-        name.lower(): name
-        for name in litgpt.data.__all__
-        if name not in ("DataModule", "SFTDataset", "JSON")
-    }
-    class_name = names.get(config.data.lower())
-    if class_name is None:
-        raise Skip2BenchError(
-            f"data {config.data!r} is neither {EMBEDDED_DATA!r}, a .json or .jsonl file nor a "
-            f"LitGPT data module; modules: {', '.join(sorted(names))}"
-        )
-    try:
-        module = getattr(litgpt.data, class_name)(
-            mask_prompt=bool(config.mask_prompt),
-            prompt_style=PromptStyle.from_name(config.prompt_style),
-        )
-        module.connect(tokenizer=tokenizer, batch_size=1, max_seq_length=max_seq_length)
-        module.prepare_data()
-        module.setup()
-        return module.train_dataset, module.test_dataset
-    except ImportError as error:
-        raise Skip2BenchError(
-            f"data {config.data!r} needs a package: {error}; install it with pip"
-        ) from error
-    except (TypeError, AttributeError) as error:
-        raise Skip2BenchError(
-            f"data {config.data!r} is no instruction data set ({error}); choose another"
-        ) from error
-    except OSError as error:  # every connection error is one
-        raise Skip2BenchError(
-            f"data {config.data!r} could not be downloaded ({type(error).__name__}); connect this "
-            f"machine to the network, or use --data {EMBEDDED_DATA} or a JSON file"
-        ) from error

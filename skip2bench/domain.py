@@ -14,9 +14,11 @@ from skip2bench.data import Samples
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models import embedded_checkpoint
 from skip2bench.stdlib import read_modules, strip_docstrings
+from skip2bench.text_files import read_text
 
 WINDOW_TOKENS = 256
 MAX_WINDOWS = 64
+MAX_CHARACTERS = 20_000_000
 AUTO, NONE = "auto", "none"
 
 
@@ -41,7 +43,12 @@ def load_domain(
     """
     if source == NONE or (source == AUTO and base_folder != embedded_checkpoint()):
         return None
-    text = _held_out_source() if source == AUTO else _read_text(Path(source))
+    text = _held_out_source() if source == AUTO else read_text(Path(source), "domain_text")
+    if len(text) > MAX_CHARACTERS:
+        raise Skip2BenchError(
+            f"domain_text {source!r} has {len(text):,} characters; cut it to {MAX_CHARACTERS:,}: "
+            f"{MAX_WINDOWS} windows of {WINDOW_TOKENS} tokens are taken from it"
+        )
     tokens = tokenizer.encode(text, bos=False, eos=False)
     size = min(WINDOW_TOKENS, max_seq_length)
     windows = [window for window in tokens.split(size) if len(window) == size]
@@ -58,14 +65,3 @@ def _held_out_source() -> str:
     """Source of the validation packages without docstrings, as pretraining validated on it."""
     modules = [m for m in read_modules() if m.is_validation and m.parse() is not None]
     return "\n".join(strip_docstrings(module.source) for module in modules)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise Skip2BenchError(
-            f"domain_text {str(path)!r} cannot be read ({reason}); give a UTF-8 text file, "
-            f"{AUTO} or {NONE}"
-        ) from error

@@ -80,12 +80,18 @@ def _flag(item: Any, hint: Any, embedded_default: Any) -> inspect.Parameter:
         default += "]"
     if NoneType in get_args(hint):
         hint = next(inner for inner in get_args(hint) if inner is not NoneType)
-    kind: Any = hint if hint in (int, float, bool, Path) else str  # tuples: comma-separated text
+    # tuples are comma-separated text; of a path, Path("") would hide that nothing was given
+    kind: Any = hint if hint in (int, float, bool) else str
     if item.metadata.get("repeatable"):
         kind = list[str]
     can_negate = kind is bool and item.name not in _ONE_WAY
     flag = f"--{name}/--no-{name}" if can_negate else f"--{name}"
-    option = typer.Option(flag, help=item.metadata["help"] + default, show_default=False)
+    option = typer.Option(
+        flag,
+        help=item.metadata["help"] + default,
+        show_default=False,
+        metavar="PATH" if hint is Path else None,
+    )
     return inspect.Parameter(
         item.name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -17,6 +17,7 @@ from skip2bench.building import build_empty_model, count_parameters
 from skip2bench.byte_sizes import parse_bytes
 from skip2bench.compare_config import CompareConfig
 from skip2bench.config import TrainConfig
+from skip2bench.config_file import blocks_text
 from skip2bench.console import note
 from skip2bench.errors import Skip2BenchError
 from skip2bench.methods import METHODS, MethodSettings, has_biases, resolve_method
@@ -123,8 +124,8 @@ def _combine(config: CompareConfig, model: Config) -> list[dict[str, Any]]:
 def _resolve(config: CompareConfig, entry: dict[str, Any], model: Config) -> Configuration:
     own = ("label", "learning_rates", "max_memory")
     values = {key: value for key, value in entry.items() if key not in own}
-    if "blocks" in values and not isinstance(values["blocks"], str):
-        values["blocks"] = str(values["blocks"])
+    if "blocks" in values:
+        values["blocks"] = blocks_text(values["blocks"])
     cell = config.cell_config(values)
     settings = resolve_method(cell.method, cell.blocks, cell, model)
     limit = entry.get("max_memory", config.max_memory)

@@ -6,20 +6,30 @@ each.
 """
 
 import hashlib
+import os
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from litgpt.config import Config, name_to_config
 from litgpt.model import GPT
+from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.config import EMBEDDED_MODEL
 from skip2bench.errors import Skip2BenchError
 from skip2bench.resources import find_resource
+from skip2bench.weights_check import read_weights
 
+WEIGHTS_FILE, CONFIG_FILE = "lit_model.pth", "model_config.yaml"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+_HUGGING_FACE_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+_SIZES = dict.fromkeys(("n_layer", "n_head", "n_query_groups"), 100_000) | dict.fromkeys(
+    ("n_embd", "head_size", "block_size", "vocab_size", "padded_vocab_size"), 1 << 30
+)
+"""The largest that a model's sizes may be: beyond it, they are damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +55,35 @@ def check_checkpoint(folder: Path) -> None:
     Raises:
         Skip2BenchError: what is missing, and the command that makes it.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise Skip2BenchError(
-            f"checkpoint folder {str(folder)!r} does not exist; get one with "
-            "'litgpt download <name>', or leave the flag out for the embedded model"
+            f"checkpoint folder {str(folder)!r} does not exist; {_remedy(folder)}, or leave the "
+            "flag out for the embedded model"
         )
-    names = ["lit_model.pth", "model_config.yaml", "tokenizer_config.json"]
+    names = [WEIGHTS_FILE, CONFIG_FILE, "tokenizer_config.json"]
     missing = [name for name in names if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         missing.append("tokenizer.json or tokenizer.model")
-    if missing and any(folder.glob("*.safetensors")) and "lit_model.pth" in missing:
+    is_hugging_face = any(any(folder.glob(pattern)) for pattern in _HUGGING_FACE_FILES)
+    if is_hugging_face and WEIGHTS_FILE in missing:
+        command = shlex.join(["litgpt", "convert_to_litgpt", str(folder)])
         raise Skip2BenchError(
-            f"{str(folder)!r} is a Hugging Face checkpoint; convert it with "
-            f"'litgpt convert_to_litgpt {folder}'"
+            f"{str(folder)!r} is a Hugging Face checkpoint; convert it with {command!r}"
         )
     if missing:
         raise Skip2BenchError(
             f"checkpoint folder {str(folder)!r} lacks {', '.join(missing)}; download it again"
         )
+
+
+def _remedy(folder: Path) -> str:
+    """Where to get a checkpoint that is not there: it may be the name of one on the Hub."""
+    kept = Path("checkpoints") / folder
+    if os.path.isdir(kept):
+        return f"give --checkpoint-dir {kept}"
+    if not folder.is_absolute() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(folder)):
+        return f"get it with 'litgpt download {folder}' and give --checkpoint-dir {kept}"
+    return "get one with 'litgpt download <name>'"
 
 
 def load_config(folder: Path) -> Config:
@@ -71,12 +92,35 @@ def load_config(folder: Path) -> Config:
     Raises:
         Skip2BenchError: the file does not describe a LitGPT model.
     """
+    path = folder / CONFIG_FILE
     try:
-        return Config.from_file(folder / "model_config.yaml")
-    except (TypeError, ValueError, yaml.YAMLError) as error:
+        config = Config.from_file(path)
+        for key, most in _SIZES.items():
+            value = getattr(config, key)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise ValueError(f"{key} is {value!r}")
+    except Exception as error:
+        # LitGPT checks little of it: whatever it stumbles over, the file is no configuration
+        reason = error if str(error) else "its sizes do not fit each other"
         raise Skip2BenchError(
-            f"{str(folder / 'model_config.yaml')!r} is no LitGPT model configuration ({error}); "
-            "download it again"
+            f"{str(path)!r} is no LitGPT model configuration ({reason}); download it again"
+        ) from error
+    return config
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        Skip2BenchError: its files are broken.
+    """
+    try:
+        return Tokenizer(folder)
+    except Exception as error:
+        # tokenizers raises Exception itself, LitGPT whatever a wrong JSON leads to
+        raise Skip2BenchError(
+            f"the tokenizer in {str(folder)!r} cannot be loaded ({type(error).__name__}: {error}); "
+            "download the checkpoint again"
         ) from error
 
 
@@ -87,16 +131,7 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype) -> B
         Skip2BenchError: files are missing or unreadable.
     """
     check_checkpoint(folder)
-    try:
-        weights = torch.load(
-            folder / "lit_model.pth", mmap=True, weights_only=True, map_location="cpu"
-        )
-    except Exception as error:
-        # torch raises many types for a broken file; whichever it is, the remedy is the same
-        raise Skip2BenchError(
-            f"{str(folder / 'lit_model.pth')!r} cannot be read ({error}); get it again"
-        ) from error
-    weights = weights.get("model", weights)
+    weights = read_weights(folder / WEIGHTS_FILE, "download the checkpoint again")
     return Base(
         name=folder.resolve().name,
         config=load_config(folder),
@@ -167,7 +202,7 @@ def find_checkpoint(model: str) -> Path | None:
     """The checkpoint folder that `--model` names; None where it is a LitGPT config name."""
     if model == EMBEDDED_MODEL:
         return embedded_checkpoint()
-    return Path(model) if Path(model).is_dir() else None
+    return Path(model) if os.path.isdir(model) else None
 
 
 def hash_file(path: Path) -> str:

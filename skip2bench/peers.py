@@ -26,7 +26,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.models import load_checkpoint
 from skip2bench.objective import token_validation_loss
 from skip2bench.recording import record_run
-from skip2bench.records import SUFFIXES, load_records
+from skip2bench.records import is_records_file, load_records
 from skip2bench.results import open_run_folder
 from skip2bench.stop_request import interrupted_by_sigterm
 from skip2bench.training_plan import TrainingPlan, plan_training
@@ -62,7 +62,7 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
         Skip2BenchError: a package is missing, or the data is of a kind that peers cannot get.
     """
     config = plan.config
-    if config.data != EMBEDDED_DATA and Path(config.data).suffix not in SUFFIXES:
+    if config.data != EMBEDDED_DATA and not is_records_file(config.data):
         raise Skip2BenchError(
             f"peers cannot train on {config.data!r}; give pydoc or an Alpaca JSON file"
         )
@@ -70,6 +70,11 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
         raise Skip2BenchError(
             f"peers cannot leave out the {plan.data.dropped} samples without a supervised token; "
             "raise --max-seq-length or remove them"
+        )
+    if "litgpt" in names and config.micro_batch_size > config.global_batch_size:
+        raise Skip2BenchError(
+            f"the peer 'litgpt' refuses micro_batch_size {config.micro_batch_size} above "
+            f"global_batch_size {config.global_batch_size}; lower --micro-batch-size"
         )
     if "peft" in names:
         missing = [name for name in ("transformers", "peft", "accelerate") if not find_spec(name)]

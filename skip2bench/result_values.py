@@ -150,7 +150,7 @@ def _find_rule(key: str) -> tuple[str, Callable[[Any], bool]]:
     if key in ("ratio", "low", "high"):
         return "a ratio", _within(0.0, _LARGEST)
     if key in ("epochs", "learning_rate"):
-        return "a number from 0", _within(0.0, 1e12)
+        return "a number from 0", _within(0.0, _LARGEST)
     for suffix, wanted, fits in _SUFFIX_RULES:
         if key.endswith(suffix):
             return wanted, fits

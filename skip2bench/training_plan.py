@@ -6,16 +6,28 @@ from typing import Any
 
 import torch
 from litgpt.config import Config
-from litgpt.tokenizer import Tokenizer
 
 from skip2bench.config import TrainConfig
 from skip2bench.console import warn
 from skip2bench.data import Samples, TokenizedData, count_steps, load_data
 from skip2bench.domain import load_domain
 from skip2bench.environment import choose_device, choose_precision, describe_environment
+from skip2bench.errors import Skip2BenchError
 from skip2bench.logs import check_tensorboard
 from skip2bench.methods import MethodSettings, resolve_method
-from skip2bench.models import check_checkpoint, embedded_checkpoint, hash_file, load_config
+from skip2bench.models import (
+    WEIGHTS_FILE,
+    check_checkpoint,
+    embedded_checkpoint,
+    hash_file,
+    load_config,
+    load_tokenizer,
+)
+from skip2bench.text_files import check_folder
+from skip2bench.weights_check import check_weights
+
+_MAX_STEPS = 10_000_000
+"""The plan of a run lists its steps; nobody waits for more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +116,11 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     precision = choose_precision(config.precision, device)
     if config.logger == "tensorboard":
         check_tensorboard()
+    check_folder("out_dir", config.out_dir)
+    check_folder("cache_dir", config.cache_dir)
+    check_weights(base_folder / WEIGHTS_FILE, model_config)
     length = limit_length(config, model_config)
-    tokenizer = Tokenizer(base_folder)
+    tokenizer = load_tokenizer(base_folder)
     plan = TrainingPlan(
         config=config,
         base_folder=base_folder,
@@ -116,18 +131,60 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
         device=device,
         precision=precision,
     )
-    if plan.data.dropped:
-        warn(
-            f"{plan.data.dropped} samples left out: cut to {length} tokens, "
+    _check_token_ids(plan)
+    if plan.steps > _MAX_STEPS:
+        raise Skip2BenchError(
+            f"the run would take {plan.steps:,} steps; lower --epochs, or set --max-steps to at "
+            f"most {_MAX_STEPS:,}"
+        )
+    for text in _list_warnings(plan, length):
+        warn(text)
+    return plan
+
+
+def _check_token_ids(plan: TrainingPlan) -> None:
+    size = int(plan.model_config.padded_vocab_size)
+    sides = [plan.data.train, plan.data.val, *([plan.domain] if plan.domain else [])]
+    highest = max(int(ids.max()) for side in sides for ids in side.input_ids)
+    if highest >= size:
+        raise Skip2BenchError(
+            f"the tokenizer in {str(plan.base_folder)!r} gives token {highest}, and the model has "
+            f"{size} tokens: it is another model's; download the checkpoint again"
+        )
+
+
+def _list_warnings(plan: TrainingPlan, length: int) -> list[str]:
+    """What can run as it is, and is perhaps not what was meant."""
+    config, data = plan.config, plan.data
+    found = []
+    if data.dropped:
+        found.append(
+            f"{data.dropped} samples left out: cut to {length} tokens, "
             "nothing of their output is left"
         )
+    if data.cut:
+        found.append(
+            f"{data.cut} samples cut to {length} tokens: they lose the end of their output"
+        )
+    if data.empty:
+        found.append(f"{data.empty} records have an empty output: they teach to say nothing")
+    if data.shared:
+        found.append(
+            f"{data.shared} of {len(data.val)} validation samples are training samples too: the "
+            "validation loss will look too good; remove duplicates from the data"
+        )
+    if config.micro_batch_size > config.global_batch_size:
+        found.append(
+            f"micro_batch_size {config.micro_batch_size} is larger than global_batch_size "
+            f"{config.global_batch_size}: a forward pass has at most {config.global_batch_size}"
+        )
     if plan.steps < config.lr_warmup_steps:
-        warn(
+        found.append(
             f"the run ends inside the warm-up: {plan.steps} of {config.lr_warmup_steps} steps, "
             f"the learning rate reaches {plan.steps / config.lr_warmup_steps:.0%} of "
             f"{config.learning_rate}; lower --lr-warmup-steps"
         )
-    return plan
+    return found
 
 
 def limit_length(config: TrainConfig, model_config: Config) -> int:

@@ -265,7 +265,7 @@ ERRORS = [
     (("compare", "--methods", "lora,bias"), "error: method 'bias' trains biases, and 'pystd' has"),
     (("compare", "--peers", "trl"), "error: peers is 'trl'; choose from litgpt, peft\n"),
     (("compare", "--seeds", "0"), "error: seeds is 0; give 1 or more\n"),
-    (("compare", "--learning-rates", "1e-3,x"), "error: learning_rates is 'x'; give a value of "),
+    (("compare", "--learning-rates", "1e-3,x"), "error: learning_rates is 'x'; give a number"),
     (("compare", "--blocks", "0,8"), "error: block 8 does not exist; the model has blocks 0 to 7"),
     (("compare", "--config", "none.yaml"), "error: config file 'none.yaml' does not exist; check "),
     (("compare", "--data", "alpaca.json"), "error: data file 'alpaca.json' does not exist; check"),

@@ -115,13 +115,16 @@ ERRORS = {
     "missing.json": (None, "data file '{path}' does not exist; check the path"),
     "text.json": ("not json", "data file '{path}' is not valid JSON: "),
     "latin.json": (b'[{"instruction": "\xe9"}]', "data file '{path}' is not UTF-8"),
-    "mapping.json": ("{}", "data file '{path}' needs a list of at least 2 records"),
+    "mapping.json": ("{}", "data file '{path}' holds a mapping, not a list of records"),
     "one.json": ('[{"instruction": "a", "output": "b"}]', "needs a list of at least 2 records"),
     "field.json": (
         '[{"instruction": "a", "output": "b"}, {"instruction": "a"}]',
-        "record 1 of '{path}' has no text under 'output'; add it",
+        "record 1 of '{path}' has no text under 'output' (its fields: instruction); add it",
     ),
-    "type.json": ('[{"instruction": 3, "output": "b"}, {}]', "record 0 of '{path}' has no text"),
+    "type.json": (
+        '[{"instruction": 3, "output": "b"}, {}]',
+        "record 0 of '{path}' has 3 under 'instruction'; put text there",
+    ),
     "half.jsonl": (
         '{"instruction": "a", "output": "b"}\n\n{"instr',
         "line 3 of data file '{path}' is not valid JSON: ",
@@ -152,7 +155,7 @@ def test_bad_files_are_named(load, tmp_path, name):
 def test_a_folder_is_named_as_one(load, tmp_path):
     folder = tmp_path / "folder.json"
     folder.mkdir()
-    with pytest.raises(Skip2BenchError, match=r"is a folder; give a .json or .jsonl file"):
+    with pytest.raises(Skip2BenchError, match=r"is a folder; give a file"):
         load(folder)
 
 

@@ -35,11 +35,8 @@ def test_windows_cover_the_whole_of_a_file(tiny_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            None,
-            r"\(No such file or directory\); give a UTF-8 text file, auto or none",
-        ),
-        (b"\xff\xfe\xff", r"cannot be read \(it is not UTF-8\)"),
+        (None, "does not exist; check the path"),
+        (b"\xff\xfe\xff", "is not UTF-8 but perhaps UTF-16; convert it: iconv"),
         (b"too short", "has .* tokens; give a text of at least 96"),
     ],
 )

@@ -99,7 +99,7 @@ def test_broken_weights_are_an_error(tiny_checkpoint, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(tiny_checkpoint, folder)
     (folder / "lit_model.pth").write_bytes(b"not a zip file")
-    with pytest.raises(Skip2BenchError, match=r"cannot be read .*; get it again"):
+    with pytest.raises(Skip2BenchError, match=r"cannot be read \(it is no file .*; download the"):
         load_checkpoint(folder, CPU, torch.float32)
 
 
