@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import torch
 
 from skip2bench.algebra import Algebra, Sizes, choose_algebra, count_costs
 from skip2bench.cache_arrays import Layout, Tier
 from skip2bench.data import Samples
+from skip2bench.hardware import read_memory
 from skip2bench.skip2 import SkipGPT
 from skip2bench.units import format_bytes
 
@@ -55,6 +55,12 @@ class CacheUse:
     passes: float
     """How often a training sample is used, on average."""
 
+    @property
+    def rows(self) -> int:
+        """Supervised positions of both sides: what a whole cache holds."""
+        supervised = self.train.supervised_counts
+        return sum(supervised[i] for i in self.train_ids) + sum(self.val.supervised_counts)
+
 
 def plan_cache(
     model: SkipGPT,
@@ -66,6 +72,7 @@ def plan_cache(
     dtype: str = "model",
     max_bytes: int | None = None,
     folder: Path = Path(),
+    free: dict[Tier, int] | None = None,
 ) -> CachePlan:
     """Decide tier, algebra and samples.
 
@@ -78,8 +85,9 @@ def plan_cache(
         dtype: model, bf16 or int8.
         max_bytes: Cap on the bytes of both caches; None for what the tier has.
         folder: Where the disk tier would write.
+        free: What a cache may take in each tier; None to measure it.
     """
-    free = measure_free(device, folder)
+    free = measure_free(device, folder) if free is None else free
     if device.type == "cpu":
         tier = "ram" if tier == "device" else tier
     tiers: list[Tier] = [name for name in free if tier in ("auto", name)]
@@ -93,7 +101,7 @@ def plan_cache(
         compute_dtype=compute_dtype,
     )
     with_logits = replace(layout, n_logits=model.config.padded_vocab_size)
-    rows = _count_rows(use)
+    rows = use.rows
     needed = rows * layout.position_bytes
     chosen = next(
         (name for name in tiers if needed <= capacity[name]), max(tiers, key=capacity.__getitem__)
@@ -122,14 +130,20 @@ def plan_cache(
 
 def measure_free(device: torch.device, folder: Path) -> dict[Tier, int]:
     """Bytes that a cache may take in each tier, the nearest to the device first."""
+    available = read_memory().available_bytes
     free: dict[Tier, int] = {}
     if device.type == "cuda":
         free["device"] = torch.cuda.mem_get_info(device)[0]
     elif device.type == "mps":
-        free["device"] = psutil.virtual_memory().available
-    free["ram"] = psutil.virtual_memory().available
+        free["device"] = available
+    free["ram"] = available
     there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free["disk"] = shutil.disk_usage(there).free
+    return share_of_free(free)
+
+
+def share_of_free(free: dict[Tier, int]) -> dict[Tier, int]:
+    """Of the bytes that are free in each tier, those that a cache may take."""
     return {name: int(nbytes * _SHARE_OF_FREE[name]) for name, nbytes in free.items()}
 
 
@@ -175,11 +189,6 @@ def break_even_epoch(forward_seconds: float, serve_seconds: float) -> int | None
     if saved <= 0:
         return None
     return math.floor(forward_seconds / saved) + 1
-
-
-def _count_rows(use: CacheUse) -> int:
-    supervised = use.train.supervised_counts
-    return sum(supervised[i] for i in use.train_ids) + sum(use.val.supervised_counts)
 
 
 def _choose_algebra(
