@@ -22,7 +22,7 @@ from skip2bench.requirements import (
     default_micro_batch_size,
     has_size,
 )
-from skip2bench.units import format_bytes, format_count
+from skip2bench.units import format_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _project(config: DoctorConfig, machine: Machine) -> "Projection":
     return project(
         config,
         load_subject(config),
-        torch.device(machine.device),
+        torch.device("cuda", 0) if machine.device == "cuda" else torch.device(machine.device),
         machine.precision,
         choose_micro_batch_size(machine, config.model),
         free,  # type: ignore[arg-type]
@@ -298,7 +298,7 @@ def _examine_gpu_processes(machine: Machine) -> Row:
 def _examine_micro_batch(machine: Machine, projection: "Projection") -> Row:
     size, total = projection.micro_batch_size, machine.device_total_bytes
     verdict: Verdict = "ok"
-    wanted = "no size of the guide for this device: train's default"
+    wanted = "train's default: the guide names sizes for GPUs"
     if machine.device == "cuda":
         wanted = ", ".join(
             f"{_gigabytes(key)}: {value}" for key, value in MICRO_BATCH_SIZES.items()
@@ -339,17 +339,16 @@ def _examine_data(projection: "Projection") -> Row:
 def _examine_method(machine: Machine, method: "MethodProjection") -> Row:
     needed, free = method.needed_bytes, machine.device_free_bytes
     wanted = method.problem or ""
-    if method.saved_for_backward_bytes is not None:
+    if needed is not None and method.saved_for_backward_bytes is not None:
         wanted = (
-            f"{_or_unknown(needed, format_bytes)}: weights {format_bytes(method.weights_bytes)}, "
-            f"gradients and AdamW of {format_count(method.trainable_parameters)} parameters "
-            f"{format_bytes(method.optimizer_bytes)}, saved for backward of "
-            f"{method.pass_positions:,} positions {format_bytes(method.saved_for_backward_bytes)}"
+            f"{format_bytes(needed)}: weights {format_bytes(method.weights_bytes)}, gradients and "
+            f"AdamW {format_bytes(method.optimizer_bytes)}, saved for backward "
+            f"{format_bytes(method.saved_for_backward_bytes)} ({method.pass_positions:,} positions)"
         )
     return Row(
         section="run",
         what=method.label,
-        found=_free_on_device(machine),
+        found=f"{_free_on_device(machine)}; {method.trainable_parameters:,} parameters train",
         wanted=wanted,
         verdict="unknown" if needed is None else _judge_fit(needed, free),
         figures={
@@ -367,7 +366,7 @@ def _examine_cache(method: "MethodProjection", cache: "CacheProjection") -> Row:
         found += f"; {cache.recomputed_samples:,} samples recomputed every epoch"
     return Row(
         section="run",
-        what=f"Skip-Cache on {cache.tier}{', the automatic one' if cache.is_automatic else ''}",
+        what=f"Skip-Cache on {cache.tier}{' (auto)' if cache.is_automatic else ''}",
         found=found,
         wanted=f"{format_bytes(cache.needed_bytes)}: {cache.positions:,} positions of "
         f"{cache.position_bytes:,} bytes",

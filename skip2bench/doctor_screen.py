@@ -14,8 +14,9 @@ _STYLES = {"ok": "green", "below the guide": "yellow", "unknown": "dim"}
 def print_doctor(result: dict[str, Any]) -> None:
     """Print a row for everything that was looked at, and what the words mean."""
     table = Table(title="skip2bench doctor", title_justify="left", title_style="bold")
-    for title, ratio in (("What", 3), ("Found", 6), ("Wanted", 6)):
-        table.add_column(title, ratio=ratio, overflow="fold")
+    table.add_column("What", max_width=24)
+    for title in ("Found", "Wanted"):
+        table.add_column(title, overflow="fold")
     table.add_column("Verdict", no_wrap=True)
     for _, rows in groupby(result["rows"], key=lambda row: row["section"]):
         for row in rows:
