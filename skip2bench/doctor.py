@@ -129,13 +129,17 @@ def examine_machine(machine: Machine) -> Iterator[Row]:
 def examine_versions(machine: Machine) -> Iterator[Row]:
     """What is installed, beside the bounds that this package states."""
     for one in machine.versions:
-        is_met = one.is_met
+        is_met, verdict = one.is_met, "ok"
+        if is_met is False:
+            verdict = "cannot run"
+        elif is_met is None and one.name != "skip2bench":
+            verdict = "unknown"
         yield Row(
             section="versions",
             what=one.name,
             found=one.found or "not installed",
             wanted=one.wanted or "",
-            verdict="cannot run" if is_met is False else "ok" if one.found else "unknown",
+            verdict=verdict,  # type: ignore[arg-type]
         )
     if machine.problem and all(one.is_met is not False for one in machine.versions):
         yield Row(
@@ -331,7 +335,7 @@ def _examine_data(projection: "Projection") -> Row:
         what=f"data, {projection.data}",
         found=found,
         wanted="a checkpoint folder, for its tokenizer" if projection.tokens_are_estimated else "",
-        verdict="unknown" if projection.data_problem else "ok",
+        verdict="unknown" if projection.data_problem or projection.tokens_are_estimated else "ok",
         figures={"longest_tokens": projection.longest_tokens},
     )
 
@@ -387,8 +391,8 @@ def _judge_fit(needed_bytes: int, free_bytes: int | None) -> Verdict:
 
 
 def _free_on_device(machine: Machine) -> str:
-    where = "the GPU" if machine.device == "cuda" else "RAM"
-    return f"{_or_unknown(machine.device_free_bytes, format_bytes)} free in {where}"
+    where = "on the GPU" if machine.device == "cuda" else "in RAM"
+    return f"{_or_unknown(machine.device_free_bytes, format_bytes)} free {where}"
 
 
 def _or_unknown(value: int | None, render: Callable[[int], str]) -> str:

@@ -11,6 +11,7 @@ from platform import python_version
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion
+from packaging.version import Version as ParsedVersion
 
 from skip2bench import __version__
 from skip2bench.config import DoctorConfig
@@ -51,9 +52,10 @@ class Version:
         if self.wanted is None:
             return None
         try:
-            return SpecifierSet(self.wanted).contains(self.found, prereleases=True)
+            found = ParsedVersion(self.found)
         except InvalidVersion:  # a build of one's own
             return None
+        return SpecifierSet(self.wanted).contains(found, prereleases=True)
 
 
 @dataclass(frozen=True, kw_only=True)

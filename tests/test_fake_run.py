@@ -70,6 +70,7 @@ def test_mixtures_of_experts_have_no_fixed_shapes():
     config = config_by_name("Mixtral-8x7B-v0.1")
     config.n_layer, config.n_embd, config.intermediate_size = 1, 32, 32
     settings = resolve_method("lora", "", TrainConfig(), config)
-    with FakeTensorMode(), pytest.raises(RuntimeError, match="nonzero"):
+    with FakeTensorMode():
         model = build_model(settings, make_fake_base(config, CPU, torch.float32), CPU, 0)
-        count_saved_on_tokens(settings, model, CPU, "32-true", (1, 4))
+        with pytest.raises(RuntimeError, match="nonzero"):
+            count_saved_on_tokens(settings, model, CPU, "32-true", (1, 4))
