@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -7,16 +8,12 @@ from test_cli import run  # noqa: F401
 
 from skip2bench import doctor, machine
 from skip2bench.config import DoctorConfig
-from skip2bench.doctor import (
-    choose_micro_batch_size,
-    examine_machine,
-    examine_run,
-    examine_versions,
-    find_error,
-)
+from skip2bench.doctor import choose_micro_batch_size, find_error
 from skip2bench.hardware import Disk, GpuProcess, Memory
 from skip2bench.machine import Gpu, Machine, Version
+from skip2bench.machine_check import examine_machine, examine_versions
 from skip2bench.projection import CacheProjection, MethodProjection, Projection
+from skip2bench.run_check import examine_run
 
 GIB = 2**30
 
@@ -245,6 +242,13 @@ def test_a_gpu_that_this_torch_cannot_use():
     assert [what for what, *_ in rows if "GPU" in what] == ["GPU"]
 
 
+def test_apples_gpu_has_the_machines_memory():
+    mac = replace(LAPTOP, device="mps", gpu=Gpu(name="Apple M3, by MPS", is_usable=True))
+    rows = [row for row in texts(examine_machine(mac)) if "GPU" in row[0]]
+    assert rows == [("GPU", "Apple M3, by MPS", GPU_WANTED, "unknown")]
+    assert next(examine_run(mac, LLAMA)).found == "9.00 GiB free in RAM"
+
+
 def test_a_run_on_an_a100():
     free = "38.90 GiB free on the GPU"
     assert texts(examine_run(A100, LLAMA)) == [
@@ -343,8 +347,12 @@ def test_weights_that_fit_nowhere_are_an_error():
     assert find_error(A100, LLAMA) is None
     assert find_error(LAPTOP, LLAMA) == (
         "the weights of 'Llama-2-7b-hf' take 12.55 GiB in bf16-true, more than any memory here "
-        "(8.00 GiB); use a smaller model, or --precision bf16-true"
+        "(8.00 GiB); use a smaller model"
     )
+    wide = replace(LLAMA, precision="32-true", weights_bytes=4 * LLAMA.total_parameters)
+    assert str(find_error(LAPTOP, wide)).endswith("; use a smaller model, or --precision bf16-true")
+    # on the GPU it does not fit, in the memory beside it it does
+    assert find_error(T4, wide) is None
 
 
 def test_software_out_of_bounds_cannot_run():
@@ -469,6 +477,13 @@ def test_without_torch_nothing_of_it_is_imported(run, monkeypatch):  # noqa: F81
     assert status == 1
     assert "not installed" in out
     assert err == "error: torch is not installed; pip install 'torch>=2.7'\n"
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed():
+    code = "import skip2bench.doctor, skip2bench.doctor_screen, sys; "
+    code += "print({'torch', 'litgpt', 'lightning'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_defaults_are_those_of_train_and_bench():
