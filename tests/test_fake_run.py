@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import TINY
 from litgpt.config import Config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -14,7 +13,20 @@ from skip2bench.methods import METHODS, resolve_method
 from skip2bench.models import config_by_name
 
 CPU = torch.device("cpu")
-MODEL = Config(**TINY, vocab_size=320, padded_vocab_size=320)
+MODEL = Config(
+    block_size=96,
+    n_layer=4,
+    n_embd=16,
+    n_head=2,
+    norm_class_name="RMSNorm",
+    mlp_class_name="LLaMAMLP",
+    intermediate_size=24,
+    bias=False,
+    parallel_residual=False,
+    rotary_percentage=1.0,
+    vocab_size=320,
+    padded_vocab_size=320,
+)
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "bf16-mixed": torch.float32}
 
 
