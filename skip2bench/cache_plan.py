@@ -2,16 +2,16 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import torch
 
 from skip2bench.algebra import Algebra, Sizes, choose_algebra, count_costs
 from skip2bench.cache_arrays import Layout, Tier
 from skip2bench.data import Samples
+from skip2bench.hardware import read_memory
 from skip2bench.skip2 import SkipGPT
 from skip2bench.units import format_bytes
 
@@ -55,6 +55,12 @@ class CacheUse:
     passes: float
     """How often a training sample is used, on average."""
 
+    @property
+    def rows(self) -> int:
+        """Supervised positions of both sides: what a whole cache holds."""
+        supervised = self.train.supervised_counts
+        return sum(supervised[i] for i in self.train_ids) + sum(self.val.supervised_counts)
+
 
 def plan_cache(
     model: SkipGPT,
@@ -67,6 +73,7 @@ def plan_cache(
     max_bytes: int | None = None,
     folder: Path = Path(),
     decided: tuple[Tier, int] | None = None,
+    free: dict[Tier, int] | None = None,
 ) -> CachePlan:
     """Decide tier, algebra and samples.
 
@@ -81,9 +88,11 @@ def plan_cache(
         folder: Where the disk tier would write.
         decided: Tier and capacity that the run had before it was stopped: with them everything else
             is decided as it was.
+        free: What a cache may take in each tier; None to measure it.
     """
     if decided is None:
-        capacity = _measure_capacity(device, folder, tier, max_bytes)
+        free = measure_free(device, folder) if free is None else free
+        capacity = _find_capacity(device, free, tier, max_bytes)
     else:
         capacity = dict([decided])
     tiers = list(capacity)
@@ -94,7 +103,7 @@ def plan_cache(
         compute_dtype=compute_dtype,
     )
     with_logits = replace(layout, n_logits=model.config.padded_vocab_size)
-    rows = _count_rows(use)
+    rows = use.rows
     needed = rows * layout.position_bytes
     chosen = next(
         (name for name in tiers if needed <= capacity[name]), max(tiers, key=capacity.__getitem__)
@@ -121,30 +130,35 @@ def plan_cache(
     )
 
 
-def _measure_capacity(
-    device: torch.device, folder: Path, tier: str, max_bytes: int | None
+def _find_capacity(
+    device: torch.device, free: Mapping[Tier, int], tier: str, max_bytes: int | None
 ) -> dict[Tier, int]:
     """Bytes that the cache may take in each tier that it may live in, the nearest first."""
-    free = measure_free(device, folder)
     if device.type == "cpu":
         tier = "ram" if tier == "device" else tier
     return {
-        name: free[name] if max_bytes is None else min(free[name], max_bytes)
-        for name in free
+        name: nbytes if max_bytes is None else min(nbytes, max_bytes)
+        for name, nbytes in free.items()
         if tier in ("auto", name)
     }
 
 
 def measure_free(device: torch.device, folder: Path) -> dict[Tier, int]:
     """Bytes that a cache may take in each tier, the nearest to the device first."""
+    available = read_memory().available_bytes
     free: dict[Tier, int] = {}
     if device.type == "cuda":
         free["device"] = torch.cuda.mem_get_info(device)[0]
     elif device.type == "mps":
-        free["device"] = psutil.virtual_memory().available
-    free["ram"] = psutil.virtual_memory().available
+        free["device"] = available
+    free["ram"] = available
     there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free["disk"] = shutil.disk_usage(there).free
+    return share_of_free(free)
+
+
+def share_of_free(free: dict[Tier, int]) -> dict[Tier, int]:
+    """Of the bytes that are free in each tier, those that a cache may take."""
     return {name: int(nbytes * _SHARE_OF_FREE[name]) for name, nbytes in free.items()}
 
 
@@ -190,11 +204,6 @@ def break_even_epoch(forward_seconds: float, serve_seconds: float) -> int | None
     if saved <= 0:
         return None
     return math.floor(forward_seconds / saved) + 1
-
-
-def _count_rows(use: CacheUse) -> int:
-    supervised = use.train.supervised_counts
-    return sum(supervised[i] for i in use.train_ids) + sum(use.val.supervised_counts)
 
 
 def _choose_algebra(

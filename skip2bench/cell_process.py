@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from skip2bench.hardware import busy_seconds, own_seconds
 from skip2bench.results import Status, utc_now, write_json
 from skip2bench.run_folders import read_run
 
@@ -61,7 +60,7 @@ def run_cell(spec: dict[str, Any], spec_file: Path, log_file: Path) -> Outcome:
     """
     write_json(spec_file, spec)
     started_at, started = utc_now(), time.monotonic()
-    busy, own = _busy_seconds(), _own_seconds()
+    busy, own = busy_seconds(), own_seconds()
     with log_file.open("w", encoding="utf-8") as log:
         # a session of its own: Ctrl-C reaches it once, through this process
         process = subprocess.Popen(
@@ -78,7 +77,7 @@ def run_cell(spec: dict[str, Any], spec_file: Path, log_file: Path) -> Outcome:
             interrupted = True
             _end(process)
     wall_seconds = time.monotonic() - started
-    others = (_busy_seconds() - busy) - (_own_seconds() - own)
+    others = (busy_seconds() - busy) - (own_seconds() - own)
     status, error = _judge(Path(spec["out_dir"]), log_file, process.returncode)
     outcome = Outcome(
         status="interrupted" if interrupted else status,
@@ -124,17 +123,3 @@ def _judge(run_folder: Path, log_file: Path, exit_status: int) -> tuple[Status, 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].removeprefix("error: ") if lines else ""
-
-
-def _busy_seconds() -> float:
-    """Seconds that all cores of the machine together have been busy, stolen time included."""
-    times = psutil.cpu_times()
-    names = ("user", "nice", "system", "irq", "softirq", "steal")
-    return sum(getattr(times, name, 0.0) for name in names)
-
-
-def _own_seconds() -> float:
-    """Seconds that this process and those it has waited for were on a core."""
-    times = psutil.Process().cpu_times()
-    names = ("user", "system", "children_user", "children_system")
-    return sum(getattr(times, name, 0.0) for name in names)

@@ -15,7 +15,7 @@ import typer.core
 
 from skip2bench import __version__
 from skip2bench.compare_config import OWN_TRAIN_KEYS, CompareConfig, load_compare_config
-from skip2bench.config import BenchConfig, ReportConfig, TrainConfig
+from skip2bench.config import BenchConfig, DoctorConfig, ReportConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError, error_line
 from skip2bench.flags import extra_flag, flags_from, given, normalise_flags
 from skip2bench.results import to_json
@@ -162,6 +162,24 @@ def report(**flags: Any) -> None:
         raise Skip2BenchError(
             f"cannot write {str(config.output)!r} ({error.strerror}); choose another --output"
         ) from error
+
+
+@app.command()
+@flags_from(DoctorConfig, extra=(_JSON,), without=("out_dir", "force", "seed", "lora_alpha"))
+def doctor(**flags: Any) -> None:
+    """Say what this machine has, what the guide asks of it, and what will not fit."""
+    from skip2bench.config_file import coerce
+
+    as_json = flags.pop("json")
+    config = DoctorConfig(**coerce(DoctorConfig, given(flags)))
+
+    from skip2bench.doctor import run_doctor
+    from skip2bench.doctor_screen import print_doctor
+
+    result = run_doctor(config)
+    _print_result(result, as_json, print_doctor)
+    if result["error"]:
+        raise Skip2BenchError(result["error"])
 
 
 @app.command()

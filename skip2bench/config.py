@@ -218,6 +218,34 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorConfig(RunConfig):
+    """What `skip2bench doctor` looks at: this machine, and whether a run fits it."""
+
+    model: str = option(EMBEDDED_MODEL, "'pystd', a LitGPT config name or a checkpoint folder.")
+    data: str = option(
+        EMBEDDED_DATA,
+        "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
+    )
+    methods: tuple[str, ...] = option(("lora", "skip2"), "Methods to fit, comma-separated.")
+    blocks: tuple[str, ...] = option(
+        ("balanced",), "Blocks of the Skip methods; repeat the flag for several.", repeatable=True
+    )
+    max_seq_length: int | None = option(
+        None, "Cut samples to this many tokens (default: the model's context)."
+    )
+    cache_dir: Path | None = option(
+        None, "Folder that would keep Skip-Cache (default: it lives in the run folder)."
+    )
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            check_choice("methods", name, get_args(MethodName))
+        super().__post_init__()
+        if self.max_seq_length is not None:
+            check_positive("max_seq_length", self.max_seq_length)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """Which results `skip2bench report` reads and how it writes."""
 

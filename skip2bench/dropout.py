@@ -25,7 +25,8 @@ def dropped(features: Tensor, p: float) -> Tensor:
         features: Any shape.
         p: Share to drop, from 0 to below 1; on the CPU rounded to a multiple of 2**-16.
     """
-    if features.device.type == "cpu":
+    # the bits of a subclass that has none (FakeTensorMode's) cannot be masked
+    if features.device.type == "cpu" and type(features) is Tensor:
         bits = _BITS[features.dtype]
         # all ones keep an element bit for bit, zeros make it 0.0; a product takes twice as long
         mask = _keep_mask(features.shape, p).to(bits).neg_()

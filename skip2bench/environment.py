@@ -3,9 +3,6 @@
 import os
 import platform
 import shlex
-import subprocess
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch
 
 from skip2bench import __version__
 from skip2bench.errors import Skip2BenchError
+from skip2bench.hardware import count_cores, installed_version, read_processor_name, run_command
 from skip2bench.results import utc_now
 
 
@@ -29,16 +27,14 @@ def describe_environment(device: torch.device, arguments: list[str]) -> dict[str
         "started_at": utc_now(),
         "command": shlex.join(["skip2bench", *arguments]),
         "platform": platform.platform(),
-        "processor": _processor_name(),
-        "cpu_count": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "processor": read_processor_name(),
+        "cpu_count": count_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpu": _describe_gpu(device),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "litgpt": _version("litgpt"),
-        "lightning": _version("lightning"),
+        "litgpt": installed_version("litgpt"),
+        "lightning": installed_version("lightning"),
         "skip2bench": __version__,
         "threads": torch.get_num_threads(),
         "commit": commit,
@@ -94,19 +90,13 @@ def _describe_gpu(device: torch.device) -> dict[str, Any] | None:
     return {
         "name": properties.name,
         "memory_bytes": properties.total_memory,
-        "driver": _run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]),
+        "driver": run_command(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        ),
         "cuda": torch.version.cuda,
         "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
     }
-
-
-def _processor_name() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _read_commit() -> tuple[str | None, bool | None]:
@@ -117,21 +107,8 @@ def _read_commit() -> tuple[str | None, bool | None]:
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():
         return None, None
-    commit = _run(["git", "-C", str(folder), "rev-parse", "HEAD"])
-    changes = _run(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"])
+    commit = run_command(["git", "-C", str(folder), "rev-parse", "HEAD"])
+    changes = run_command(
+        ["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"]
+    )
     return commit, None if changes is None else bool(changes)
-
-
-def _run(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

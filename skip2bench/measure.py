@@ -136,20 +136,26 @@ def count_saved_bytes(call: Callable[[], object], excluded: Iterable[Tensor]) ->
     Counts each storage once, so views share theirs, and leaves out the storages of `excluded`
     (parameters and cached inputs, which exist with or without autograd).
     """
-    known = {tensor.untyped_storage().data_ptr() for tensor in excluded}
+    known = {_storage_key(tensor.untyped_storage()) for tensor in excluded}
     saved: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Any:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
+        if (key := _storage_key(storage)) not in known:
             # The storage is held, so that no other can take its address while we count. Not the
             # tensor: it holds the graph, which holds this function, and nothing would be freed.
-            saved[storage.data_ptr()] = storage
+            saved[key] = storage
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
         result = call()
     del result
     return sum(storage.nbytes() for storage in saved.values())
+
+
+def _storage_key(storage: torch.UntypedStorage) -> int:
+    """What tells a storage from others: its memory, or itself where it has none."""
+    # tensors without bytes (meta's, FakeTensorMode's) all have the address 0
+    return int(storage._cdata if storage.device.type == "meta" else storage.data_ptr())
 
 
 def count_flops(call: Callable[[], object]) -> int:

@@ -12,6 +12,7 @@ from skip2bench.cache_plan import (
 )
 from skip2bench.data import Samples
 from skip2bench.errors import Skip2BenchError
+from skip2bench.hardware import Memory
 
 POSITION_BYTES = 3 * 16 * 4 + 8
 
@@ -95,6 +96,18 @@ def test_free_memory_is_measured(tmp_path):
     free = measure_free(CPU, tmp_path / "not" / "there" / "yet")
     assert list(free) == ["ram", "disk"]
     assert all(nbytes > 0 for nbytes in free.values())
+
+
+def test_a_container_s_limit_is_respected(tmp_path, monkeypatch):
+    memory = Memory(total_bytes=100, available_bytes=10, limit_bytes=20)
+    monkeypatch.setattr("skip2bench.cache_plan.read_memory", lambda: memory)
+    assert measure_free(CPU, tmp_path)["ram"] == 7
+
+
+def test_what_is_free_may_be_given(use):
+    made = plan(use, free={"ram": 20 * POSITION_BYTES, "disk": 44 * POSITION_BYTES})
+    assert (made.tier, made.capacity_bytes) == ("disk", 44 * POSITION_BYTES)
+    assert use.rows == 44
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
+from contextlib import nullcontext
+
+import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skip2bench.measure import (
     Clock,
@@ -88,6 +92,15 @@ def test_saved_bytes_of_a_known_case():
         count_saved_bytes(lambda: (x @ weight).relu().square().sum(), excluded=[weight, x])
         == 8 * 16 * 4
     )
+
+
+@pytest.mark.parametrize("mode", [nullcontext, FakeTensorMode, lambda: torch.device("meta")])
+def test_saved_bytes_of_tensors_without_bytes(mode):
+    """They share the address 0, and are told apart all the same."""
+    with mode():
+        x, weight = torch.randn(8, 4), nn.Parameter(torch.randn(4, 16))
+        saved = count_saved_bytes(lambda: (x @ weight).relu().square().sum(), excluded=[weight])
+    assert saved == (8 * 4 + 8 * 16) * 4
 
 
 def test_nothing_is_saved_where_nothing_trains():
