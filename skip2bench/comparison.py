@@ -265,9 +265,10 @@ def find_warnings(
     """What a reader must know before believing the figures.
 
     Returns:
-        Mappings with a `kind`: "busy" (`cells` during which others used the processor), "few_runs"
-        (`label`, `n`), "edge" (`label`, `learning_rate`: the best one is at the grid's end) and
-        "aa" (`label`, `figure`: the same run twice differs beyond the noise).
+        Mappings with a `kind`: "busy" (`cells` during which others used the processor), "resumed"
+        (`cells` that were stopped in between), "few_runs" (`label`, `n`), "edge" (`label`,
+        `learning_rate`: the best one is at the grid's end) and "aa" (`label`, `figure`: the same
+        run twice differs beyond the noise).
     """
     warnings: list[dict[str, Any]] = []
     busy = [
@@ -277,6 +278,9 @@ def find_warnings(
     ]
     if busy:
         warnings.append({"kind": "busy", "cells": busy})
+    resumed = [result.name for result in results if result.summary.get("resumed_at_steps")]
+    if resumed:
+        warnings.append({"kind": "resumed", "cells": resumed})
     for one in configurations:
         label, n = one["label"], len(one["seeds"])
         if n < FEW_RUNS:

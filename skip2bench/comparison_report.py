@@ -41,6 +41,7 @@ _CELL = {
 }
 _WARNING = {
     "busy": {"kind": _TEXT, "cells": _WORDS},
+    "resumed": {"kind": _TEXT, "cells": _WORDS},
     "aa": {"kind": _TEXT, "label": _TEXT, "figure": _TEXT},
 }
 _NEVER_NONE = frozenset(

@@ -47,6 +47,9 @@ def read_result(folder: CompareFolder, cell: Cell, outcome: Outcome | None) -> C
                 "train_seconds": "train_seconds",
             }
             curve = [{name: summary[key] for name, key in names.items()}]
+    # of a run that was stopped in between, its own sum: a process's end tells of the last one alone
+    was_resumed = bool(summary.get("resumed_at_steps"))
+    wall_seconds = outcome.wall_seconds if outcome else None
     return CellResult(
         name=cell.name,
         configuration=cell.configuration,
@@ -55,7 +58,7 @@ def read_result(folder: CompareFolder, cell: Cell, outcome: Outcome | None) -> C
         seed=cell.config.seed,
         status=outcome.status if outcome else "waiting",
         error=outcome.error if outcome else None,
-        wall_seconds=outcome.wall_seconds if outcome else None,
+        wall_seconds=summary.get("wall_seconds") if was_resumed else wall_seconds,
         other_cpu_cores=outcome.other_cpu_cores if outcome else None,
         summary=summary,
         curve=curve,

@@ -59,6 +59,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
             asdict(finding) for finding in diagnose(bench, entries, load, cores[0] if cores else 1)
         ],
         "busy_cells": [it for it in warnings if it["kind"] == "busy"],
+        "resumed_runs": [it for it in warnings if it["kind"] == "resumed"],
         "unequal_controls": [it for it in warnings if it["kind"] == "aa"],
         "mismatches": find_mismatches(selection),
         "peers": [entry for entry in entries if entry["differences"]],

@@ -193,6 +193,12 @@ def entry(**changes):
     } | changes
 
 
+def test_runs_that_were_stopped_in_between_are_named():
+    cells = [cell(seed=1), cell(seed=2, resumed_at_steps=[5]), cell(seed=3, resumed_at_steps=[])]
+    expected = [{"kind": "resumed", "cells": ["lora-0.001-2-run"]}]
+    assert find_warnings([entry()], cells, n_cores=2) == expected
+
+
 @pytest.mark.parametrize(
     ("entries", "others", "expected"),
     [

@@ -105,6 +105,14 @@ def test_charts_that_cannot_be_written_say_so() -> None:
         render_report(ReportConfig(plots_dir=Path("taken")))
 
 
+def test_runs_that_were_stopped_in_between_are_named() -> None:
+    edit(SKIP2_6, lambda summary: summary.update(resumed_at_steps=[40]))
+    found = section(render_report(ReportConfig(lang="en")), "## Diagnosis")
+    assert f"- Stopped and resumed: {SKIP2_6.name}. Their results are those of a run that" in found
+    found = section(render_report(ReportConfig(lang="ja")), "## 診断")
+    assert f"- 中断後に再開した実行: {SKIP2_6.name}。" in found
+
+
 def test_only_bench(results: Path) -> None:
     shutil.rmtree(results / "train")
     text = render_report(ReportConfig())
