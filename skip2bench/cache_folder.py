@@ -108,10 +108,14 @@ class CacheFolder:
 
     def aside(self, name: str) -> Path:
         """An empty folder to build entry `name` in; what a killed process left there is removed."""
-        folder = self.root / f".{name}.part"
+        folder = self.find_aside(name)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
+
+    def find_aside(self, name: str) -> Path:
+        """Where `aside` puts an entry."""
+        return self.root / f".{name}.part"
 
     def commit(
         self,
@@ -134,7 +138,7 @@ class CacheFolder:
             checksums: Of each array's file.
             about: For people only.
         """
-        folder = self.root / f".{name}.part"
+        folder = self.find_aside(name)
         supervised = samples.supervised_counts
         for path in folder.glob("*.bin"):
             _sync(path)

@@ -154,6 +154,10 @@ class TrainConfig(RunConfig):
     cache_dir: Path | None = option(
         None, "Folder that keeps Skip-Cache for later runs (default: it ends with the run)."
     )
+    stream_blocks: bool = option(
+        False,
+        "Build Skip-Cache one block at a time, for a model larger than memory (skip2 alone).",
+    )
     devices: int = option(1, "Number of devices; only 1 at present.")
     logger: LoggerName = option(
         "csv", "Also log to TensorBoard with 'tensorboard'; CSV files are always written."
@@ -167,6 +171,7 @@ class TrainConfig(RunConfig):
         if self.cache_max_bytes is not None:
             parse_bytes("cache_max_bytes", self.cache_max_bytes)
         super().__post_init__()
+        _check_streaming(self)
         _check_counts(self)
         _check_optimizer(self)
         if not 0 < self.val_split_fraction < 1:
@@ -258,6 +263,19 @@ def check_positive(name: str, value: float) -> None:
     """Raise a Skip2BenchError unless `value` is at least 1."""
     if value < 1:
         raise Skip2BenchError(f"{name} is {value}; give 1 or more")
+
+
+def _check_streaming(config: TrainConfig) -> None:
+    if config.stream_blocks and config.method != "skip2":
+        raise Skip2BenchError(
+            f"stream_blocks needs method 'skip2', which runs each block once; method is "
+            f"{config.method!r}"
+        )
+    if config.stream_blocks and config.domain_text not in ("auto", "none"):
+        raise Skip2BenchError(
+            f"domain_text is {config.domain_text!r}, and measuring the loss there takes the whole "
+            "model, which stream_blocks does not load; use none"
+        )
 
 
 def _check_counts(config: TrainConfig) -> None:

@@ -139,6 +139,14 @@ class SkipGPT(GPT):  # type: ignore[misc]
             super().forward(idx)
             return [self._outputs.pop(block) for block in self.feature_blocks]
 
+    @torch.inference_mode()
+    def run_blocks(self, idx: Tensor) -> Tensor:
+        """Output of the last block, (B, T, d), for token ids (B, T); nothing else is kept."""
+        with self._backbone_only():
+            hidden: Tensor = super().forward(idx)
+        self._outputs.clear()
+        return hidden
+
     def forward_features(self, features: Tensor) -> Tensor:
         """Logits from what `compute_features` gave, for any positions.
 

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,18 @@ from skip2bench.console import note
 from skip2bench.environment import weights_dtype
 from skip2bench.logs import RunLogs
 from skip2bench.loop import Progress, TrainingRun, fit, planned_batches, summarise_run
-from skip2bench.measure import Clock, hold_freed_memory, reset_peak_memory
+from skip2bench.measure import (
+    Clock,
+    hold_freed_memory,
+    reset_peak_memory,
+    watch_anonymous_memory,
+)
 from skip2bench.models import hash_file, load_checkpoint
 from skip2bench.objective import Objective, TokenObjective, token_validation_loss
 from skip2bench.recording import record_run
 from skip2bench.results import create_log_folder, create_run_folder
 from skip2bench.skip2 import SkipGPT
+from skip2bench.streaming import StreamedBackbone, load_without_blocks
 from skip2bench.training_plan import TrainingPlan, plan_training
 
 _SCRATCH = ".cache"
@@ -54,7 +61,10 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
     environment = plan.describe_environment(arguments)
     known = plan.describe() | {"log_folder": log_folder.relative_to(folder).as_posix()}
     with record_run(folder, to_plain(config), environment, known, started) as summary:
-        summary |= _train(plan, folder, log_folder, environment)
+        with watch_anonymous_memory() if config.stream_blocks else nullcontext() as read_peak:
+            summary |= _train(plan, folder, log_folder, environment)
+        if read_peak is not None:
+            summary["peak_anonymous_memory_bytes"] = read_peak()
     return summary | {"folder": str(folder)}
 
 
@@ -66,7 +76,8 @@ def _train(
     if plan.settings.method.is_cached:
         hold_freed_memory()  # the others lose by it, a tenth of LoRA's time
     fabric = Fabric(accelerator=device.type, devices=1, precision=plan.precision)
-    base = load_checkpoint(plan.base_folder, device, weights_dtype(plan.precision))
+    load = load_without_blocks if config.stream_blocks else load_checkpoint
+    base = load(plan.base_folder, device, weights_dtype(plan.precision))
     model = build_model(plan.settings, base, device, config.seed)
     del base  # the model holds its tensors, until it drops the backbone
     total, trainable = count_parameters(model)
@@ -171,6 +182,15 @@ def _build_objective(
         },
         about={"model": plan.base_folder.name, "data": data.name},
         scratch=scratch,
+        backbone=StreamedBackbone(
+            model=model,
+            folder=plan.base_folder,
+            device=plan.device,
+            dtype=weights_dtype(plan.precision),
+            scratch=scratch,
+        )
+        if config.stream_blocks
+        else None,
     )
     return CachedObjective(fabric, model, data, builder, used, passes)
 
