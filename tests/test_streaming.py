@@ -1,5 +1,5 @@
 def test_streamed_equals(train):
-    kw = dict(method="skip2", lora_dropout=0.1)
+    kw = {"method": "skip2", "lora_dropout": 0.1}
     _, m, s, _ = train("a", **kw)
     summary, m2, s2, folder = train("b", stream_blocks=True, **kw)
     print(summary)
