@@ -141,11 +141,14 @@ class SkipGPT(GPT):  # type: ignore[misc]
 
     @torch.inference_mode()
     def run_blocks(self, idx: Tensor) -> Tensor:
-        """Output of the last block, (B, T, d), for token ids (B, T); nothing else is kept."""
+        """What enters the final norm, (B, T, d), for token ids (B, T); nothing else is kept."""
+        caught: list[Tensor] = []
         with self._backbone_only():
-            hidden: Tensor = super().forward(idx)
+            # not what comes back: some architectures put the logits' cap on it
+            self.transformer.ln_f.register_forward_hook(lambda *call: caught.append(call[-1]))
+            super().forward(idx)
         self._outputs.clear()
-        return hidden
+        return caught[0]
 
     def forward_features(self, features: Tensor) -> Tensor:
         """Logits from what `compute_features` gave, for any positions.
