@@ -54,10 +54,12 @@ def copy_tokenizer(source: Path, out_dir: Path, config: Config) -> None:
     Raises:
         Skip2BenchError: it has ids that the model has not.
     """
-    largest = Tokenizer(source).vocab_size
-    if largest > config.padded_vocab_size:
+    tokenizer = Tokenizer(source)
+    is_fast = tokenizer.backend == "huggingface"  # whose vocab_size leaves out added tokens
+    size = tokenizer.processor.get_vocab_size() if is_fast else tokenizer.vocab_size
+    if size > config.padded_vocab_size:
         raise Skip2BenchError(
-            f"the tokenizer in {str(source)!r} has {largest:,} tokens and {config.name!r} "
+            f"the tokenizer in {str(source)!r} has {size:,} tokens and {config.name!r} "
             f"{config.padded_vocab_size:,}; give another --tokenizer"
         )
     for pattern in TOKENIZER_FILES:

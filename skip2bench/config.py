@@ -271,11 +271,6 @@ def _check_streaming(config: TrainConfig) -> None:
             f"stream_blocks needs method 'skip2', which runs each block once; method is "
             f"{config.method!r}"
         )
-    if config.stream_blocks and config.domain_text not in ("auto", "none"):
-        raise Skip2BenchError(
-            f"domain_text is {config.domain_text!r}, and measuring the loss there takes the whole "
-            "model, which stream_blocks does not load; use none"
-        )
 
 
 def _check_counts(config: TrainConfig) -> None:

@@ -76,6 +76,16 @@ class StreamedBackbone:
     figures: dict[str, int] = field(default_factory=dict)
     """Of the last `fill`, for `summary.json`."""
 
+    @property
+    def layout(self) -> Layout:
+        """Of all features as the model makes them."""
+        return Layout(
+            blocks=self.model.feature_blocks,
+            n_embd=self.model.config.n_embd,
+            dtype=self.dtype,
+            compute_dtype=self.dtype,
+        )
+
     def fill(self, tasks: Sequence[Task]) -> None:
         """Pass the samples of all tasks through the blocks and store what the layouts ask for.
 
@@ -104,16 +114,10 @@ class StreamedBackbone:
 
     def compute_samples(self, samples: Samples, ids: Sequence[int]) -> list[Tensor]:
         """Features (n, K', d) of the supervised positions of each sample, run by itself."""
-        layout = Layout(
-            blocks=self.model.feature_blocks,
-            n_embd=self.model.config.n_embd,
-            dtype=self.dtype,
-            compute_dtype=self.dtype,
-        )
         counts = [samples.supervised_counts[i] for i in ids]
-        space = MemoryWriter(layout, sum(counts), self.device)
+        space = MemoryWriter(self.layout, sum(counts), self.device)
         alone = BuildOrder(prefix=torch.empty(0, dtype=torch.long), buckets=[[i] for i in ids])
-        self.fill([Task(samples=samples, order=alone, layout=layout, space=space)])
+        self.fill([Task(samples=samples, order=alone, layout=self.layout, space=space)])
         return list(torch.split(space.finish().tensors["features"], counts))
 
 

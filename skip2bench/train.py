@@ -33,6 +33,7 @@ from skip2bench.objective import Objective, TokenObjective, token_validation_los
 from skip2bench.recording import record_run
 from skip2bench.results import create_log_folder, create_run_folder
 from skip2bench.skip2 import SkipGPT
+from skip2bench.streamed_loss import streamed_validation_loss
 from skip2bench.streaming import StreamedBackbone, load_without_blocks
 from skip2bench.training_plan import TrainingPlan, plan_training
 
@@ -76,10 +77,7 @@ def _train(
     if plan.settings.method.is_cached:
         hold_freed_memory()  # the others lose by it, a tenth of LoRA's time
     fabric = Fabric(accelerator=device.type, devices=1, precision=plan.precision)
-    load = load_without_blocks if config.stream_blocks else load_checkpoint
-    base = load(plan.base_folder, device, weights_dtype(plan.precision))
-    model = build_model(plan.settings, base, device, config.seed)
-    del base  # the model holds its tensors, until it drops the backbone
+    model = _load_model(plan)
     total, trainable = count_parameters(model)
     batches = planned_batches(config, plan.data, plan.steps)
     run = TrainingRun(
@@ -94,7 +92,7 @@ def _train(
         clock=Clock(device),
         logs=RunLogs(log_folder, with_tensorboard=config.logger == "tensorboard"),
     )
-    before = _domain_loss(plan, fabric, model)
+    before = _domain_loss(plan, fabric, model, folder)
     torch.manual_seed(config.seed)
     reset_peak_memory(device)
     progress = Progress()
@@ -112,7 +110,7 @@ def _train(
         plan.precision,
         config.prompt_style,
     )
-    after = _domain_loss(plan, fabric, model)
+    after = _domain_loss(plan, fabric, model, folder)
     return {
         "total_parameters": total,
         "trainable_parameters": trainable,
@@ -125,18 +123,38 @@ def _train(
     }
 
 
-def _domain_loss(plan: TrainingPlan, fabric: Fabric, model: GPT) -> float | None:
+def _load_model(plan: TrainingPlan) -> GPT:
+    """The method's model on its base, of which a streamed run loads what follows the blocks."""
+    load = load_without_blocks if plan.config.stream_blocks else load_checkpoint
+    base = load(plan.base_folder, plan.device, weights_dtype(plan.precision))
+    # the model holds the base's tensors, until it drops the backbone
+    return build_model(plan.settings, base, plan.device, plan.config.seed)
+
+
+def _domain_loss(plan: TrainingPlan, fabric: Fabric, model: GPT, folder: Path) -> float | None:
     """Loss on the base model's own domain; None where the run has no text of it."""
     if plan.domain is None:
         return None
     if isinstance(model, SkipGPT) and model.is_released:
         trained = trained_tensors(model)
-        base = load_checkpoint(plan.base_folder, plan.device, weights_dtype(plan.precision))
-        model = build_model(plan.settings, base, plan.device, plan.config.seed)
+        model = _load_model(plan)
         model.load_state_dict(trained, strict=False)
     model.eval()
     with fabric.autocast():
+        if plan.config.stream_blocks:
+            return streamed_validation_loss(_stream(plan, model, folder), plan.domain)
         return token_validation_loss(fabric, model, plan.domain)
+
+
+def _stream(plan: TrainingPlan, model: GPT, folder: Path) -> StreamedBackbone:
+    assert isinstance(model, SkipGPT)
+    return StreamedBackbone(
+        model=model,
+        folder=plan.base_folder,
+        device=plan.device,
+        dtype=weights_dtype(plan.precision),
+        scratch=folder / _SCRATCH,
+    )
 
 
 def _build_objective(
@@ -182,15 +200,7 @@ def _build_objective(
         },
         about={"model": plan.base_folder.name, "data": data.name},
         scratch=scratch,
-        backbone=StreamedBackbone(
-            model=model,
-            folder=plan.base_folder,
-            device=plan.device,
-            dtype=weights_dtype(plan.precision),
-            scratch=scratch,
-        )
-        if config.stream_blocks
-        else None,
+        backbone=_stream(plan, model, folder) if config.stream_blocks else None,
     )
     return CachedObjective(fabric, model, data, builder, used, passes)
 

@@ -9,9 +9,9 @@ from litgpt.config import Config
 from litgpt.tokenizer import Tokenizer
 
 from skip2bench.config import TrainConfig
-from skip2bench.console import note, warn
+from skip2bench.console import warn
 from skip2bench.data import Samples, TokenizedData, count_steps, load_data
-from skip2bench.domain import AUTO, load_domain
+from skip2bench.domain import load_domain
 from skip2bench.environment import choose_device, choose_precision, describe_environment
 from skip2bench.logs import check_tensorboard
 from skip2bench.methods import MethodSettings, resolve_method
@@ -111,7 +111,7 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
         model_config=model_config,
         settings=settings,
         data=load_data(config, tokenizer, length),
-        domain=_load_domain(config, base_folder, tokenizer, length),
+        domain=load_domain(config.domain_text, base_folder, tokenizer, length),
         device=device,
         precision=precision,
     )
@@ -127,16 +127,6 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
             f"{config.learning_rate}; lower --lr-warmup-steps"
         )
     return plan
-
-
-def _load_domain(
-    config: TrainConfig, base_folder: Path, tokenizer: Tokenizer, length: int
-) -> Samples | None:
-    if config.stream_blocks:
-        if base_folder == embedded_checkpoint() and config.domain_text == AUTO:
-            note("forgetting is not measured: it takes the whole model, which is not loaded")
-        return None
-    return load_domain(config.domain_text, base_folder, tokenizer, length)
 
 
 def limit_length(config: TrainConfig, model_config: Config) -> int:

@@ -68,11 +68,6 @@ TRAIN_ERRORS = [
         {"method": "lora", "stream_blocks": True},
         "stream_blocks needs method 'skip2', which runs each block once; method is 'lora'",
     ),
-    (
-        {"domain_text": "own.txt", "stream_blocks": True},
-        "domain_text is 'own.txt', and measuring the loss there takes the whole model, which "
-        "stream_blocks does not load; use none",
-    ),
     ({"target": "middle"}, "target is 'middle'; choose from hidden, logits"),
     (
         {"precision": "fp8"},

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -187,14 +186,3 @@ def test_a_float32_checkpoint_in_bfloat16_and_the_reverse(
         assert_same(
             streamed(f"streamed-{precision}", **changes), whole(f"whole-{precision}", **changes)
         )
-
-
-def test_the_embedded_model_says_what_is_not_measured(tmp_path, capsys):
-    from skip2bench.config import TrainConfig
-    from skip2bench.training_plan import plan_training
-
-    settings = {"train_samples": 2, "max_seq_length": 128, "max_steps": 1, "epochs": 1}
-    plan = plan_training(TrainConfig(stream_blocks=True, **settings))
-    assert plan.domain is None
-    assert "forgetting is not measured: it takes the whole model" in capsys.readouterr().err
-    assert Path(plan.base_folder).name == "pystd"
