@@ -22,7 +22,6 @@ from skip2bench.mapped_writer import MappedWriter
 from skip2bench.skip2 import SkipGPT
 from skip2bench.streaming import StreamedBackbone
 
-_CPU = torch.device("cpu")
 _CHECKED_SAMPLES = 3
 _TOLERANCE = {
     torch.float32: 1e-4,
@@ -179,31 +178,30 @@ class CacheBuilder:
         Raises:
             Skip2BenchError: there is no room on the disk.
         """
+        layout = self.plan.layout
         order = BuildOrder.of(self.model, samples, planned, self.device)
         index = SampleIndex.of(order.ids, samples)
-        is_kept = self.folder is not None and name is not None
-        is_on_disk = self.plan.tier == "disk"
+        kept = None if name is None else self.folder
         writer: MemoryWriter | FileWriter | MappedWriter
-        with disk_errors(self.folder.root if self.folder and is_kept else self.scratch / side):
-            folder = self.scratch / side
-            if self.folder is not None and name is not None:
-                folder = self.folder.aside(name)
-            elif is_on_disk:
-                folder.mkdir(parents=True, exist_ok=True)
-            if not is_on_disk:
-                place = self.device if self.plan.tier == "device" else _CPU
-                writer = MemoryWriter(self.plan.layout, index.rows, place)
-            elif self.backbone is None:
-                writer = FileWriter(self.plan.layout, folder)
+        with disk_errors(kept.root if kept else self.scratch / side):
+            folder = kept.aside(str(name)) if kept else self.scratch / side
+            if self.plan.tier != "disk":
+                place = self.device if self.plan.tier == "device" else torch.device("cpu")
+                writer = MemoryWriter(layout, index.rows, place)
             else:
-                writer = MappedWriter(self.plan.layout, folder, index.rows)
+                folder.mkdir(parents=True, exist_ok=True)
+                writer = (
+                    FileWriter(layout, folder)
+                    if self.backbone is None
+                    else MappedWriter(layout, folder, index.rows)
+                )
         return Building(
             writer=writer,
             order=order,
             index=index,
             samples=samples,
             about=self.about | {"side": side, "samples": len(planned)},
-            folder=self.folder.root if self.folder and is_kept else self.scratch,
+            folder=kept.root if kept else self.scratch,
             name=name,
         )
 
