@@ -104,6 +104,18 @@ def hold_freed_memory() -> None:
         mallopt(mmap_threshold, 1 << 26)
 
 
+def return_freed_memory() -> None:
+    """Let malloc give every large block back as soon as it is freed, where it can (glibc).
+
+    The opposite of `hold_freed_memory`, for a run whose memory counts more than its time: blocks of
+    changing sizes leave holes between them otherwise.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mmap_threshold = -3  # from malloc.h
+        mallopt(mmap_threshold, 1 << 20)
+
+
 def read_peak_memory(device: torch.device) -> int:
     """Peak bytes since `reset_peak_memory`: allocated on CUDA, else resident in this process."""
     if device.type == "cuda":

@@ -26,6 +26,7 @@ from skip2bench.measure import (
     Clock,
     hold_freed_memory,
     reset_peak_memory,
+    return_freed_memory,
     watch_anonymous_memory,
 )
 from skip2bench.models import hash_file, load_checkpoint
@@ -74,7 +75,9 @@ def _train(
 ) -> dict[str, Any]:
     """Build the model, train it, save the adapter; return the figures of the run."""
     config, device = plan.config, plan.device
-    if plan.settings.method.is_cached:
+    if config.stream_blocks:
+        return_freed_memory()
+    elif plan.settings.method.is_cached:
         hold_freed_memory()  # the others lose by it, a tenth of LoRA's time
     fabric = Fabric(accelerator=device.type, devices=1, precision=plan.precision)
     model = _load_model(plan)
