@@ -6,6 +6,8 @@ import shutil
 import pytest
 import torch
 
+from skip2bench.cache_build import CacheBuilder
+from skip2bench.cache_folder import CacheFolder
 from skip2bench.errors import Skip2BenchError
 from skip2bench.skip2 import SkipGPT
 from skip2bench.streaming import StreamedBackbone
@@ -186,3 +188,37 @@ def test_a_float32_checkpoint_in_bfloat16_and_the_reverse(
         assert_same(
             streamed(f"streamed-{precision}", **changes), whole(f"whole-{precision}", **changes)
         )
+
+
+def test_a_cache_that_another_process_made_meanwhile_is_opened(
+    whole, streamed, tmp_path, monkeypatch
+):
+    settings = {"cache_dir": tmp_path / "kept"}
+    first = whole(**settings)
+    locked, looked = [], []
+    lock, open_kept = CacheFolder.lock, CacheBuilder.open_kept
+
+    def note_lock(self, name):
+        locked.append(name)
+        return lock(self, name)
+
+    def find_later(self, side, samples, ids):
+        looked.append(side)
+        return open_kept(self, side, samples, ids) if looked.count(side) > 1 else None
+
+    monkeypatch.setattr(CacheFolder, "lock", note_lock)
+    monkeypatch.setattr(CacheBuilder, "open_kept", find_later)
+    second = streamed(**settings)
+    assert_same(second, first)
+    assert second[0]["cache_kept"] is True
+    # always in one order, so that two processes never wait for each other
+    assert locked == sorted(locked)
+    assert len(locked) == 2
+
+
+def test_a_streamed_run_gives_freed_memory_back(streamed, monkeypatch):
+    calls = []
+    for name in ("hold_freed_memory", "return_freed_memory"):
+        monkeypatch.setattr(f"skip2bench.train.{name}", lambda name=name: calls.append(name))
+    streamed(max_steps=1)
+    assert calls == ["return_freed_memory"]

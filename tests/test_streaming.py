@@ -4,12 +4,13 @@ import weakref
 
 import pytest
 import torch
-import yaml
 from conftest import TINY
 from litgpt.config import Config
 from litgpt.model import GPT
+from litgpt.utils import save_config
 from test_cache import CPU
 from test_prefix import PREFIX, make_samples
+from test_skip2 import ARCHITECTURES, small_config
 
 import skip2bench.streaming as streaming
 from skip2bench.building import build_model, count_parameters
@@ -50,16 +51,15 @@ MIXTURE = {"mlp_class_name": "LLaMAMoE", "n_expert": 4, "n_expert_per_token": 2}
 def make_checkpoint(tmp_path):
     """Make a checkpoint folder of random weights."""
 
-    def make(dtype=torch.float32, **config):
+    def make(dtype=torch.float32, family=None, **config):
         folder = tmp_path / "checkpoint"
         folder.mkdir()
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (folder / name).write_text("{}")
-        (folder / "model_config.yaml").write_text(yaml.safe_dump(TINY | SIZE | config))
+        config = family or Config(**(TINY | SIZE | config))
+        save_config(config, folder)
         torch.manual_seed(5)
-        torch.save(
-            GPT(Config(**(TINY | SIZE | config))).to(dtype).state_dict(), folder / "lit_model.pth"
-        )
+        torch.save(GPT(config).to(dtype).state_dict(), folder / "lit_model.pth")
         return folder
 
     return make
@@ -152,6 +152,16 @@ def test_streamed_features_are_those_of_the_whole_model(
     backbone.fill(tasks)
     for task in tasks:
         assert_equal(task, fill_whole(whole, task.samples, layout))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_families_of_litgpt(make_checkpoint, tmp_path, architecture):
+    folder = make_checkpoint(torch.bfloat16, family=small_config(architecture))
+    whole, backbone = make_model(folder), make_streamed(folder, tmp_path)
+    tasks = [make_task(backbone, s, make_layout(whole)) for s in (make_samples(), make_others())]
+    backbone.fill(tasks)
+    for task in tasks:
+        assert_equal(task, fill_whole(whole, task.samples, task.layout))
 
 
 @pytest.mark.parametrize("blocks", ["0", "3", "1,3", "all"])
