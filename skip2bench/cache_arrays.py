@@ -68,13 +68,17 @@ class Layout:
             torch.index_select(torch.stack(outputs, dim=1), 0, rows, out=features)
             return
         for k, output in enumerate(outputs):
-            picked = output.index_select(0, rows)
-            if self.dtype == torch.int8:
-                picked = picked.float()
-                scale = picked.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-                into["scales"][:, k] = scale
-                picked = (picked / scale[:, None]).round_()
-            into["features"][:, k] = picked
+            self.encode_block(k, output, rows, into)
+
+    def encode_block(self, k: int, output: Tensor, rows: Tensor, into: dict[str, Tensor]) -> None:
+        """Store the given rows of the output (m, d) of the k-th of `blocks`, as `encode` would."""
+        picked = output.index_select(0, rows)
+        if self.dtype == torch.int8:
+            picked = picked.float()
+            scale = picked.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            into["scales"][:, k] = scale
+            picked = (picked / scale[:, None]).round_()
+        into["features"][:, k] = picked
 
     def decode(self, rows: dict[str, Tensor]) -> Tensor:
         """Features (n, K', d) in the compute dtype, from rows of the arrays."""
@@ -146,6 +150,11 @@ class MemoryWriter:
         """Views of the arrays themselves."""
         start, self._row = self._row, self._row + rows
         return {name: tensor[start : self._row] for name, tensor in self._tensors.items()}
+
+    def view(self, first_row: int, rows: int) -> dict[str, Tensor]:
+        """Views of any consecutive rows, for whoever does not fill them in order."""
+        end = first_row + rows
+        return {name: tensor[first_row:end] for name, tensor in self._tensors.items()}
 
     def measure_seconds_per_row(self) -> float:
         """By serving some of them, in random order."""

@@ -1,24 +1,26 @@
 """The cache of a run: opened where one was kept, else built; kept where the user asks for it."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from skip2bench.cache import BuildOrder, SampleIndex, SkipCache, fill, supervised_rows
-from skip2bench.cache_arrays import FileWriter, MemoryWriter, Writer, map_files
-from skip2bench.cache_entry import DamagedError
+from skip2bench.cache_arrays import Arrays, FileWriter, MemoryWriter, Writer, map_files
+from skip2bench.cache_entry import DamagedError, Entry
 from skip2bench.cache_folder import CacheFolder, entry_name, write_arrays
 from skip2bench.cache_plan import CachePlan
 from skip2bench.console import note, warn
 from skip2bench.data import Samples, collate
 from skip2bench.errors import Skip2BenchError
+from skip2bench.mapped_writer import MappedWriter
 from skip2bench.skip2 import SkipGPT
+from skip2bench.streaming import StreamedBackbone
 
 _CHECKED_SAMPLES = 3
 _TOLERANCE = {
@@ -32,6 +34,19 @@ _TOLERANCE = {
 Side = Literal["train", "val"]
 OnBatch = Callable[[Sequence[int], Writer], None]
 """Called with the samples of every forward pass and where they were written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Building:
+    """A cache in the making."""
+
+    writer: MemoryWriter | FileWriter | MappedWriter
+    order: BuildOrder
+    index: SampleIndex
+    samples: Samples
+    about: dict[str, Any]
+    name: str | None
+    """Of the entry that it becomes; None where it ends with the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +64,8 @@ class CacheBuilder:
     """Names of model and data, for whoever lists the folder."""
     uncounted: Callable[[], AbstractContextManager[None]] = nullcontext
     """Entered around what is no part of building: waiting and saving."""
+    backbone: StreamedBackbone | None = None
+    """Runs the blocks where `model` does not hold them."""
 
     def provide(
         self,
@@ -67,21 +84,32 @@ class CacheBuilder:
             planned: Those for which there is room, should the cache have to be built.
             on_batch: Shows progress.
         """
-        if self.folder is None:
-            return self._build(samples, planned, on_batch) if planned else None
-        kept = self._open_kept(side, samples, wanted)
+        kept = self.open_kept(side, samples, wanted)
         if kept is not None or not planned:
             return kept
-        name = entry_name(self.key, self.plan.layout, samples, planned)
-        with self._locked(self.folder, name):
+        with self.locked(samples, planned) as name:
             # whoever held the lock may have built it
-            kept = self._open_kept(side, samples, planned)
+            kept = self.open_kept(side, samples, planned) if name else None
             if kept is not None:
                 return kept
-            return self._build_and_keep(self.folder, name, side, samples, planned, on_batch)
+            building = self.start(side, samples, planned, name)
+            assert not isinstance(building.writer, MappedWriter)
+            with disk_errors(self._place):
+                fill(
+                    building.writer,
+                    self.plan.layout,
+                    self.model,
+                    samples,
+                    building.order,
+                    self.device,
+                    on_batch,
+                )
+            return self.finish(building)
 
-    def _open_kept(self, side: Side, samples: Samples, ids: Sequence[int]) -> SkipCache | None:
-        assert self.folder is not None
+    def open_kept(self, side: Side, samples: Samples, ids: Sequence[int]) -> SkipCache | None:
+        """A kept cache that serves the given samples and agrees with the model; None without."""
+        if self.folder is None:
+            return None
         layout = self.plan.layout
         # one without base logits serves too: the other algebra is cheaper than a forward pass
         for wanted in dict.fromkeys((layout, replace(layout, n_logits=0))):
@@ -109,76 +137,137 @@ class CacheBuilder:
         """
         tolerance = max(_TOLERANCE[cache.layout.dtype], _TOLERANCE[cache.layout.compute_dtype])
         step = max(1, len(ids) // _CHECKED_SAMPLES)
-        was_training = self.model.training
-        self.model.eval()
-        for i in list(ids)[::step][:_CHECKED_SAMPLES]:
-            input_ids, labels = collate(samples, [i])
-            rows, targets = supervised_rows(labels)
-            outputs = self.model.compute_features(input_ids.to(self.device))
-            fresh = torch.stack([h[0, rows.to(self.device)] for h in outputs], dim=1).float()
+        chosen = list(ids)[::step][:_CHECKED_SAMPLES]
+        for i, fresh in zip(chosen, self._recompute(samples, chosen), strict=True):
             served = cache.serve(cache.index.find_rows([i]), self.device)
-            distance = (served.features.float() - fresh).norm() / fresh.norm()
+            distance = (served.features.float() - fresh.float()).norm() / fresh.float().norm()
+            _, targets = supervised_rows(samples.labels[i][None])
             if not distance <= tolerance or not torch.equal(served.targets.cpu(), targets):
                 raise DamagedError(f"sample {i} is off by {float(distance):.1e} of its norm")
-        self.model.train(was_training)
 
-    def _build(self, samples: Samples, planned: Sequence[int], on_batch: OnBatch) -> SkipCache:
-        """In memory; the disk tier always has a folder."""
+    def _recompute(self, samples: Samples, ids: Sequence[int]) -> Iterable[Tensor]:
+        """Features (n, K', d) of each sample, run by itself."""
+        if self.backbone is not None:
+            return self.backbone.compute_samples(samples, ids)
+        was_training = self.model.training
+        self.model.eval()
+        features = []
+        for i in ids:
+            input_ids, labels = collate(samples, [i])
+            rows, _ = supervised_rows(labels)
+            outputs = self.model.compute_features(input_ids.to(self.device))
+            features.append(torch.stack([h[0, rows.to(self.device)] for h in outputs], dim=1))
+        self.model.train(was_training)
+        return features
+
+    def start(
+        self, side: Side, samples: Samples, planned: Sequence[int], name: str | None
+    ) -> Building:
+        """Make room for the planned samples.
+
+        Args:
+            side: Which one.
+            samples: All samples of the side.
+            planned: Those to cache.
+            name: Of the entry to keep it as; see `locked`.
+
+        Raises:
+            Skip2BenchError: there is no room on the disk.
+        """
         layout = self.plan.layout
         order = BuildOrder.of(self.model, samples, planned, self.device)
         index = SampleIndex.of(order.ids, samples)
-        place = self.device if self.plan.tier == "device" else torch.device("cpu")
-        writer = MemoryWriter(layout, index.rows, place)
-        fill(writer, layout, self.model, samples, order, self.device, on_batch)
-        return SkipCache(
-            layout=layout, arrays=writer.finish(), index=index, prefix_tokens=len(order.prefix)
+        writer: MemoryWriter | FileWriter | MappedWriter
+        if self.plan.tier != "disk":
+            place = self.device if self.plan.tier == "device" else torch.device("cpu")
+            writer = MemoryWriter(layout, index.rows, place)
+        else:
+            assert self.folder is not None  # the disk tier always has one
+            assert name is not None
+            aside = self.folder.find_aside(name)
+            with disk_errors(self.folder.root):
+                writer = (
+                    FileWriter(layout, aside)
+                    if self.backbone is None
+                    else MappedWriter(layout, aside, index.rows)
+                )
+        return Building(
+            writer=writer,
+            order=order,
+            index=index,
+            samples=samples,
+            about=self.about | {"side": side, "samples": len(planned)},
+            name=name,
         )
 
-    def _build_and_keep(
-        self,
-        folder: CacheFolder,
-        name: str,
-        side: Side,
-        samples: Samples,
-        planned: Sequence[int],
-        on_batch: OnBatch,
-    ) -> SkipCache:
-        layout = self.plan.layout
-        order = BuildOrder.of(self.model, samples, planned, self.device)
-        about = self.about | {"side": side, "samples": len(planned)}
-        commit = partial(folder.commit, name, self.key, layout, samples, order.ids, about=about)
-        with _disk_errors(folder.root), folder.building(name) as aside:
-            if self.plan.tier == "disk":
-                writer = FileWriter(layout, aside)
-                fill(writer, layout, self.model, samples, order, self.device, on_batch)
+    def finish(self, building: Building) -> SkipCache:
+        """The filled cache, kept where it is to be kept."""
+        writer = building.writer
+        with disk_errors(self._place):
+            if building.name is not None and not isinstance(writer, MemoryWriter):
                 checksums = writer.close()
                 with self.uncounted():
-                    entry = commit(checksums=checksums)
-                index = SampleIndex.of(order.ids, samples)
-                arrays = map_files(entry.folder, layout, index.rows)
-                return SkipCache(
-                    layout=layout, arrays=arrays, index=index, prefix_tokens=len(order.prefix)
-                )
-            cache = self._build(samples, planned, on_batch)
-            try:
-                with self.uncounted():
-                    commit(checksums=write_arrays(cache.arrays.tensors, aside, layout))
-            except OSError as error:
-                warn(f"the cache could not be kept in {str(folder.root)!r}: {error.strerror}")
-            return cache
+                    entry = self._commit(building, checksums)
+                arrays = map_files(entry.folder, self.plan.layout, building.index.rows)
+            else:
+                arrays = writer.finish()
+        if building.name is not None and isinstance(writer, MemoryWriter):
+            with self.uncounted():
+                self._keep(building, arrays)
+        return SkipCache(
+            layout=self.plan.layout,
+            arrays=arrays,
+            index=building.index,
+            prefix_tokens=len(building.order.prefix),
+        )
+
+    def _keep(self, building: Building, arrays: Arrays) -> None:
+        """Write what is in memory; the run goes on without where that fails."""
+        assert self.folder is not None
+        assert building.name is not None
+        try:
+            aside = self.folder.find_aside(building.name)
+            checksums = write_arrays(arrays.tensors, aside, self.plan.layout)
+            self._commit(building, checksums)
+        except OSError as error:
+            warn(f"the cache could not be kept in {str(self.folder.root)!r}: {error.strerror}")
+
+    def _commit(self, building: Building, checksums: dict[str, str]) -> Entry:
+        assert self.folder is not None
+        assert building.name is not None
+        return self.folder.commit(
+            building.name,
+            self.key,
+            self.plan.layout,
+            building.samples,
+            building.order.ids,
+            checksums,
+            building.about,
+        )
 
     @contextmanager
-    def _locked(self, folder: CacheFolder, name: str) -> Iterator[None]:
+    def locked(self, samples: Samples, planned: Sequence[int]) -> Iterator[str | None]:
+        """Within, no other process builds this cache; its name, None where nothing is kept."""
+        if self.folder is None:
+            yield None
+            return
+        name = entry_name(self.key, self.plan.layout, samples, planned)
         with self.uncounted():
-            lock = folder.lock(name)
+            lock = self.folder.lock(name)
         try:
-            yield
+            with disk_errors(self.folder.root), self.folder.building(name):
+                yield name
         finally:
             lock.release()
 
+    @property
+    def _place(self) -> Path:
+        """What a full disk is about."""
+        return Path() if self.folder is None else self.folder.root
+
 
 @contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> Iterator[None]:
     """Say what a failing disk means."""
     try:
         yield

@@ -117,12 +117,16 @@ class CacheFolder:
             other = path.name.removeprefix(".").removesuffix(".part")
             if other == name or self._is_free(other):
                 shutil.rmtree(path, ignore_errors=True)
-        folder = self._aside(name)
+        folder = self.find_aside(name)
         folder.mkdir(parents=True)
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # it is in its place, or of no use
+
+    def find_aside(self, name: str) -> Path:
+        """Where `building` has an entry made."""
+        return self.root / f".{name}.part"
 
     def commit(
         self,
@@ -145,7 +149,7 @@ class CacheFolder:
             checksums: Of each array's file.
             about: For people only.
         """
-        folder = self._aside(name)
+        folder = self.find_aside(name)
         supervised = samples.supervised_counts
         for path in folder.glob("*.bin"):
             sync(path)
@@ -196,9 +200,6 @@ class CacheFolder:
 
     def _lock(self, name: str) -> ProcessLock:
         return ProcessLock(self.root / f"{name}.lock")
-
-    def _aside(self, name: str) -> Path:
-        return self.root / f".{name}.part"
 
     def _is_free(self, name: str) -> bool:
         """True where nobody builds entry `name`."""

@@ -21,6 +21,8 @@ from skip2bench.objective import Portion, mean_loss
 from skip2bench.served_loss import ServedLoss, portion_rows
 from skip2bench.skip2 import SkipGPT
 from skip2bench.stop_request import StopRequest
+from skip2bench.streamed_build import Request, provide_streamed
+from skip2bench.streaming import StreamedBackbone
 
 _PROJECT_AFTER_TOKENS = 8192
 """Tokens done before the time to build is projected from them."""
@@ -69,9 +71,12 @@ class CachedObjective:
 
         The training cache counts as `cache_build`, that of the validation samples as `validation`.
         """
-        val_ids = range(len(self._data.val))
-        self._train = self._provide("train", self._train_ids, clock, "cache_build", stop)
-        self._val = self._provide("val", val_ids, clock, "validation", stop)
+        if self._builder.backbone is not None:
+            self._provide_streamed(self._builder.backbone, clock, stop)
+        else:
+            val_ids = range(len(self._data.val))
+            self._train = self._provide("train", self._train_ids, clock, "cache_build", stop)
+            self._val = self._provide("val", val_ids, clock, "validation", stop)
         if self.describe()["recomputed_samples"] == 0:
             self._model.release_backbone()
 
@@ -107,7 +112,10 @@ class CachedObjective:
         cached = _count_cached(self._train, self._train_ids)
         val_ids = range(len(self._data.val))
         left = len(self._train_ids) - cached + len(val_ids) - _count_cached(self._val, val_ids)
+        backbone = self._builder.backbone
         return {
+            "streamed_blocks": backbone is not None,
+            **({} if backbone is None else backbone.figures),
             "cache_bytes": self._train.nbytes if self._train else 0,
             "val_cache_bytes": self._val.nbytes if self._val else 0,
             "cache_tier": "disk" if any(c.arrays.maps for c in caches) else self._plan.tier,
@@ -163,6 +171,30 @@ class CachedObjective:
 
             with clock.part(part), self._fabric.autocast():
                 return builder.provide(side, samples, ids, planned, show_progress)
+
+    def _provide_streamed(
+        self, backbone: StreamedBackbone, clock: Clock, stop: StopRequest
+    ) -> None:
+        """Both caches, built in one sweep over the blocks."""
+        data, plan = self._data, self._plan
+        sides: list[tuple[Side, Samples, Sequence[int], Sequence[int], str]] = [
+            ("train", data.train, self._train_ids, plan.train_ids, "cache_build"),
+            ("val", data.val, range(len(data.val)), plan.val_ids, "validation"),
+        ]
+        requests = [
+            Request(
+                side=side,
+                samples=samples,
+                wanted=wanted,
+                planned=planned,
+                builder=replace(self._builder, uncounted=partial(clock.excluded, part)),
+                part=part,
+            )
+            for side, samples, wanted, planned, part in sides
+        ]
+        with self._fabric.autocast():
+            caches = provide_streamed(backbone, requests, clock, stop)
+        self._train, self._val = caches["train"], caches["val"]
 
     def _split(
         self, ids: Sequence[int], cache: SkipCache | None, samples: Samples

@@ -162,6 +162,10 @@ class TrainConfig(RunConfig):
     cache_dir: Path | None = option(
         None, "Folder that keeps Skip-Cache for later runs (default: it ends with the run)."
     )
+    stream_blocks: bool = option(
+        False,
+        "Build Skip-Cache one block at a time, for a model larger than memory (skip2 alone).",
+    )
     devices: int = option(1, "Number of devices; only 1 at present.")
     logger: LoggerName = option(
         "csv", "Also log to TensorBoard with 'tensorboard'; CSV files are always written."
@@ -180,6 +184,7 @@ class TrainConfig(RunConfig):
                 "use --method skip to train without a cache"
             )
         super().__post_init__()
+        _check_streaming(self)
         _check_counts(self)
         _check_optimizer(self)
         if not 0 < self.val_split_fraction < 1:
@@ -313,6 +318,14 @@ def check_positive(name: str, value: int, most: int = MAX_COUNT) -> None:
         raise Skip2BenchError(f"{name} is {value}; give 1 or more")
     if value > most:
         raise Skip2BenchError(f"{name} is {value}; give at most {most}")
+
+
+def _check_streaming(config: TrainConfig) -> None:
+    if config.stream_blocks and config.method != "skip2":
+        raise Skip2BenchError(
+            f"stream_blocks needs method 'skip2', which runs each block once; method is "
+            f"{config.method!r}"
+        )
 
 
 def _check_counts(config: TrainConfig) -> None:

@@ -124,8 +124,22 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         ) from error
 
 
-def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype) -> Base:
+def load_checkpoint(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    prefixes: tuple[str, ...] = ("",),
+) -> Base:
     """Load a LitGPT checkpoint folder's weights straight to `device` and `dtype`.
+
+    The file is mapped: what needs no move and no conversion is read when it is first used, and
+    what nothing refers to is not read at all.
+
+    Args:
+        folder: The checkpoint folder.
+        device: Where the weights go.
+        dtype: Theirs; None for the one they have in the file.
+        prefixes: Weights whose names start otherwise are left out.
 
     Raises:
         Skip2BenchError: files are missing or unreadable.
@@ -135,12 +149,16 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype) -> B
     return Base(
         name=folder.resolve().name,
         config=load_config(folder),
-        weights={key: _placed(value, device, dtype) for key, value in weights.items()},
+        weights={
+            key: _placed(value, device, dtype)
+            for key, value in weights.items()
+            if key.startswith(prefixes)
+        },
         folder=folder,
     )
 
 
-def _placed(weight: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _placed(weight: Tensor, device: torch.device, dtype: torch.dtype | None) -> Tensor:
     return weight.to(device=device, dtype=dtype if weight.is_floating_point() else None)
 
 

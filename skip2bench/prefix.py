@@ -6,13 +6,13 @@ prefix is run alone, its keys and values are kept, and every other batch starts 
 attends to them. Equal to the plain forward pass but for rounding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from litgpt.model import CausalSelfAttention
+from litgpt.model import Block, CausalSelfAttention
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
@@ -56,15 +56,31 @@ def _is_supported(model: SkipGPT) -> bool:
 class Backbone:
     """The frozen blocks of a Skip model on batches that share a prefix."""
 
-    def __init__(self, model: SkipGPT, prefix: Tensor, device: torch.device) -> None:
-        """Run the prefix (P,); an empty one leaves the plain forward pass."""
+    def __init__(
+        self,
+        model: SkipGPT,
+        prefix: Tensor,
+        device: torch.device,
+        run: Callable[[Tensor], list[Tensor]] | None = None,
+    ) -> None:
+        """Run the prefix (P,); an empty one leaves the plain forward pass.
+
+        `run` passes token ids (B, T) through the blocks that `model` has; it stands in place of
+        `model.compute_features` where those are not all blocks.
+        """
         self._model, self._device = model, device
+        self._run = run or model.compute_features
         self._length = len(prefix)
         self._heads: list[Heads] = []
         self._outputs: list[Tensor] = []
         if self._length:
             with _attention(model, [partial(self._keep, attn) for attn in _attentions(model)]):
-                self._outputs = model.compute_features(prefix[None].to(device))
+                self._outputs = self._run(prefix[None].to(device))
+
+    @property
+    def prefix_outputs(self) -> list[Tensor]:
+        """What the run of the prefix gave: tensors (1, P, d); empty without one."""
+        return self._outputs
 
     def compute(self, input_ids: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
         """Run a batch.
@@ -79,10 +95,10 @@ class Backbone:
         """
         length, prefix = input_ids.size(1), self._length
         if not prefix:
-            outputs = self._model.compute_features(input_ids.to(self._device))
+            outputs = self._run(input_ids.to(self._device))
             return [h.flatten(0, 1) for h in outputs], rows.to(self._device)
         with self._after_prefix():
-            outputs = self._model.compute_features(input_ids[:, prefix:].to(self._device))
+            outputs = self._run(input_ids[:, prefix:].to(self._device))
         flat = [h.flatten(0, 1) for h in outputs]
         sample, position = rows // length, rows % length
         places = sample * (length - prefix) + position - prefix
@@ -138,7 +154,8 @@ def _attend_after(
 
 
 def _attentions(model: SkipGPT) -> list[CausalSelfAttention]:
-    return [block.attn for block in model.transformer.h]
+    """Of the blocks that are there: something else may stand in place of others."""
+    return [block.attn for block in model.transformer.h if isinstance(block, Block)]
 
 
 @contextmanager

@@ -81,6 +81,10 @@ def print_train(summary: dict[str, Any]) -> None:
             f"{summary['cache_tier']}, {'kept' if summary['cache_kept'] else 'built'}, "
             f"algebra {summary['algebra']})"
         )
+    if summary.get("peak_anonymous_memory_bytes"):
+        rows["peak memory without mapped files"] = format_bytes(
+            summary["peak_anonymous_memory_bytes"]
+        )
     if summary.get("recomputed_samples"):
         rows["recomputed every epoch"] = f"{summary['recomputed_samples']:,} samples"
     for name, value in rows.items():

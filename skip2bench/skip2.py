@@ -139,6 +139,17 @@ class SkipGPT(GPT):  # type: ignore[misc]
             super().forward(idx)
             return [self._outputs.pop(block) for block in self.feature_blocks]
 
+    @torch.inference_mode()
+    def run_blocks(self, idx: Tensor) -> Tensor:
+        """What enters the final norm, (B, T, d), for token ids (B, T); nothing else is kept."""
+        caught: list[Tensor] = []
+        with self._backbone_only():
+            # not what comes back: some architectures put the logits' cap on it
+            self.transformer.ln_f.register_forward_hook(lambda *call: caught.append(call[-1]))
+            super().forward(idx)
+        self._outputs.clear()
+        return caught[0]
+
     def forward_features(self, features: Tensor) -> Tensor:
         """Logits from what `compute_features` gave, for any positions.
 

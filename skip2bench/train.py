@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,13 @@ from skip2bench.environment import weights_dtype
 from skip2bench.errors import DivergedError
 from skip2bench.logs import RunLogs
 from skip2bench.loop import TrainingRun, fit, planned_batches, summarise_run
-from skip2bench.measure import Clock, hold_freed_memory, reset_peak_memory
+from skip2bench.measure import (
+    Clock,
+    hold_freed_memory,
+    reset_peak_memory,
+    return_freed_memory,
+    watch_anonymous_memory,
+)
 from skip2bench.models import load_checkpoint
 from skip2bench.objective import Objective, TokenObjective, token_validation_loss
 from skip2bench.recording import record_run
@@ -34,6 +40,8 @@ from skip2bench.resume import RunPlace, identify, open_place
 from skip2bench.skip2 import SkipGPT
 from skip2bench.state_files import StateFolder
 from skip2bench.stop_request import StopRequest, stop_on_signals
+from skip2bench.streamed_loss import streamed_validation_loss
+from skip2bench.streaming import StreamedBackbone, load_without_blocks
 from skip2bench.training_plan import TrainingPlan, plan_training
 from skip2bench.training_state import TrainingState
 
@@ -80,16 +88,18 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
             ) as summary,
         ):
             constants = {"identity": identity, "log_folder": log_folder}
-            summary |= _train(
-                _Start(
-                    plan=plan,
-                    place=place,
-                    environment=environment,
-                    stop=stop,
-                    constants=constants,
-                    started=started - place.earlier_seconds,
-                )
+            start = _Start(
+                plan=plan,
+                place=place,
+                environment=environment,
+                stop=stop,
+                constants=constants,
+                started=started - place.earlier_seconds,
             )
+            with watch_anonymous_memory() if config.stream_blocks else nullcontext() as read_peak:
+                summary |= _train(start)
+            if read_peak is not None:
+                summary["peak_anonymous_memory_bytes"] = read_peak()
     return summary | {"folder": str(folder)}
 
 
@@ -126,18 +136,22 @@ def _train(start: _Start) -> dict[str, Any]:
     """Build the model, train it, save the adapter; return the figures of the run."""
     plan, place = start.plan, start.place
     config, device, folder, resumed = plan.config, plan.device, place.folder, place.state
-    if plan.settings.method.is_cached:
+    if config.stream_blocks:
+        return_freed_memory()
+    elif plan.settings.method.is_cached:
         hold_freed_memory()  # the others lose by it, a tenth of LoRA's time
     fabric = Fabric(accelerator=device.type, devices=1, precision=plan.precision)
-    base = load_checkpoint(plan.base_folder, device, weights_dtype(plan.precision))
-    model = build_model(plan.settings, base, device, config.seed)
-    del base  # the model holds its tensors, until it drops the backbone
+    model = _load_model(plan)
     total, trainable = count_parameters(model)
     batches = planned_batches(config, plan.data, plan.steps)
     if resumed is None:
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)  # its cache counts in no clock yet
     objective = _build_objective(plan, fabric, model, batches, start)
-    before = resumed.values["domain_loss_before"] if resumed else _domain_loss(plan, fabric, model)
+    before = (
+        resumed.values["domain_loss_before"]
+        if resumed
+        else _domain_loss(plan, fabric, model, folder)
+    )
     optimizer = fabric.setup_optimizers(_build_optimizer(model, config, device))
     clock, progress = Clock(device), place.progress
     run = TrainingRun(
@@ -182,7 +196,7 @@ def _train(start: _Start) -> dict[str, Any]:
         plan.precision,
         config.prompt_style,
     )
-    after = _domain_loss(plan, fabric, model)
+    after = _domain_loss(plan, fabric, model, folder)
     return {
         "total_parameters": total,
         "trainable_parameters": trainable,
@@ -194,18 +208,38 @@ def _train(start: _Start) -> dict[str, Any]:
     }
 
 
-def _domain_loss(plan: TrainingPlan, fabric: Fabric, model: GPT) -> float | None:
+def _load_model(plan: TrainingPlan) -> GPT:
+    """The method's model on its base, of which a streamed run loads what follows the blocks."""
+    load = load_without_blocks if plan.config.stream_blocks else load_checkpoint
+    base = load(plan.base_folder, plan.device, weights_dtype(plan.precision))
+    # the model holds the base's tensors, until it drops the backbone
+    return build_model(plan.settings, base, plan.device, plan.config.seed)
+
+
+def _domain_loss(plan: TrainingPlan, fabric: Fabric, model: GPT, folder: Path) -> float | None:
     """Loss on the base model's own domain; None where the run has no text of it."""
     if plan.domain is None:
         return None
     if isinstance(model, SkipGPT) and model.is_released:
         trained = trained_tensors(model)
-        base = load_checkpoint(plan.base_folder, plan.device, weights_dtype(plan.precision))
-        model = build_model(plan.settings, base, plan.device, plan.config.seed)
+        model = _load_model(plan)
         model.load_state_dict(trained, strict=False)
     model.eval()
     with fabric.autocast():
+        if plan.config.stream_blocks:
+            return streamed_validation_loss(_stream(plan, model, folder), plan.domain)
         return token_validation_loss(fabric, model, plan.domain)
+
+
+def _stream(plan: TrainingPlan, model: GPT, folder: Path) -> StreamedBackbone:
+    assert isinstance(model, SkipGPT)
+    return StreamedBackbone(
+        model=model,
+        folder=plan.base_folder,
+        device=plan.device,
+        dtype=weights_dtype(plan.precision),
+        scratch=folder / _SCRATCH,
+    )
 
 
 def _build_objective(
@@ -251,6 +285,7 @@ def _build_objective(
             **versions,
         },
         about={"model": plan.base_folder.name, "data": data.name},
+        backbone=_stream(plan, model, start.place.folder) if config.stream_blocks else None,
     )
     was_kept = None if earlier is None else bool(earlier["was_kept"])
     if config.cache_dir is None:

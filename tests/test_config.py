@@ -64,6 +64,10 @@ TRAIN_ERRORS = [
         "method is 'dora'; choose from lora, lora-all, lora-last, full, full+lora, last, bias, "
         "skip, skip2",
     ),
+    (
+        {"method": "lora", "stream_blocks": True},
+        "stream_blocks needs method 'skip2', which runs each block once; method is 'lora'",
+    ),
     ({"target": "middle"}, "target is 'middle'; choose from hidden, logits"),
     (
         {"precision": "fp8"},

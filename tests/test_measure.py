@@ -1,3 +1,5 @@
+import sys
+import time
 from contextlib import nullcontext
 
 import pytest
@@ -9,11 +11,13 @@ from skip2bench.measure import (
     Clock,
     count_flops,
     count_saved_bytes,
+    read_anonymous_memory,
     read_memory,
     read_peak_memory,
     read_reserved_memory,
     reset_peak_memory,
     time_call,
+    watch_anonymous_memory,
 )
 
 CPU = torch.device("cpu")
@@ -110,3 +114,29 @@ def test_nothing_is_saved_where_nothing_trains():
 
 def test_flops_of_a_matrix_product():
     assert count_flops(lambda: torch.randn(8, 4) @ torch.randn(4, 16)) == 2 * 8 * 4 * 16
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_anonymous_memory_leaves_out_mapped_files(tmp_path):
+    size = 64 * 2**20
+    path = tmp_path / "tensor.pth"
+    torch.save(torch.ones(size // 4), path)
+    with watch_anonymous_memory(0.001) as read_peak:
+        before = read_anonymous_memory()
+        mapped = torch.load(path, mmap=True)
+        assert mapped.sum() > 0  # every page was read
+        assert read_anonymous_memory() - before < size / 2
+        held = torch.ones(size // 4)
+        assert read_anonymous_memory() - before > size / 2
+        deadline = time.monotonic() + 30
+        while read_peak() - before < size / 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        del held
+    assert before + size / 2 < read_peak() < before + 3 * size
+
+
+def test_there_is_no_such_figure_elsewhere(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert read_anonymous_memory() is None
+    with watch_anonymous_memory() as read_peak:
+        assert read_peak() is None

@@ -109,3 +109,14 @@ def test_a_broken_configuration_is_an_error(tiny_checkpoint, tmp_path):
     (folder / "model_config.yaml").write_text("n_layers: 3\n")
     with pytest.raises(Skip2BenchError, match="is no LitGPT model configuration"):
         load_config(folder)
+
+
+def test_a_part_of_a_checkpoint_is_loaded_by_the_names_of_its_weights(tiny_checkpoint):
+    whole = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16).weights
+    part = load_checkpoint(tiny_checkpoint, CPU, torch.bfloat16, ("transformer.h.1.", "lm_head."))
+    assert set(part.weights) == {
+        name for name in whole if name.startswith("transformer.h.1.") or "lm_head" in name
+    }
+    assert all(torch.equal(weight, whole[name]) for name, weight in part.weights.items())
+    stored = load_checkpoint(tiny_checkpoint, CPU, None).weights
+    assert {weight.dtype for weight in stored.values()} == {torch.float32}

@@ -182,3 +182,13 @@ def test_merging_is_refused_with_the_reason():
         Skip2BenchError, match="cannot be merged: it adds functions of the inner blocks'"
     ):
         merge_skip_adapter()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_run_blocks_gives_what_enters_the_final_norm(architecture):
+    """Not what LitGPT's forward would return: a cap of the logits would be on it."""
+    _, model = build_pair(small_config(architecture), SETTINGS)
+    model.eval()
+    tokens = torch.arange(6)[None]
+    assert torch.equal(model.run_blocks(tokens), model.compute_features(tokens)[-1])
+    assert model._outputs == {}
