@@ -47,7 +47,7 @@ PARTIAL = "160000"
         {"cache_tier": "disk"},
         {"cache_max_bytes": PARTIAL},
         {"cache_max_bytes": PARTIAL, "cache_tier": "disk"},
-        {"cache_max_bytes": "0"},
+        {"cache_max_bytes": "1"},
         {"target": "logits"},
         {"target": "logits", "cache_max_bytes": PARTIAL},
         {"blocks": "2"},

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
 from litgpt.config import Config
 from litgpt.tokenizer import Tokenizer
+from tiny import TINY
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models import check_checkpoint, load_checkpoint, load_config
