@@ -109,7 +109,7 @@ def train(**flags: Any) -> None:
     as_json, path = flags.pop("json"), flags.pop("config")
     if path is None and flags["resume"] and flags["out_dir"]:
         # what is not typed is as it was in the run that goes on
-        stored: Path = flags["out_dir"] / "config.yaml"
+        stored = Path(flags["out_dir"], "config.yaml")
         path = stored.absolute() if stored.is_file() else None
     config, ignored = load_train_config(given(flags), path)
 
