@@ -58,6 +58,8 @@ def _build_table(title: str, columns: "Columns", entries: list[Entry]) -> Table:
 def _describe_warning(it: Mapping[str, Any]) -> str:
     if it["kind"] == "busy":
         return f"something else used the processor during {', '.join(it['cells'])}"
+    if it["kind"] == "resumed":
+        return f"stopped and resumed, each step counted once: {', '.join(it['cells'])}"
     if it["kind"] == "few_runs":
         return f"{it['label']}: n = {it['n']}; an interval needs at least {FEW_RUNS} runs"
     if it["kind"] == "edge":
