@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from skip2bench.errors import printable
+
 MAX_BYTES = 64 * 2**20
 """More than any file of results has."""
 MAX_DEPTH = 50
@@ -120,7 +122,7 @@ def walk(content: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
 def name_place(keys: tuple[str | int, ...]) -> str:
     """Keys as a reader finds them: `configurations[0].phases.forward`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    return text.removeprefix(".")
+    return printable(text.removeprefix(".")).replace("\n", "\\n")
 
 
 def _refuse_constant(name: str) -> float:

@@ -56,7 +56,7 @@ def check_folder(name: str, folder: Path | None) -> None:
         raise Skip2BenchError(f"{name} {str(folder)!r} {relation} no folder; {remedy}")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise Skip2BenchError(
-            f"{name} {str(folder)!r} cannot be written to (no permission in {str(nearest)!r}); "
+            f"{name} {str(folder)!r} cannot be written to ({str(nearest)!r} is read-only here); "
             f"{remedy}"
         )
 

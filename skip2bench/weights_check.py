@@ -4,6 +4,7 @@ A `.pth` file is a pickle, which can hold code; torch's `weights_only` refuses i
 one pass over the file, tensor by tensor, and copies none of it.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from zipfile import is_zipfile
@@ -31,7 +32,9 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
         Skip2BenchError: it cannot be read, or holds something else.
     """
     try:
-        content = torch.load(path, mmap=True, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of what is refused anyway
+            content = torch.load(path, mmap=True, weights_only=True, map_location="cpu")
     except MemoryError:
         raise
     except Exception as error:

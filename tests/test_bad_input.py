@@ -2,7 +2,8 @@
 
 The table is `data/bad_input.jsonl`, a case a line: what is given and the complete line that answers
 it. `{tiny}`, `{data}` and `{in}` stand for the small checkpoint, its data and the folder of the
-case's file, `{torch}` for torch's version, and `{9*5000}` for five thousand nines.
+case's file, `{torch}` for torch's version, `{train_keys}` for the fields of `train`, and `{9*5000}`
+for five thousand nines.
 """
 
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import zipfile
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import skip2bench.cli as cli
+from skip2bench.config import TrainConfig
 from skip2bench.errors import Skip2BenchError, error_line, printable
 from skip2bench.models import load_config, load_tokenizer
 from skip2bench.weights_check import check_weights
@@ -76,6 +79,7 @@ def write(refuse):
 
 def _expand(text: str) -> str:
     text = text.replace("{torch}", torch.__version__)
+    text = text.replace("{train_keys}", ", ".join(sorted(it.name for it in fields(TrainConfig))))
     return re.sub(r"\{(.{1,5}?)\*(\d+)\}", lambda run: run[1] * int(run[2]), text)
 
 
@@ -612,7 +616,8 @@ def test_closed_streams_end_cleanly(tmp_path, redirection):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device here")
 def test_a_full_disk_behind_standard_output(tmp_path):
     command = f"{sys.executable} -m skip2bench report --results {{}} --lang en > /dev/full"
-    results = Path(__file__).parent / "data" / "results"
+    results = tmp_path / "results"
+    shutil.copytree(Path(__file__).parent / "data" / "results", results)
     done = subprocess.run(
         ["bash", "-c", command.format(results)],
         cwd=tmp_path,

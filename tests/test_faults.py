@@ -224,9 +224,12 @@ def test_a_disk_that_cannot_be_written_is_an_error_before_anything_else(train, d
     with pytest.raises(Skip2BenchError) as caught:
         train(out_dir=disk / "run")
     assert str(caught.value) == (
-        f"cannot make the run folder {str(disk / 'run')!r}: Read-only file system"
+        f"out_dir {str(disk / 'run')!r} cannot be written to ({str(disk)!r} is read-only here); "
+        "choose another --out-dir"
     )
-    with pytest.raises(Skip2BenchError, match=r"cannot write to .*Read-only.* --cache-dir"):
+    with pytest.raises(
+        Skip2BenchError, match=r"^cache_dir .* is read-only here\); choose another --cache-dir"
+    ):
         train(cache_dir=disk / "kept")
 
 

@@ -143,6 +143,7 @@ HUGE = 10**60
         ),
         ({"algebra_costs": {"head": {"flops": [1e200]}}}, "algebra_costs.head.flops[0] is 1e+200, where a number of a sensible size was expected"),
         ({"label": "\u202egpj", "error": 1}, "error is 1, where text was expected"),
+        ({"a\nb": 10**31}, "a\\nb is 10000000000000000000000000000000, where a number of a sensible size was expected"),
     ],
 )  # fmt: skip
 def test_a_summary_that_cannot_be_trusted(change: dict[str, Any], reason: str, train: Path) -> None:
