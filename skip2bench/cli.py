@@ -107,11 +107,10 @@ def train(**flags: Any) -> None:
     from skip2bench.config_file import load_train_config
 
     as_json, path = flags.pop("json"), flags.pop("config")
-    if path is None and flags["resume"] and flags["out_dir"]:
-        # what is not typed is as it was in the run that goes on
-        stored = Path(flags["out_dir"], "config.yaml")
-        path = stored.absolute() if stored.is_file() else None
-    config, ignored = load_train_config(given(flags), path)
+    typed = given(flags)
+    if path is None and typed.get("resume") and typed.get("out_dir"):
+        path = _find_stored_config(typed)
+    config, ignored = load_train_config(typed, path)
 
     from skip2bench.console import note
     from skip2bench.screens import print_train
@@ -120,6 +119,23 @@ def train(**flags: Any) -> None:
     if ignored:
         note(f"no effect here: {', '.join(ignored)}")
     _print_result(run_training(config, sys.argv[1:]), as_json, print_train)
+
+
+def _find_stored_config(typed: dict[str, Any]) -> Path | None:
+    """Configuration of the run that goes on: what is not typed is as it was there.
+
+    Raises:
+        Skip2BenchError: there is none, and nothing else is typed that a new run could be made of.
+    """
+    stored = Path(typed["out_dir"], "config.yaml")
+    if stored.is_file():
+        return stored.absolute()
+    if typed.keys() <= {"resume", "out_dir"}:
+        raise Skip2BenchError(
+            f"{typed['out_dir']!r} holds no run to go on with; check the path, or give the flags "
+            "of the run to start it there"
+        )
+    return None
 
 
 @app.command()

@@ -209,6 +209,11 @@ def test_merging_a_skip_adapter_says_why_not(run, tiny_checkpoint, tiny_data):
 
 ERRORS = [
     (
+        ("train", "--resume", "--out-dir", "gone"),
+        "error: 'gone' holds no run to go on with; check the path, or give the flags of the run to "
+        "start it there\n",
+    ),
+    (
         ("train", "--blocks", "0-3"),
         "error: blocks '0-3' is no list of block numbers; give e.g. 0,1,2,3, or all, ",
     ),
