@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from skip2bench.coercion import coerce
 from skip2bench.config import BenchConfig, TrainConfig
-from skip2bench.config_file import coerce
 from skip2bench.errors import Skip2BenchError
 
 _WATCH_SECONDS = 1.0

@@ -83,7 +83,7 @@ _JSON = extra_flag("json", bool, "Print the summary as JSON.", default=False)
 @flags_from(BenchConfig, extra=(_JSON,))
 def bench(**flags: Any) -> None:
     """Measure parameters, forward, backward, FLOPs and memory of LoRA and Skip2-LoRA."""
-    from skip2bench.config_file import coerce
+    from skip2bench.coercion import coerce
 
     as_json = flags.pop("json")
     config = BenchConfig(**coerce(BenchConfig, given(flags)))
@@ -163,7 +163,7 @@ def compare(**flags: Any) -> None:
 @flags_from(ReportConfig)
 def report(**flags: Any) -> None:
     """Write the evaluation report, Markdown or HTML, from the files in a results folder."""
-    from skip2bench.config_file import coerce
+    from skip2bench.coercion import coerce
     from skip2bench.report import render_report
 
     config = ReportConfig(**coerce(ReportConfig, given(flags)))
@@ -184,7 +184,7 @@ def report(**flags: Any) -> None:
 @flags_from(DoctorConfig, extra=(_JSON,), without=("out_dir", "force", "seed", "lora_alpha"))
 def doctor(**flags: Any) -> None:
     """Say what this machine has, what the guide asks of it, and what will not fit."""
-    from skip2bench.config_file import coerce
+    from skip2bench.coercion import coerce
 
     as_json = flags.pop("json")
     config = DoctorConfig(**coerce(DoctorConfig, given(flags)))

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from skip2bench.blocks import blocks_text
 from skip2bench.byte_sizes import parse_bytes
+from skip2bench.coercion import coerce, refuse_unknown
 from skip2bench.config import (
     EMBEDDED_DEFAULTS,
     MethodName,
     TrainConfig,
-    check_choice,
-    check_positive,
     option,
 )
-from skip2bench.config_file import blocks_text, coerce, read_flat_file, refuse_unknown
+from skip2bench.config_checks import check_choice, check_positive
+from skip2bench.config_file import read_flat_file
 from skip2bench.errors import Skip2BenchError
 
 Flow = Literal["minimal", "small", "detailed"]

@@ -5,13 +5,20 @@ values come from (defaults < YAML < flags, LitGPT's nested YAML included) is `co
 business.
 """
 
-import math
-import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from skip2bench.byte_sizes import parse_bytes
+from skip2bench.config_checks import (
+    MAX_RANK,
+    MAX_REPEATS,
+    check_choice,
+    check_counts,
+    check_optimizer,
+    check_positive,
+    check_streaming,
+)
 from skip2bench.errors import Skip2BenchError
 
 MethodName = Literal[
@@ -26,8 +33,6 @@ ReportFormat = Literal["md", "html"]
 CacheTier = Literal["auto", "device", "ram", "disk"]
 CacheDtype = Literal["model", "bf16", "int8"]
 
-BLOCK_PRESETS = {"fast": 4, "balanced": 6, "accurate": 8}
-"""The guide's presets (section 5.2): how many of the first blocks each one adapts."""
 EMBEDDED_MODEL = "pystd"
 EMBEDDED_DATA = "pydoc"
 
@@ -184,9 +189,9 @@ class TrainConfig(RunConfig):
                 "use --method skip to train without a cache"
             )
         super().__post_init__()
-        _check_streaming(self)
-        _check_counts(self)
-        _check_optimizer(self)
+        check_streaming(self)
+        check_counts(self)
+        check_optimizer(self)
         if not 0 < self.val_split_fraction < 1:
             raise Skip2BenchError(
                 f"val_split_fraction is {self.val_split_fraction}; give a share between 0 and 1"
@@ -206,10 +211,6 @@ class TrainConfig(RunConfig):
             )
 
 
-MAX_COUNT = 10**9
-"""Beyond it a count is a slip: nothing here can have or do so many."""
-MAX_RANK = 2**16
-MAX_REPEATS = 100_000
 LORA_TARGETS = ("lora_query", "lora_key", "lora_value", "lora_projection", "lora_mlp", "lora_head")
 
 EMBEDDED_DEFAULTS: dict[str, Any] = {
@@ -270,97 +271,6 @@ class ReportConfig:
     def __post_init__(self) -> None:
         check_choice("lang", self.lang, get_args(Language))
         check_choice("format", self.format, get_args(ReportFormat))
-
-
-def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
-    """Resolve `text` to block numbers of a model with `n_layer` blocks.
-
-    Args:
-        text: "0,1,2,3" (brackets and spaces allowed, as in YAML), "all", or a preset of
-            BLOCK_PRESETS. A preset that asks for more blocks than the model has takes all of them.
-        n_layer: Number of blocks of the model.
-
-    Raises:
-        Skip2BenchError: not a list of numbers, out of range, twice the same, or empty.
-    """
-    name = text.strip().lower()
-    if name == "all":
-        return tuple(range(n_layer))
-    if name in BLOCK_PRESETS:
-        return tuple(range(min(BLOCK_PRESETS[name], n_layer)))
-    inner = name[1:-1] if name[:1] + name[-1:] in ("[]", "()") else name
-    numbers = [part.strip() for part in inner.removesuffix(",").split(",")]
-    if not all(re.fullmatch(r"[0-9]+", number) for number in numbers):
-        presets = ", ".join(BLOCK_PRESETS)
-        raise Skip2BenchError(
-            f"blocks {text!r} is no list of block numbers; give e.g. 0,1,2,3, or all, {presets}"
-        )
-    # the digits of a block that exists are few; int() refuses some thousands of them
-    blocks = tuple(int(number.lstrip("0")[:18] or "0") for number in numbers)
-    if len(set(blocks)) < len(blocks):
-        raise Skip2BenchError(f"blocks {text!r} names a block twice; give each block once")
-    if max(blocks) >= n_layer:
-        raise Skip2BenchError(
-            f"block {max(blocks)} does not exist; the model has blocks 0 to {n_layer - 1}"
-        )
-    return tuple(sorted(blocks))
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise a Skip2BenchError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise Skip2BenchError(f"{name} is {value!r}; choose from {', '.join(choices)}")
-
-
-def check_positive(name: str, value: int, most: int = MAX_COUNT) -> None:
-    """Raise a Skip2BenchError unless `value` is from 1 to `most`."""
-    if value < 1:
-        raise Skip2BenchError(f"{name} is {value}; give 1 or more")
-    if value > most:
-        raise Skip2BenchError(f"{name} is {value}; give at most {most}")
-
-
-def _check_streaming(config: TrainConfig) -> None:
-    if config.stream_blocks and config.method != "skip2":
-        raise Skip2BenchError(
-            f"stream_blocks needs method 'skip2', which runs each block once; method is "
-            f"{config.method!r}"
-        )
-
-
-def _check_counts(config: TrainConfig) -> None:
-    for name in (
-        "epochs",
-        "global_batch_size",
-        "micro_batch_size",
-        "eval_interval",
-        "save_interval",
-    ):
-        check_positive(name, getattr(config, name))
-    for name in ("max_steps", "train_samples", "max_seq_length"):
-        if getattr(config, name) is not None:
-            check_positive(name, getattr(config, name))
-    if config.max_seq_length == 1:
-        raise Skip2BenchError(
-            "max_seq_length is 1, which has no next token to learn; give 2 or more"
-        )
-
-
-def _check_optimizer(config: TrainConfig) -> None:
-    if not 0 < config.learning_rate < math.inf:  # NaN is refused too, here and below
-        raise Skip2BenchError(
-            f"learning_rate is {config.learning_rate}; give a number above 0, such as 3e-3"
-        )
-    for name in ("lr_warmup_steps", "weight_decay"):
-        value = getattr(config, name)
-        if not 0 <= value <= MAX_COUNT:
-            remedy = f"at most {MAX_COUNT}" if value > 0 else "0 or more"
-            raise Skip2BenchError(f"{name} is {value}; give {remedy}")
-    for name in ("adam_beta1", "adam_beta2"):
-        if not 0 <= getattr(config, name) < 1:
-            raise Skip2BenchError(
-                f"{name} is {getattr(config, name)}; give a number from 0 to below 1"
-            )
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:

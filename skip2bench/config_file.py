@@ -5,58 +5,19 @@ A YAML file is either flat, with the field names of the configuration (what a ru
 `skip2lora_*` keys.
 """
 
-import difflib
-from collections.abc import Collection, Iterable
-from dataclasses import fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from skip2bench.blocks import blocks_text
+from skip2bench.coercion import coerce
 from skip2bench.config import EMBEDDED_DEFAULTS, LORA_TARGETS, TrainConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.litgpt_yaml import LITGPT_BLOCKS, flatten
 from skip2bench.resources import find_resource
 from skip2bench.yaml_files import read_yaml
 
-Config = TypeVar("Config")
-
-_RENAMED = {
-    "eval.interval": "eval_interval",
-    "logger_name": "logger",
-    "skip2lora_block_indices": "blocks",
-    "skip2lora_output_layer": "target",
-    "optimizer.lr": "learning_rate",
-    "optimizer.weight_decay": "weight_decay",
-}
-_LITGPT_BLOCKS = ("train", "eval", "optimizer", "data")
-# Keys of LitGPT's blocks; those that mean something here are fields of the same name.
-_BLOCK_KEYS = {
-    "train": (
-        *("save_interval", "log_interval", "global_batch_size", "micro_batch_size"),
-        *("lr_warmup_steps", "lr_warmup_fraction", "epochs", "max_tokens", "max_steps"),
-        *("max_time", "max_seq_length", "tie_embeddings", "max_norm", "min_lr"),
-    ),
-    "eval": (
-        *("interval", "max_new_tokens", "max_iters", "initial_validation"),
-        *("final_validation", "evaluate_example"),
-    ),
-    "data": (
-        *("mask_prompt", "val_split_fraction", "prompt_style", "ignore_index", "seed"),
-        *("num_workers", "download_dir"),
-    ),
-    "optimizer": ("lr", "weight_decay", "betas"),
-}
 # `lm_head` is the guide's word for "the adapters end where lm_head begins".
 _TARGETS = {"lm_head": "hidden"}
-# Keys of LitGPT that change nothing here: logging, generation of samples, worker processes.
-_WITHOUT_EFFECT = frozenset(
-    (
-        *("train.log_interval", "train.min_lr"),
-        *("eval.max_new_tokens", "eval.max_iters", "eval.evaluate_example"),
-        *("eval.initial_validation", "eval.final_validation"),
-        *("data.num_workers", "data.download_dir", "data.ignore_index", "data.seed"),
-        *("access_token", "log"),
-    )
-)
 
 
 def load_train_config(
@@ -85,59 +46,18 @@ def load_train_config(
     return TrainConfig(**coerce(TrainConfig, values)), ignored
 
 
-def coerce(config_class: type[Config], values: dict[str, Any]) -> dict[str, Any]:
-    """Check `values` against the fields of `config_class` and bring them to the fields' types.
-
-    A null on a field that takes none means its default.
-
-    Raises:
-        Skip2BenchError: an unknown key (the nearest known one is named) or a value of the wrong
-            type.
-    """
-    hints = get_type_hints(config_class)
-    listed = {item.name: item for item in fields(config_class)}  # type: ignore[arg-type]
-    refuse_unknown(values, listed.keys())
-    result = {}
-    for key, value in values.items():
-        if value is None and not _takes_none(hints[key]):
-            continue
-        if get_origin(hints[key]) is tuple and isinstance(value, str | int | float):
-            # what may be repeated has commas of its own: blocks
-            is_one = not isinstance(value, str) or listed[key].metadata.get("repeatable")
-            value = [value] if is_one else [part.strip() for part in str(value).split(",")]
-        result[key] = _coerce_value(key, value, hints[key])
-    return result
-
-
-def refuse_unknown(values: Iterable[str], known: Collection[str], prefix: str = "") -> None:
-    """Raise a Skip2BenchError for the first key that is not known; it names the nearest one.
-
-    Args:
-        values: Keys that were given.
-        known: Keys that there are.
-        prefix: Where they stand, to name them in full.
-    """
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            remedy = (
-                f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
-            )
-            raise Skip2BenchError(f"unknown key {prefix + str(key)!r}; {remedy}")
-
-
 def read_flat_file(path: Path) -> dict[str, Any]:
     """Values of a YAML file by field name, LitGPT's nested blocks among them.
 
     Raises:
         Skip2BenchError: the file cannot be read, or a key of LitGPT's in it is not supported.
     """
-    return _flatten(_read_mapping(path))[0]
+    return flatten(_read_mapping(path))[0]
 
 
 def _read_train_file(path: Path, method: str | None) -> tuple[dict[str, Any], list[str]]:
     nested = _read_mapping(path)
-    flat, ignored = _flatten(nested)
+    flat, ignored = flatten(nested)
     enabled = flat.pop("skip2lora_enabled", None)
     if not isinstance(enabled, bool | None):
         raise Skip2BenchError(f"skip2lora_enabled is {enabled!r}; give true or false")
@@ -145,7 +65,7 @@ def _read_train_file(path: Path, method: str | None) -> tuple[dict[str, Any], li
         flat.setdefault("method", "lora")
     is_skip_file = any(key.startswith("skip2lora_") for key in nested)
     if "method" not in flat and (
-        is_skip_file or any(key in nested for key in (*_LITGPT_BLOCKS, "lora_r"))
+        is_skip_file or any(key in nested for key in (*LITGPT_BLOCKS, "lora_r"))
     ):
         flat["method"] = "skip2" if is_skip_file else "lora"
     # LitGPT has one rank: it is that of whichever adapter the run trains
@@ -158,17 +78,6 @@ def _read_train_file(path: Path, method: str | None) -> tuple[dict[str, Any], li
     return flat, ignored
 
 
-def blocks_text(value: Any) -> Any:
-    """Blocks as text, where YAML has them as a number or a list of numbers; else the value."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, list | tuple):
-        return value
-    if not all(isinstance(block, int | str) and not isinstance(block, bool) for block in value):
-        raise Skip2BenchError(f"blocks is {value!r}; give a list of numbers such as [0, 1, 2, 3]")
-    return ",".join(str(block) for block in value)
-
-
 def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.exists() and not path.is_absolute():
         shipped = find_resource("config_hub").parent / path
@@ -179,97 +88,6 @@ def _read_mapping(path: Path) -> dict[str, Any]:
             f"config file {str(path)!r} holds no mapping; write lines such as 'epochs: 3'"
         )
     return loaded
-
-
-def _flatten(nested: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Bring LitGPT's nested keys to field names; return also the keys that have no effect."""
-    flat: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    ignored = []
-    for key, value in _pairs(nested):
-        if key in _WITHOUT_EFFECT:
-            ignored += [key] if value not in (None, {}) else []
-        elif value is not None or key not in _UNSUPPORTED:
-            _refuse_unsupported(key, value)
-            block, _, name = key.rpartition(".")
-            field = _RENAMED.get(key, name if block in _BLOCK_KEYS else key)
-            if field in flat:
-                raise Skip2BenchError(
-                    f"{field} is given twice, as {origin[field]!r} and as {key!r}; keep one"
-                )
-            flat[field], origin[field] = value, key
-    flat.pop("num_nodes", None)
-    return flat, ignored
-
-
-def _pairs(nested: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Keys and values, those of LitGPT's blocks as `train.epochs`.
-
-    A block may also hold fields of `train` under `train`, as a comparison's own config.yaml does.
-    """
-    pairs: list[tuple[str, Any]] = []
-    for key, value in nested.items():
-        if key == "data":
-            pairs += _data_pairs(value)
-        elif key == "optimizer":
-            pairs += _optimizer_pairs(value)
-        elif key in ("train", "eval"):
-            if not isinstance(value, dict | None):
-                raise Skip2BenchError(f"{key} is {value!r}; write a mapping below it")
-            known = _BLOCK_KEYS[key]
-            if key == "train":
-                known += tuple(item.name for item in fields(TrainConfig))
-            refuse_unknown(value or (), known, f"{key}.")
-            pairs += [(f"{key}.{name}", inner) for name, inner in (value or {}).items()]
-        else:
-            pairs.append((key, value))
-    return pairs
-
-
-_UNSUPPORTED = {
-    "quantize": "train without it",
-    "train.max_tokens": "use max_steps",
-    "train.max_norm": "gradients are not clipped",
-    "train.max_time": "use max_steps",
-    "train.tie_embeddings": "the checkpoint's own setting is used",
-    "train.lr_warmup_fraction": "use lr_warmup_steps",
-    "num_nodes": "a run is on one machine",
-}
-
-
-def _refuse_unsupported(key: str, value: Any) -> None:
-    if key in _UNSUPPORTED and (key, value) != ("num_nodes", 1):
-        raise Skip2BenchError(
-            f"LitGPT's key {key!r} is not supported; leave it empty ({_UNSUPPORTED[key]})"
-        )
-
-
-def _data_pairs(value: Any) -> list[tuple[str, Any]]:
-    """Pairs of a `data` entry: a plain name, or LitGPT's `{class_path: …, init_args: {…}}`.
-
-    `class_path: litgpt.data.Alpaca2k` becomes its name in lower case, a JSON module its path.
-    """
-    if not isinstance(value, dict):
-        return [("data", value)]
-    unknown = set(value) - {"class_path", "init_args"}
-    module, _, name = str(value.get("class_path")).rpartition(".")
-    if unknown or "class_path" not in value or module not in ("", "litgpt.data"):
-        raise Skip2BenchError(
-            "data needs class_path (and init_args), such as class_path: litgpt.data.Alpaca2k"
-        )
-    init_args = _init_args("data", value)
-    source = init_args.pop("json_path", None) if name == "JSON" else name.lower()
-    if source is None:
-        raise Skip2BenchError("data of class JSON needs init_args: json_path")
-    refuse_unknown(init_args, _BLOCK_KEYS["data"], "data.init_args.")
-    return [("data", source), *((f"data.{key}", inner) for key, inner in init_args.items())]
-
-
-def _init_args(key: str, value: dict[str, Any]) -> dict[str, Any]:
-    init_args = value.get("init_args") or {}
-    if not isinstance(init_args, dict):
-        raise Skip2BenchError(f"init_args of {key} is {init_args!r}; write a mapping below it")
-    return dict(init_args)
 
 
 def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list[str]:
@@ -287,73 +105,3 @@ def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list
         *(f"{name} (only lora takes it)" for name in targets),
         *(f"{name} ({method} has no cache)" for name in cache),
     ]
-
-
-def _optimizer_pairs(value: Any) -> list[tuple[str, Any]]:
-    init_args: dict[str, Any] = {}
-    name = value
-    if isinstance(value, dict):
-        name, init_args = value.get("class_path"), _init_args("optimizer", value)
-        refuse_unknown(value, ("class_path", "init_args"), "optimizer.")
-        refuse_unknown(init_args, _BLOCK_KEYS["optimizer"], "optimizer.init_args.")
-    if name is not None and str(name).rpartition(".")[2] != "AdamW":
-        raise Skip2BenchError(
-            f"optimizer {name!r} is not supported; every method trains with torch.optim.AdamW"
-        )
-    betas = init_args.pop("betas", None)
-    pairs = [(f"optimizer.{key}", inner) for key, inner in init_args.items()]
-    if betas is not None:
-        if not isinstance(betas, list) or len(betas) != 2:
-            raise Skip2BenchError(f"optimizer betas {betas!r} is no pair; write [0.9, 0.95]")
-        pairs += [("adam_beta1", betas[0]), ("adam_beta2", betas[1])]
-    return pairs
-
-
-def _takes_none(hint: Any) -> bool:
-    return NoneType in get_args(hint)
-
-
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
-
-
-def _coerce_value(key: str, value: Any, hint: Any) -> Any:
-    """Bring one value to the type of its field; numbers may come as text (YAML reads 2e-4 so)."""
-    if value is None:
-        return None
-    if get_origin(hint) in (Union, UnionType):
-        hint = next(inner for inner in get_args(hint) if inner is not NoneType)
-    if get_origin(hint) is Literal:
-        return value  # __post_init__ names the choices
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple) or None in value:
-            raise Skip2BenchError(f"{key} is {value!r}; give a list without empty entries")
-        kind = get_args(hint)[0]
-        items = (blocks_text(item) if key == "blocks" else item for item in value)
-        return tuple(_coerce_value(key, item, kind) for item in items)
-    if hint is Path or hint is str:
-        return _coerce_text(key, value, hint)
-    made = (value if isinstance(value, bool) else None) if hint is bool else _number(value, hint)
-    if made is None:
-        raise Skip2BenchError(f"{key} is {value!r}; give {_KINDS[hint]}")
-    return made
-
-
-def _number(value: Any, hint: type[int] | type[float]) -> int | float | None:
-    """The value as a number of that type; None where it is none."""
-    is_fraction = hint is int and isinstance(value, float)
-    if not isinstance(value, int | float | str) or isinstance(value, bool) or is_fraction:
-        return None
-    try:
-        return hint(value)
-    except (ValueError, OverflowError):  # no number, or one beyond all floats
-        return None
-
-
-def _coerce_text(key: str, value: Any, hint: type) -> Any:
-    if not isinstance(value, str | Path):
-        raise Skip2BenchError(f"{key} is {value!r}; give {_KINDS.get(hint, 'text')}")
-    if not str(value).strip():
-        raise Skip2BenchError(f"{key} is empty; give {_KINDS.get(hint, 'text')}, or leave it out")
-    if "\0" in str(value):
-        raise Skip2BenchError(f"{key} is {str(value)!r}, which holds a NUL; take it out")
-    return hint(value)

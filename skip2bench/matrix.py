@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from litgpt.config import Config
 
+from skip2bench.blocks import blocks_text
 from skip2bench.building import build_empty_model, count_parameters
 from skip2bench.byte_sizes import parse_bytes
 from skip2bench.compare_config import CompareConfig
 from skip2bench.config import TrainConfig
-from skip2bench.config_file import blocks_text
 from skip2bench.console import note
 from skip2bench.errors import Skip2BenchError
 from skip2bench.methods import METHODS, MethodSettings, has_biases, resolve_method

@@ -10,7 +10,8 @@ from typing import Literal
 
 from litgpt.config import Config
 
-from skip2bench.config import LORA_TARGETS, RunConfig, parse_blocks
+from skip2bench.blocks import parse_blocks
+from skip2bench.config import LORA_TARGETS, RunConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.skip2 import SkipSettings
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from skip2bench.config import BLOCK_PRESETS
+from skip2bench.blocks import BLOCK_PRESETS
 from skip2bench.stats import Ratio, paired_ratio
 
 Content = Mapping[str, Any]

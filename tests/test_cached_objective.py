@@ -188,9 +188,9 @@ def test_a_damaged_cache_is_built_anew_and_said_so(train, skip, harm, tier, tmp_
 
 
 def test_a_random_backbone_is_refused(train, monkeypatch):
-    import skip2bench.train
+    import skip2bench.training_parts
 
-    build_model = skip2bench.train.build_model
+    build_model = skip2bench.training_parts.build_model
 
     def with_dropout(*args):
         model = build_model(*args)
@@ -199,7 +199,7 @@ def test_a_random_backbone_is_refused(train, monkeypatch):
         )
         return model
 
-    monkeypatch.setattr(skip2bench.train, "build_model", with_dropout)
+    monkeypatch.setattr(skip2bench.training_parts, "build_model", with_dropout)
     with pytest.raises(Skip2BenchError, match=r"dropout 0.1 in h\.1\.attn\.proj"):
         train(method="skip2")
 

@@ -1,6 +1,7 @@
 import pytest
 
-from skip2bench.config import BenchConfig, ReportConfig, TrainConfig, parse_blocks, to_plain
+from skip2bench.blocks import parse_blocks
+from skip2bench.config import BenchConfig, ReportConfig, TrainConfig, to_plain
 from skip2bench.errors import Skip2BenchError
 
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from skip2bench.coercion import coerce
 from skip2bench.config import EMBEDDED_DEFAULTS, TrainConfig
-from skip2bench.config_file import coerce, load_train_config
+from skip2bench.config_file import load_train_config
 from skip2bench.errors import Skip2BenchError
 
 HUB = Path(__file__).parent.parent / "config_hub" / "finetune"

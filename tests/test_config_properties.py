@@ -8,9 +8,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from skip2bench.blocks import BLOCK_PRESETS, parse_blocks
 from skip2bench.byte_sizes import MAX_BYTES, parse_bytes
 from skip2bench.compare_config import load_compare_config
-from skip2bench.config import BLOCK_PRESETS, TrainConfig, parse_blocks, to_plain
+from skip2bench.config import TrainConfig, to_plain
 from skip2bench.config_file import load_train_config
 from skip2bench.data import load_data
 from skip2bench.errors import Skip2BenchError, error_line

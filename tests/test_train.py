@@ -103,7 +103,8 @@ def test_every_method_sees_the_same_batches(train, monkeypatch):
 def test_frozen_weights_do_not_move(train, method, monkeypatch, tiny_checkpoint):
     models = []
     monkeypatch.setattr(
-        "skip2bench.train.build_model", lambda *args: models.append(build_model(*args)) or models[0]
+        "skip2bench.training_parts.build_model",
+        lambda *args: models.append(build_model(*args)) or models[0],
     )
     train(method=method)
     before = torch.load(tiny_checkpoint / "lit_model.pth", weights_only=True)
@@ -204,7 +205,8 @@ def test_lora_equals_a_plain_loop_over_litgpt(train, tiny_checkpoint, tiny_data)
 def test_a_saved_skip_adapter_gives_the_same_logits(train, target, monkeypatch, tiny_checkpoint):
     models = []
     monkeypatch.setattr(
-        "skip2bench.train.build_model", lambda *args: models.append(build_model(*args)) or models[0]
+        "skip2bench.training_parts.build_model",
+        lambda *args: models.append(build_model(*args)) or models[0],
     )
     _, _, _, folder = train(method="skip", target=target)
     tokens = torch.randint(320, (2, 11))

@@ -1,0 +1,54 @@
+"""Lists of blocks as people give them: numbers, or the guide's presets by name."""
+
+import re
+from typing import Any
+
+from skip2bench.errors import Skip2BenchError
+
+BLOCK_PRESETS = {"fast": 4, "balanced": 6, "accurate": 8}
+"""The guide's presets (section 5.2): how many of the first blocks each one adapts."""
+
+
+def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
+    """Resolve `text` to block numbers of a model with `n_layer` blocks.
+
+    Args:
+        text: "0,1,2,3" (brackets and spaces allowed, as in YAML), "all", or a preset of
+            BLOCK_PRESETS. A preset that asks for more blocks than the model has takes all of them.
+        n_layer: Number of blocks of the model.
+
+    Raises:
+        Skip2BenchError: not a list of numbers, out of range, twice the same, or empty.
+    """
+    name = text.strip().lower()
+    if name == "all":
+        return tuple(range(n_layer))
+    if name in BLOCK_PRESETS:
+        return tuple(range(min(BLOCK_PRESETS[name], n_layer)))
+    inner = name[1:-1] if name[:1] + name[-1:] in ("[]", "()") else name
+    numbers = [part.strip() for part in inner.removesuffix(",").split(",")]
+    if not all(re.fullmatch(r"[0-9]+", number) for number in numbers):
+        presets = ", ".join(BLOCK_PRESETS)
+        raise Skip2BenchError(
+            f"blocks {text!r} is no list of block numbers; give e.g. 0,1,2,3, or all, {presets}"
+        )
+    # the digits of a block that exists are few; int() refuses some thousands of them
+    blocks = tuple(int(number.lstrip("0")[:18] or "0") for number in numbers)
+    if len(set(blocks)) < len(blocks):
+        raise Skip2BenchError(f"blocks {text!r} names a block twice; give each block once")
+    if max(blocks) >= n_layer:
+        raise Skip2BenchError(
+            f"block {max(blocks)} does not exist; the model has blocks 0 to {n_layer - 1}"
+        )
+    return tuple(sorted(blocks))
+
+
+def blocks_text(value: Any) -> Any:
+    """Blocks as text, where YAML has them as a number or a list of numbers; else the value."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, list | tuple):
+        return value
+    if not all(isinstance(block, int | str) and not isinstance(block, bool) for block in value):
+        raise Skip2BenchError(f"blocks is {value!r}; give a list of numbers such as [0, 1, 2, 3]")
+    return ",".join(str(block) for block in value)

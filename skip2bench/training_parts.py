@@ -1,0 +1,130 @@
+"""The parts of a training run: its model, its objective, its optimizer, made from its plan."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from litgpt.model import GPT
+
+from skip2bench.building import build_model
+from skip2bench.byte_sizes import parse_bytes
+from skip2bench.cache_arrays import Tier
+from skip2bench.cache_build import CacheBuilder
+from skip2bench.cache_folder import CacheFolder
+from skip2bench.cache_plan import CacheUse, plan_cache
+from skip2bench.cached_objective import CachedObjective
+from skip2bench.config import TrainConfig
+from skip2bench.environment import weights_dtype
+from skip2bench.models import load_checkpoint
+from skip2bench.objective import Objective, TokenObjective
+from skip2bench.resume import RunPlace
+from skip2bench.skip2 import SkipGPT
+from skip2bench.streaming import StreamedBackbone, load_without_blocks
+from skip2bench.training_plan import TrainingPlan
+
+SCRATCH = ".cache"
+"""Below the run folder: a cache on disk that ends with the run, and is found when it is resumed."""
+
+
+def load_model(plan: TrainingPlan) -> GPT:
+    """The method's model on its base, of which a streamed run loads what follows the blocks."""
+    load = load_without_blocks if plan.config.stream_blocks else load_checkpoint
+    base = load(plan.base_folder, plan.device, weights_dtype(plan.precision))
+    # the model holds the base's tensors, until it drops the backbone
+    return build_model(plan.settings, base, plan.device, plan.config.seed)
+
+
+def stream_backbone(plan: TrainingPlan, model: GPT, folder: Path) -> StreamedBackbone:
+    """The backbone whose blocks are in the checkpoint; `folder` is the run's."""
+    assert isinstance(model, SkipGPT)
+    return StreamedBackbone(
+        model=model,
+        folder=plan.base_folder,
+        device=plan.device,
+        dtype=weights_dtype(plan.precision),
+        scratch=folder / SCRATCH,
+    )
+
+
+def build_objective(
+    plan: TrainingPlan,
+    fabric: Fabric,
+    model: GPT,
+    batches: list[list[int]],
+    place: RunPlace,
+    environment: dict[str, Any],
+) -> Objective:
+    """How the method's losses are computed, from the model or from Skip-Cache.
+
+    Args:
+        plan: Of the run.
+        fabric: Of the run.
+        model: The method's model.
+        batches: Sample ids of every step.
+        place: The run's folder, and the state it goes on from.
+        environment: Content of `environment.json`.
+
+    Raises:
+        Skip2BenchError: the backbone is random in training, so a cache would be inexact.
+    """
+    config, data = plan.config, plan.data
+    if not plan.settings.method.is_cached:
+        return TokenObjective(fabric, fabric.setup_module(model), data, config.micro_batch_size)
+    assert isinstance(model, SkipGPT)
+    model.check_is_deterministic()
+    used = sorted({i for batch in batches for i in batch})
+    passes = sum(map(len, batches)) / len(used)
+    scratch = place.folder / SCRATCH
+    earlier = place.state.values["objective"] if place.state else None
+    cache_plan = plan_cache(
+        model,
+        CacheUse(train=data.train, train_ids=used, val=data.val, steps=len(batches), passes=passes),
+        plan.device,
+        weights_dtype(plan.precision),
+        tier=config.cache_tier,
+        dtype=config.cache_dtype,
+        max_bytes=None
+        if config.cache_max_bytes is None
+        else parse_bytes("cache_max_bytes", config.cache_max_bytes),
+        folder=config.cache_dir or scratch,
+        decided=None if earlier is None else (earlier["tier"], earlier["capacity_bytes"]),
+    )
+    versions = {name: environment[name] for name in ("torch", "litgpt")}
+    builder = CacheBuilder(
+        model=model,
+        device=plan.device,
+        plan=cache_plan,
+        folder=_cache_folder(config, cache_plan.tier, scratch),
+        key={
+            "checkpoint_sha256": environment["checkpoint"]["sha256"],
+            "model_config_sha256": environment["checkpoint"]["model_config_sha256"],
+            "precision": plan.precision,
+            "device": plan.device.type,
+            **versions,
+        },
+        about={"model": plan.base_folder.name, "data": data.name},
+        backbone=stream_backbone(plan, model, place.folder) if config.stream_blocks else None,
+    )
+    was_kept = None if earlier is None else bool(earlier["was_kept"])
+    if config.cache_dir is None:
+        was_kept = False  # what lies in the scratch folder is this run's own
+    return CachedObjective(fabric, model, data, builder, used, passes, was_kept=was_kept)
+
+
+def _cache_folder(config: TrainConfig, tier: Tier, scratch: Path) -> CacheFolder | None:
+    """Where the run's caches are kept; on disk, a run that is resumed finds its own again."""
+    if config.cache_dir is not None:
+        return CacheFolder(config.cache_dir)
+    return CacheFolder(scratch) if tier == "disk" else None
+
+
+def build_optimizer(model: GPT, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW over what trains, the same for every method."""
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
