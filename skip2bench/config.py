@@ -21,6 +21,7 @@ Target = Literal["hidden", "logits"]
 Precision = Literal["auto", "32-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 LoggerName = Literal["csv", "tensorboard"]
+StrategyName = Literal["auto", "ddp", "fsdp"]
 Language = Literal["ja", "en"]
 ReportFormat = Literal["md", "html"]
 CacheTier = Literal["auto", "device", "ram", "disk"]
@@ -162,7 +163,13 @@ class TrainConfig(RunConfig):
     cache_dir: Path | None = option(
         None, "Folder that keeps Skip-Cache for later runs (default: it ends with the run)."
     )
-    devices: int = option(1, "Number of devices; only 1 at present.")
+    devices: int = option(1, "Devices of each node; one process (rank) for each.")
+    num_nodes: int = option(1, "Number of nodes; torchrun or SLURM starts the run on each.")
+    strategy: StrategyName = option(
+        "auto",
+        "With several devices: ddp (auto) has the whole model on each; fsdp shards the frozen "
+        "backbone of skip and skip2.",
+    )
     logger: LoggerName = option(
         "csv", "Also log to TensorBoard with 'tensorboard'; CSV files are always written."
     )
@@ -170,6 +177,7 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         check_choice("method", self.method, get_args(MethodName))
         check_choice("logger", self.logger, get_args(LoggerName))
+        check_choice("strategy", self.strategy, get_args(StrategyName))
         check_choice("cache_tier", self.cache_tier, get_args(CacheTier))
         check_choice("cache_dtype", self.cache_dtype, get_args(CacheDtype))
         if self.cache_max_bytes is not None and not parse_bytes(
@@ -191,10 +199,7 @@ class TrainConfig(RunConfig):
                 "resume and force contradict each other: the one goes on with a run, the other "
                 "replaces it; give one of them"
             )
-        if self.devices != 1:
-            raise Skip2BenchError(
-                f"devices is {self.devices}; only 1 is supported, leave the flag out"
-            )
+        _check_ranks(self)
         if self.method == "lora" and not any(getattr(self, key) for key in LORA_TARGETS):
             raise Skip2BenchError(
                 f"no LoRA target is on; turn on at least one of {', '.join(LORA_TARGETS)}"
@@ -204,6 +209,7 @@ class TrainConfig(RunConfig):
 MAX_COUNT = 10**9
 """Beyond it a count is a slip: nothing here can have or do so many."""
 MAX_RANK = 2**16
+MAX_RANKS = 4096
 MAX_REPEATS = 100_000
 LORA_TARGETS = ("lora_query", "lora_key", "lora_value", "lora_projection", "lora_mlp", "lora_head")
 
@@ -313,6 +319,23 @@ def check_positive(name: str, value: int, most: int = MAX_COUNT) -> None:
         raise Skip2BenchError(f"{name} is {value}; give 1 or more")
     if value > most:
         raise Skip2BenchError(f"{name} is {value}; give at most {most}")
+
+
+def _check_ranks(config: TrainConfig) -> None:
+    for name in ("devices", "num_nodes"):
+        check_positive(name, getattr(config, name), MAX_RANKS)
+    if config.strategy != "fsdp":
+        return
+    if config.devices * config.num_nodes == 1:
+        raise Skip2BenchError(
+            "strategy fsdp shards over several devices, and devices is 1; raise --devices or leave "
+            "--strategy out"
+        )
+    if config.method not in ("skip", "skip2"):
+        raise Skip2BenchError(
+            "strategy fsdp shards the frozen backbone of skip and skip2, and method is "
+            f"{config.method!r}; use --strategy ddp"
+        )
 
 
 def _check_counts(config: TrainConfig) -> None:

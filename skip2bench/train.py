@@ -3,8 +3,8 @@
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,24 @@ from skip2bench.byte_sizes import parse_bytes
 from skip2bench.cache_arrays import Tier
 from skip2bench.cache_build import CacheBuilder
 from skip2bench.cache_folder import CacheFolder
-from skip2bench.cache_plan import CacheUse, plan_cache
-from skip2bench.cached_objective import CachedObjective
+from skip2bench.cache_plan import CacheUse, free_of_rank, plan_cache
+from skip2bench.cached_objective import CachedObjective, own_val_ids
 from skip2bench.checkpoints import save_adapter
 from skip2bench.config import TrainConfig, to_plain
 from skip2bench.console import note
 from skip2bench.environment import weights_dtype
 from skip2bench.errors import DivergedError
-from skip2bench.logs import RunLogs
+from skip2bench.logs import NoLogs, RunLogs
 from skip2bench.loop import TrainingRun, fit, planned_batches, summarise_run
 from skip2bench.measure import Clock, hold_freed_memory, reset_peak_memory
 from skip2bench.models import load_checkpoint
 from skip2bench.objective import Objective, TokenObjective, token_validation_loss
+from skip2bench.rank_launch import open_ranks
+from skip2bench.rank_records import check_shares, describe_communication, describe_ranks
+from skip2bench.ranks import Ranks, RankStop, share, started_as_rank
 from skip2bench.recording import record_run
 from skip2bench.resume import RunPlace, identify, open_place
+from skip2bench.sharded_backbone import ShardedBackbone
 from skip2bench.skip2 import SkipGPT
 from skip2bench.state_files import StateFolder
 from skip2bench.stop_request import StopRequest, stop_on_signals
@@ -54,19 +58,50 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
         KeyboardInterrupt: SIGINT or SIGTERM came; the run can be resumed.
     """
     started = time.monotonic()
-    plan = plan_training(config)
+    plan = None if started_as_rank() else plan_training(config)  # errors before ranks are started
+    with open_ranks(config, arguments) as (ranks, fabric):
+        plan = ranks.together(lambda: plan or plan_training(config))
+        check_shares(plan, ranks)
+        if fabric is not None:
+            plan = replace(plan, device=fabric.device)
+        return _run(plan, ranks, fabric, arguments, started)
+
+
+def _run(
+    plan: TrainingPlan, ranks: Ranks, fabric: Fabric | None, arguments: list[str], started: float
+) -> dict[str, Any]:
+    """The run on this rank; its summary on the first, nothing on the others."""
+    config = plan.config
     note(
         f"{plan.settings.label}: {plan.model_name}, {config.data}, {plan.device}, {plan.precision}"
+        + ("" if ranks.is_alone else f", {ranks.size} ranks")
     )
-    environment = plan.describe_environment(arguments)
+    # the first rank reads and writes for all
+    environment = ranks.together(
+        lambda: describe_ranks(plan.describe_environment(arguments), config, ranks)
+    )
     identity = identify(plan, environment)
-    with stop_on_signals() as stop, open_place(plan, identity) as place:
+    with stop_on_signals() as wish, _open_place(plan, identity, ranks) as place:
         if place.finished is not None:
-            return place.finished
+            return place.finished if ranks.is_first else {}
         folder = place.folder
+        ranks.folder, ranks.step = folder, place.step
         environment |= {"earlier_sessions": place.earlier_sessions} if place.state else {}
         log_folder = place.log_folder.relative_to(folder).as_posix()
         known = plan.describe() | {"log_folder": log_folder}
+        start = _Start(
+            plan=plan,
+            place=place,
+            environment=environment,
+            stop=wish if ranks.is_alone else RankStop(wish),
+            constants={"identity": identity, "log_folder": log_folder},
+            started=started - place.earlier_seconds,
+            ranks=ranks,
+            fabric=fabric,
+        )
+        if not ranks.is_first:
+            _train(start)
+            return {}
         with (
             _cleared_at_end(folder),
             record_run(
@@ -79,18 +114,20 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
                 can_resume=True,
             ) as summary,
         ):
-            constants = {"identity": identity, "log_folder": log_folder}
-            summary |= _train(
-                _Start(
-                    plan=plan,
-                    place=place,
-                    environment=environment,
-                    stop=stop,
-                    constants=constants,
-                    started=started - place.earlier_seconds,
-                )
-            )
+            summary |= _train(start)
     return summary | {"folder": str(folder)}
+
+
+@contextmanager
+def _open_place(plan: TrainingPlan, identity: dict[str, Any], ranks: Ranks) -> Iterator[RunPlace]:
+    """The run's folder, which the first rank opens and locks for all."""
+    with ExitStack() as stack:
+        opened = ranks.together(
+            lambda: stack.enter_context(open_place(plan, identity)) if ranks.is_first else None
+        )
+        place = ranks.broadcast(opened)
+        assert place is not None
+        yield place
 
 
 @contextmanager
@@ -120,6 +157,9 @@ class _Start:
     constants: dict[str, Any]
     """What every state says, see `TrainingState`."""
     started: float
+    ranks: Ranks
+    fabric: Fabric | None
+    """That of the ranks; None for one process."""
 
 
 def _train(start: _Start) -> dict[str, Any]:
@@ -128,16 +168,19 @@ def _train(start: _Start) -> dict[str, Any]:
     config, device, folder, resumed = plan.config, plan.device, place.folder, place.state
     if plan.settings.method.is_cached:
         hold_freed_memory()  # the others lose by it, a tenth of LoRA's time
-    fabric = Fabric(accelerator=device.type, devices=1, precision=plan.precision)
-    base = load_checkpoint(plan.base_folder, device, weights_dtype(plan.precision))
-    model = build_model(plan.settings, base, device, config.seed)
-    del base  # the model holds its tensors, until it drops the backbone
+    ranks, is_first = start.ranks, start.ranks.is_first
+    fabric = start.fabric or Fabric(accelerator=device.type, devices=1, precision=plan.precision)
+    model = _load_model(plan, ranks)
     total, trainable = count_parameters(model)
     batches = planned_batches(config, plan.data, plan.steps)
-    if resumed is None:
+    if resumed is None and is_first:
         shutil.rmtree(folder / _SCRATCH, ignore_errors=True)  # its cache counts in no clock yet
     objective = _build_objective(plan, fabric, model, batches, start)
-    before = resumed.values["domain_loss_before"] if resumed else _domain_loss(plan, fabric, model)
+    before = (
+        resumed.values["domain_loss_before"]
+        if resumed
+        else _domain_loss(plan, fabric, model, ranks)
+    )
     optimizer = fabric.setup_optimizers(_build_optimizer(model, config, device))
     clock, progress = Clock(device), place.progress
     run = TrainingRun(
@@ -154,7 +197,9 @@ def _train(start: _Start) -> dict[str, Any]:
             place.log_folder,
             with_tensorboard=config.logger == "tensorboard",
             step=progress.step,
-        ),
+        )
+        if is_first
+        else NoLogs(),
         state=TrainingState(
             folder=StateFolder(folder),
             fabric=fabric,
@@ -164,48 +209,61 @@ def _train(start: _Start) -> dict[str, Any]:
             started=start.started,
             constants=start.constants | {"domain_loss_before": before},
             describe=objective.describe_state,
+            ranks=ranks,
         ),
         stop=start.stop,
+        ranks=ranks,
     )
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed + ranks.rank)  # the masks of dropout differ between ranks
     reset_peak_memory(device)
     try:
         fit(run, progress, resumed)
     finally:
         run.logs.close()
     figures = summarise_run(run, progress)
-    adapter_bytes = save_adapter(
-        model,
-        plan.settings,
-        folder / "final",
-        plan.base_folder,
-        plan.precision,
-        config.prompt_style,
-    )
-    after = _domain_loss(plan, fabric, model)
+    figures |= describe_communication(config, ranks, model)
+    if is_first:
+        figures["adapter_bytes"] = save_adapter(
+            model,
+            plan.settings,
+            folder / "final",
+            plan.base_folder,
+            plan.precision,
+            config.prompt_style,
+        )
+    after = _domain_loss(plan, fabric, model, ranks)
     return {
         "total_parameters": total,
         "trainable_parameters": trainable,
         **figures,
-        "adapter_bytes": adapter_bytes,
         "domain_loss_before": before,
         "domain_loss_after": after,
         "forgetting": None if before is None or after is None else after - before,
     }
 
 
-def _domain_loss(plan: TrainingPlan, fabric: Fabric, model: GPT) -> float | None:
+def _load_model(plan: TrainingPlan, ranks: Ranks) -> GPT:
+    """The model on its device, or with its blocks spread over the ranks."""
+    # what does not fit one device stays in memory until each rank has its part
+    place = torch.device("cpu") if plan.config.strategy == "fsdp" else plan.device
+    base = load_checkpoint(plan.base_folder, place, weights_dtype(plan.precision))
+    model = build_model(plan.settings, base, place, plan.config.seed)
+    if plan.config.strategy == "fsdp" and isinstance(model, SkipGPT):
+        ranks.finish_passes = ShardedBackbone(model, ranks).finish
+    return model
+
+
+def _domain_loss(plan: TrainingPlan, fabric: Fabric, model: GPT, ranks: Ranks) -> float | None:
     """Loss on the base model's own domain; None where the run has no text of it."""
     if plan.domain is None:
         return None
     if isinstance(model, SkipGPT) and model.is_released:
         trained = trained_tensors(model)
-        base = load_checkpoint(plan.base_folder, plan.device, weights_dtype(plan.precision))
-        model = build_model(plan.settings, base, plan.device, plan.config.seed)
+        model = _load_model(plan, ranks)
         model.load_state_dict(trained, strict=False)
     model.eval()
     with fabric.autocast():
-        return token_validation_loss(fabric, model, plan.domain)
+        return token_validation_loss(fabric, model, plan.domain, ranks)
 
 
 def _build_objective(
@@ -215,26 +273,36 @@ def _build_objective(
     batches: list[list[int]],
     start: _Start,
 ) -> Objective:
-    config, data, environment = plan.config, plan.data, start.environment
+    config, data, environment, ranks = plan.config, plan.data, start.environment, start.ranks
     if not plan.settings.method.is_cached:
-        return TokenObjective(fabric, fabric.setup_module(model), data, config.micro_batch_size)
+        module = fabric.setup_module(model)
+        return TokenObjective(fabric, module, data, config.micro_batch_size, ranks)
     assert isinstance(model, SkipGPT)
     model.check_is_deterministic()
     used = sorted({i for batch in batches for i in batch})
     passes = sum(map(len, batches)) / len(used)
+    used = share(used, data.train.lengths, ranks.size)[ranks.rank]
     scratch = start.place.folder / _SCRATCH
-    earlier = start.place.state.values["objective"] if start.place.state else None
+    earlier = start.place.objective_state(ranks.rank)
     cache_plan = plan_cache(
         model,
-        CacheUse(train=data.train, train_ids=used, val=data.val, steps=len(batches), passes=passes),
+        CacheUse(
+            train=data.train,
+            train_ids=used,
+            val=data.val,
+            steps=len(batches),
+            passes=passes,
+            own_val_ids=own_val_ids(data, ranks),
+        ),
         plan.device,
         weights_dtype(plan.precision),
         tier=config.cache_tier,
         dtype=config.cache_dtype,
         max_bytes=None
         if config.cache_max_bytes is None
-        else parse_bytes("cache_max_bytes", config.cache_max_bytes),
+        else parse_bytes("cache_max_bytes", config.cache_max_bytes) // ranks.size,
         folder=config.cache_dir or scratch,
+        free=free_of_rank(plan.device, config.cache_dir or scratch, ranks.local_size),
         decided=None if earlier is None else (earlier["tier"], earlier["capacity_bytes"]),
     )
     versions = {name: environment[name] for name in ("torch", "litgpt")}
@@ -255,7 +323,9 @@ def _build_objective(
     was_kept = None if earlier is None else bool(earlier["was_kept"])
     if config.cache_dir is None:
         was_kept = False  # what lies in the scratch folder is this run's own
-    return CachedObjective(fabric, model, data, builder, used, passes, was_kept=was_kept)
+    return CachedObjective(
+        fabric, model, data, builder, used, passes, was_kept=was_kept, ranks=ranks
+    )
 
 
 def _cache_folder(config: TrainConfig, tier: Tier, scratch: Path) -> CacheFolder | None:
