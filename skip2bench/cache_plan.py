@@ -54,12 +54,20 @@ class CacheUse:
     steps: int
     passes: float
     """How often a training sample is used, on average."""
+    own_val_ids: Sequence[int] | None = None
+    """Validation samples of this rank; None for all of them."""
+
+    @property
+    def val_ids(self) -> Sequence[int]:
+        """Validation samples that the run uses."""
+        return range(len(self.val)) if self.own_val_ids is None else self.own_val_ids
 
     @property
     def rows(self) -> int:
         """Supervised positions of both sides: what a whole cache holds."""
         supervised = self.train.supervised_counts
-        return sum(supervised[i] for i in self.train_ids) + sum(self.val.supervised_counts)
+        of_val = self.val.supervised_counts
+        return sum(supervised[i] for i in self.train_ids) + sum(of_val[i] for i in self.val_ids)
 
 
 def plan_cache(
@@ -117,14 +125,14 @@ def plan_cache(
     layout = with_logits if algebra.name == "folded" else layout
     limit = capacity[chosen] // layout.position_bytes
     train_ids, used = _take(use.train, use.train_ids, limit)
-    val_ids, used_by_val = _take(use.val, range(len(use.val)), limit - used)
+    val_ids, used_by_val = _take(use.val, use.val_ids, limit - used)
     return CachePlan(
         tier=chosen,
         layout=layout,
         algebra=algebra,
         train_ids=train_ids,
         val_ids=val_ids,
-        recomputed=len(use.train_ids) + len(use.val) - len(train_ids) - len(val_ids),
+        recomputed=len(use.train_ids) + len(use.val_ids) - len(train_ids) - len(val_ids),
         nbytes=(used + used_by_val) * layout.position_bytes,
         capacity_bytes=capacity[chosen],
     )
@@ -155,6 +163,14 @@ def measure_free(device: torch.device, folder: Path) -> dict[Tier, int]:
     there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free["disk"] = shutil.disk_usage(there).free
     return share_of_free(free)
+
+
+def free_of_rank(device: torch.device, folder: Path, local_size: int) -> dict[Tier, int]:
+    """As `measure_free`, for one of `local_size` processes that share a machine's RAM and disk."""
+    return {
+        name: nbytes if name == "device" else nbytes // local_size
+        for name, nbytes in measure_free(device, folder).items()
+    }
 
 
 def share_of_free(free: dict[Tier, int]) -> dict[Tier, int]:
@@ -221,7 +237,7 @@ def _choose_algebra(
         adds_to_logits=settings.target == "logits",
     )
     supervised = use.train.supervised_counts
-    rows = sum(supervised[i] for i in use.train_ids)
+    rows = max(1, sum(supervised[i] for i in use.train_ids))  # a rank may have no sample
     costs = count_costs(sizes, positions_per_step=rows * use.passes / use.steps, passes=use.passes)
     return choose_algebra(costs, device.type, tier)
 

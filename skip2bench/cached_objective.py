@@ -18,6 +18,7 @@ from skip2bench.console import Bar, note
 from skip2bench.data import Samples, TokenizedData, collate, length_buckets
 from skip2bench.measure import Clock
 from skip2bench.objective import Portion, mean_loss
+from skip2bench.ranks import Ranks, share
 from skip2bench.served_loss import ServedLoss, portion_rows
 from skip2bench.skip2 import SkipGPT
 from skip2bench.stop_request import StopRequest
@@ -41,6 +42,7 @@ class CachedObjective:
         passes: float,
         *,
         was_kept: bool | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Prepare without computing anything; `prepare` fills the caches.
 
@@ -49,10 +51,13 @@ class CachedObjective:
             model: The Skip model.
             data: Both sides.
             builder: Opens or builds the caches by its plan.
-            train_ids: Training samples that the run uses.
+            train_ids: Training samples that the run uses, of this rank's share.
             passes: How often it uses each, on average.
             was_kept: Whether the run found its cache when it began; None where it begins now.
+            ranks: Those of the run; each caches its share of the samples. None for one process.
         """
+        self._ranks = ranks or Ranks()
+        self._own_train, self._val_ids = set(train_ids), own_val_ids(data, self._ranks)
         self._fabric, self._model, self._data, self._builder = fabric, model, data, builder
         self._train_ids, self._passes, self._was_kept = train_ids, passes, was_kept
         self._train: SkipCache | None = None
@@ -74,15 +79,18 @@ class CachedObjective:
         if self._builder.backbone is not None:
             self._provide_streamed(self._builder.backbone, clock, stop)
         else:
-            val_ids = range(len(self._data.val))
             self._train = self._provide("train", self._train_ids, clock, "cache_build", stop)
-            self._val = self._provide("val", val_ids, clock, "validation", stop)
-        if self.describe()["recomputed_samples"] == 0:
+            self._val = self._provide("val", self._val_ids, clock, "validation", stop)
+
+    def release(self) -> None:
+        """Drop the backbone where no rank needs it any more."""
+        if self._ranks.sum(self._describe_own()["recomputed_samples"])[0] == 0:
             self._model.release_backbone()
 
     def split(self, ids: Sequence[int]) -> list[Tensor | list[int]]:
         """Rows of cached samples in even portions, and samples of similar length to recompute."""
-        return self._split(ids, self._train, self._data.train)
+        own = [i for i in ids if i in self._own_train]
+        return self._split(own, self._train, self._data.train)
 
     def load(self, part: Tensor | list[int]) -> Portion:
         """Rows of the cache, or tokens."""
@@ -91,7 +99,7 @@ class CachedObjective:
     def prefetch(self, ids: Sequence[int]) -> None:
         """Have a batch read ahead from disk."""
         if self._train is not None:
-            self._train.prefetch(ids)
+            self._train.prefetch([i for i in ids if i in self._own_train])
 
     def finish_step(self) -> None:
         """Pass on what the folded algebra has gathered."""
@@ -101,17 +109,26 @@ class CachedObjective:
     def validation_loss(self) -> float:
         """Mean loss over the validation samples, from a cache of their own."""
         samples = self._data.val
-        parts = self._split(range(len(samples)), self._val, samples)
-        return mean_loss((self._load(part, self._val, samples) for part in parts), samples)
+        parts = self._split(self._val_ids, self._val, samples)
+        portions = (self._load(part, self._val, samples) for part in parts)
+        return mean_loss(portions, samples, self._ranks)
 
     def describe(self) -> dict[str, Any]:
-        """Where the cache is, what it takes, and how its losses are computed."""
+        """Where the cache is, what it takes, and how its losses are computed.
+
+        Bytes and samples are those of all ranks, the rest is the first one's.
+        """
+        each = self._ranks.gather(self._describe_own())
+        added = ("cache_bytes", "val_cache_bytes", "cache_samples", "recomputed_samples")
+        return each[0] | {name: sum(own[name] for own in each) for name in added}
+
+    def _describe_own(self) -> dict[str, Any]:
         caches = [cache for cache in (self._train, self._val) if cache is not None]
         is_folded = self._plan.algebra.name == "folded" and all(c.layout.n_logits for c in caches)
         # a cache that was kept may hold more than was planned, or be mapped where it is too large
         cached = _count_cached(self._train, self._train_ids)
-        val_ids = range(len(self._data.val))
-        left = len(self._train_ids) - cached + len(val_ids) - _count_cached(self._val, val_ids)
+        cached_val = _count_cached(self._val, self._val_ids)
+        left = len(self._train_ids) - cached + len(self._val_ids) - cached_val
         backbone = self._builder.backbone
         return {
             "streamed_blocks": backbone is not None,
@@ -146,6 +163,8 @@ class CachedObjective:
     def _provide(
         self, side: Side, ids: Sequence[int], clock: Clock, part: str, stop: StopRequest
     ) -> SkipCache | None:
+        if not ids:
+            return None  # fewer samples than ranks
         samples = self._data.train if side == "train" else self._data.val
         planned = self._plan.train_ids if side == "train" else self._plan.val_ids
         lengths = samples.lengths
@@ -156,7 +175,7 @@ class CachedObjective:
 
             def show_progress(ids: Sequence[int], writer: Writer) -> None:
                 nonlocal done, is_projected
-                stop.check()  # nothing is lost that a kept cache would have
+                stop.check_apart()  # nothing is lost that a kept cache would have
                 with clock.excluded(part):
                     batch_tokens = sum(lengths[i] for i in ids)
                     done += batch_tokens
@@ -235,6 +254,11 @@ class CachedObjective:
             # plain tensors, that autograd may save
             features = torch.stack([h.flatten(0, 1)[rows] for h in outputs], dim=1)
             return self._loss(Served(features=features, targets=targets))
+
+
+def own_val_ids(data: TokenizedData, ranks: Ranks) -> list[int]:
+    """Validation samples of this rank's share."""
+    return share(range(len(data.val)), data.val.lengths, ranks.size)[ranks.rank]
 
 
 def _count_cached(cache: SkipCache | None, ids: Sequence[int]) -> int:

@@ -118,7 +118,9 @@ def train(**flags: Any) -> None:
 
     if ignored:
         note(f"no effect here: {', '.join(ignored)}")
-    _print_result(run_training(config, sys.argv[1:]), as_json, print_train)
+    # of several ranks only the first has a summary
+    if summary := run_training(config, sys.argv[1:]):
+        _print_result(summary, as_json, print_train)
 
 
 def _find_stored_config(typed: dict[str, Any]) -> Path | None:

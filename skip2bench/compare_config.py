@@ -26,7 +26,9 @@ from skip2bench.errors import Skip2BenchError
 Flow = Literal["minimal", "small", "detailed"]
 Peer = Literal["litgpt", "peft"]
 
-OWN_TRAIN_KEYS = frozenset(("method", "learning_rate", "cache_dir", "devices"))
+OWN_TRAIN_KEYS = frozenset(
+    ("method", "learning_rate", "cache_dir", "devices", "num_nodes", "strategy")
+)
 """Fields of `train` that the matrix sets for each cell."""
 _MAX_SEEDS = 1000
 _LR_STEP = 3
@@ -172,7 +174,9 @@ _REMEDIES = {
     "method": "use methods",
     "learning_rate": "use learning_rates",
     "cache_dir": "leave it out: cells share a cache below the comparison's folder",
-    "devices": "leave it out",
+    "devices": "leave it out: every cell is one process",
+    "num_nodes": "leave it out: every cell is one process",
+    "strategy": "leave it out: every cell is one process",
 }
 _CONFIGURATION_KEYS = frozenset(("label", "learning_rates", "max_memory"))
 
@@ -184,7 +188,7 @@ def _check_configuration(entry: dict[str, Any], number: int) -> None:
         "resume",
         "cache_dir",
     }
-    known -= {"learning_rate", "seed", "devices"}
+    known -= {"learning_rate", "seed", "devices", "num_nodes", "strategy"}
     if "method" not in entry:
         raise Skip2BenchError(f"configuration {number} has no method; add one")
     refuse_unknown(entry, known | _CONFIGURATION_KEYS)

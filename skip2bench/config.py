@@ -17,6 +17,7 @@ from skip2bench.config_checks import (
     check_counts,
     check_optimizer,
     check_positive,
+    check_ranks,
     check_streaming,
 )
 from skip2bench.errors import Skip2BenchError
@@ -28,6 +29,7 @@ Target = Literal["hidden", "logits"]
 Precision = Literal["auto", "32-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 LoggerName = Literal["csv", "tensorboard"]
+StrategyName = Literal["auto", "ddp", "fsdp"]
 Language = Literal["ja", "en"]
 ReportFormat = Literal["md", "html"]
 CacheTier = Literal["auto", "device", "ram", "disk"]
@@ -171,7 +173,13 @@ class TrainConfig(RunConfig):
         False,
         "Build Skip-Cache one block at a time, for a model larger than memory (skip2 alone).",
     )
-    devices: int = option(1, "Number of devices; only 1 at present.")
+    devices: int = option(1, "Devices of each node; one process (rank) for each.")
+    num_nodes: int = option(1, "Number of nodes; torchrun or SLURM starts the run on each.")
+    strategy: StrategyName = option(
+        "auto",
+        "With several devices: ddp (auto) has the whole model on each; fsdp shards the frozen "
+        "backbone of skip and skip2.",
+    )
     logger: LoggerName = option(
         "csv", "Also log to TensorBoard with 'tensorboard'; CSV files are always written."
     )
@@ -179,6 +187,7 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         check_choice("method", self.method, get_args(MethodName))
         check_choice("logger", self.logger, get_args(LoggerName))
+        check_choice("strategy", self.strategy, get_args(StrategyName))
         check_choice("cache_tier", self.cache_tier, get_args(CacheTier))
         check_choice("cache_dtype", self.cache_dtype, get_args(CacheDtype))
         if self.cache_max_bytes is not None and not parse_bytes(
@@ -201,10 +210,7 @@ class TrainConfig(RunConfig):
                 "resume and force contradict each other: the one goes on with a run, the other "
                 "replaces it; give one of them"
             )
-        if self.devices != 1:
-            raise Skip2BenchError(
-                f"devices is {self.devices}; only 1 is supported, leave the flag out"
-            )
+        check_ranks(self)
         if self.method == "lora" and not any(getattr(self, key) for key in LORA_TARGETS):
             raise Skip2BenchError(
                 f"no LoRA target is on; turn on at least one of {', '.join(LORA_TARGETS)}"

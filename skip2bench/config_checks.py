@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 MAX_COUNT = 10**9
 """Beyond it a count is a slip: nothing here can have or do so many."""
 MAX_RANK = 2**16
+MAX_RANKS = 4096
 MAX_REPEATS = 100_000
 
 
@@ -34,6 +35,30 @@ def check_streaming(config: "TrainConfig") -> None:
         raise Skip2BenchError(
             f"stream_blocks needs method 'skip2', which runs each block once; method is "
             f"{config.method!r}"
+        )
+
+
+def check_ranks(config: "TrainConfig") -> None:
+    """Raise a Skip2BenchError where devices, nodes and their strategy do not go together."""
+    for name in ("devices", "num_nodes"):
+        check_positive(name, getattr(config, name), MAX_RANKS)
+    size = config.devices * config.num_nodes
+    if config.stream_blocks and size > 1:
+        raise Skip2BenchError(
+            f"stream_blocks runs on one device, and devices x num_nodes is {size}; use --strategy "
+            "fsdp for a backbone that fits no single one"
+        )
+    if config.strategy != "fsdp":
+        return
+    if size == 1:
+        raise Skip2BenchError(
+            "strategy fsdp shards over several devices, and devices is 1; raise --devices or leave "
+            "--strategy out"
+        )
+    if config.method not in ("skip", "skip2"):
+        raise Skip2BenchError(
+            "strategy fsdp shards the frozen backbone of skip and skip2, and method is "
+            f"{config.method!r}; use --strategy ddp"
         )
 
 

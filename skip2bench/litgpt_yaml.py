@@ -62,7 +62,6 @@ def flatten(nested: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
                     f"{field} is given twice, as {origin[field]!r} and as {key!r}; keep one"
                 )
             flat[field], origin[field] = value, key
-    flat.pop("num_nodes", None)
     return flat, ignored
 
 
@@ -97,12 +96,11 @@ _UNSUPPORTED = {
     "train.max_time": "use max_steps",
     "train.tie_embeddings": "the checkpoint's own setting is used",
     "train.lr_warmup_fraction": "use lr_warmup_steps",
-    "num_nodes": "a run is on one machine",
 }
 
 
 def _refuse_unsupported(key: str, value: Any) -> None:
-    if key in _UNSUPPORTED and (key, value) != ("num_nodes", 1):
+    if key in _UNSUPPORTED:
         raise Skip2BenchError(
             f"LitGPT's key {key!r} is not supported; leave it empty ({_UNSUPPORTED[key]})"
         )

@@ -48,6 +48,22 @@ class RunLogs:
             self._tensorboard.close()
 
 
+class NoLogs:
+    """What a rank that writes nothing has in place of `RunLogs`."""
+
+    def log_evaluation(self, **row: Any) -> None:
+        """Drop the row."""
+
+    def log_step(self, **row: Any) -> None:
+        """Drop the row."""
+
+    def sync(self) -> None:
+        """There is nothing to force to the disk."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
 def check_tensorboard() -> None:
     """Raise a Skip2BenchError where TensorBoard is not installed."""
     try:

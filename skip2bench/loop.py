@@ -7,7 +7,7 @@ them.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -20,7 +20,7 @@ from skip2bench.config import TrainConfig
 from skip2bench.console import Bar
 from skip2bench.data import TokenizedData, global_batches
 from skip2bench.errors import DivergedError
-from skip2bench.logs import RunLogs
+from skip2bench.logs import NoLogs, RunLogs
 from skip2bench.measure import (
     Clock,
     count_saved_bytes,
@@ -30,6 +30,7 @@ from skip2bench.measure import (
 )
 from skip2bench.objective import Objective
 from skip2bench.progress import Progress
+from skip2bench.ranks import Ranks, RankStop
 from skip2bench.schedule import learning_rate_factor
 from skip2bench.state_files import State
 from skip2bench.stop_request import StopRequest
@@ -52,9 +53,10 @@ class TrainingRun:
     batches: list[list[int]]
     """Sample ids of every step."""
     clock: Clock
-    logs: RunLogs
+    logs: RunLogs | NoLogs
     state: TrainingState
     stop: StopRequest
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def total_steps(self) -> int:
@@ -121,13 +123,18 @@ def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> N
 
 def _begin(run: TrainingRun, progress: Progress) -> None:
     """What comes before the first step: the cache, and the evaluation of the untrained model."""
-    run.objective.prepare(run.clock, run.stop)
+    _prepare(run, run.clock)
     progress.preparation_peak_bytes = read_peak_memory(run.fabric.device)
     reset_peak_memory(run.fabric.device)
     progress.saved_bytes = _measure_saved_bytes(run, run.batches[0])
     progress.losses.append(_evaluate_batch(run, run.batches[0]))
     _evaluate(run, progress)
     _save_state(run, progress)
+
+
+def _prepare(run: TrainingRun, clock: Clock) -> None:
+    run.ranks.together(lambda: run.objective.prepare(clock, run.stop))
+    run.objective.release()
 
 
 def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
@@ -137,7 +144,7 @@ def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
     """
     aside = Clock(run.fabric.device)
     with aside.part("resume"):
-        run.objective.prepare(Clock(run.fabric.device), run.stop)
+        _prepare(run, Clock(run.fabric.device))
     run.state.restore(resumed)
     run.clock.seconds["resume"] = run.clock.seconds.get("resume", 0.0) + aside.total(["resume"])
     peak = read_peak_memory(run.fabric.device)
@@ -183,10 +190,23 @@ def _take_step(
         losses.append(loss.detach())
     with run.clock.part("backward"):
         run.objective.finish_step()
+        run.ranks.finish_passes()
+        own = torch.stack(losses).sum() if losses else torch.zeros(())  # a rank may have no sample
+        loss_sum = _add_up(run, own)
     with run.clock.part("optimizer"):
         run.optimizer.step()
         run.optimizer.zero_grad()
-    return float(torch.stack(losses).sum()), learning_rate
+    return loss_sum, learning_rate
+
+
+def _add_up(run: TrainingRun, loss: Tensor) -> float:
+    """Bring gradients, loss and the wish to stop of all ranks together; return the step's loss."""
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    wish = run.stop.is_wished if isinstance(run.stop, RankStop) else False
+    total, is_wished = run.ranks.reduce_step(trained, loss, wish)
+    if is_wished:
+        run.stop.is_made = True  # on all ranks after the same step
+    return total
 
 
 @torch.no_grad()
@@ -195,7 +215,9 @@ def _evaluate_batch(run: TrainingRun, batch: Sequence[int]) -> float:
     run.model.eval()
     supervised = run.data.train.supervised_counts
     losses = [run.objective.load(part).loss() for part in run.objective.split(batch)]
-    return float(torch.stack(losses).sum()) / sum(supervised[i] for i in batch)
+    run.ranks.finish_passes()
+    own = float(torch.stack(losses).sum()) if losses else 0.0
+    return run.ranks.sum(own)[0] / sum(supervised[i] for i in batch)
 
 
 def _evaluate(run: TrainingRun, progress: Progress) -> None:
@@ -250,14 +272,21 @@ def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
             excluded = [*run.model.parameters(), *portion.tensors]
             largest = max(largest, count_saved_bytes(portion.loss, excluded))
         run.objective.finish_step()
-    return largest
+    run.ranks.finish_passes()
+    return int(run.ranks.max(largest)[0])
 
 
 def _peak_memory(run: TrainingRun, progress: Progress) -> int:
-    return max(progress.preparation_peak_bytes, _steps_peak_memory(run, progress))
+    own = max(progress.preparation_peak_bytes, _own_steps_peak(run, progress))
+    return int(run.ranks.max(own)[0])
 
 
 def _steps_peak_memory(run: TrainingRun, progress: Progress) -> int:
+    """Of the rank that has the most, as is `_peak_memory`."""
+    return int(run.ranks.max(_own_steps_peak(run, progress))[0])
+
+
+def _own_steps_peak(run: TrainingRun, progress: Progress) -> int:
     return max(progress.earlier_steps_peak_bytes, read_peak_memory(run.fabric.device))
 
 

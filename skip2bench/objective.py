@@ -17,6 +17,7 @@ from skip2bench.cache import token_budget
 from skip2bench.data import Samples, TokenizedData, collate, length_buckets, micro_batches
 from skip2bench.loss import token_loss
 from skip2bench.measure import Clock
+from skip2bench.ranks import Ranks, share
 from skip2bench.stop_request import StopRequest
 
 
@@ -34,6 +35,9 @@ class Objective(Protocol):
 
     def prepare(self, clock: Clock, stop: StopRequest) -> None:
         """Do, by the clock, what comes before the first step; stop where that is asked for."""
+
+    def release(self) -> None:
+        """Drop what no rank needs after `prepare`."""
 
     def split(self, ids: Sequence[int]) -> list[Any]:
         """Cut a global batch into what `load` takes."""
@@ -61,9 +65,15 @@ class TokenObjective:
     """Runs the whole model on tokens: `lora` and `skip`."""
 
     def __init__(
-        self, fabric: Fabric, model: nn.Module, data: TokenizedData, micro_batch_size: int
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        data: TokenizedData,
+        micro_batch_size: int,
+        ranks: Ranks | None = None,
     ) -> None:
-        """`model` is the module that Fabric set up."""
+        """`model` is the module that Fabric set up; without `ranks` the run is one process."""
+        self._ranks = ranks or Ranks()
         self._fabric, self._model, self._data = fabric, model, data
         self._micro_batch_size = micro_batch_size
         self._train_lengths = data.train.lengths
@@ -71,9 +81,13 @@ class TokenObjective:
     def prepare(self, clock: Clock, stop: StopRequest) -> None:
         """Nothing comes before the first step."""
 
+    def release(self) -> None:
+        """Everything is needed."""
+
     def split(self, ids: Sequence[int]) -> list[list[int]]:
-        """Micro-batches of samples of similar length."""
-        return micro_batches(ids, self._train_lengths, self._micro_batch_size)
+        """Micro-batches of samples of similar length, of this rank's share."""
+        own = share(ids, self._train_lengths, self._ranks.size)[self._ranks.rank]
+        return micro_batches(own, self._train_lengths, self._micro_batch_size)
 
     def load(self, part: list[int]) -> Portion:
         """Padded token ids and labels, each (B, T)."""
@@ -87,7 +101,7 @@ class TokenObjective:
 
     def validation_loss(self) -> float:
         """Mean loss over the validation samples."""
-        return token_validation_loss(self._fabric, self._model, self._data.val)
+        return token_validation_loss(self._fabric, self._model, self._data.val, self._ranks)
 
     def describe(self) -> dict[str, Any]:
         """There is no cache."""
@@ -99,10 +113,15 @@ class TokenObjective:
 
 
 @torch.no_grad()
-def token_validation_loss(fabric: Fabric, model: nn.Module, samples: Samples) -> float:
-    """Mean loss of a model on samples, in batches of similar length."""
-    buckets = length_buckets(range(len(samples)), samples.lengths, token_budget(fabric.device))
-    return mean_loss((_token_portion(fabric, model, samples, ids) for ids in buckets), samples)
+def token_validation_loss(
+    fabric: Fabric, model: nn.Module, samples: Samples, ranks: Ranks | None = None
+) -> float:
+    """Mean loss of a model on samples, in batches of similar length; each rank runs its share."""
+    ranks = ranks or Ranks()
+    own = share(range(len(samples)), samples.lengths, ranks.size)[ranks.rank]
+    buckets = length_buckets(own, samples.lengths, token_budget(fabric.device))
+    portions = (_token_portion(fabric, model, samples, ids) for ids in buckets)
+    return mean_loss(portions, samples, ranks)
 
 
 def _token_portion(
@@ -112,7 +131,9 @@ def _token_portion(
     return Portion(tensors=(input_ids, labels), loss=partial(token_loss, model, input_ids, labels))
 
 
-def mean_loss(portions: Any, samples: Samples) -> float:
-    """Mean over the supervised positions of `samples`, which the portions cover."""
+def mean_loss(portions: Any, samples: Samples, ranks: Ranks) -> float:
+    """Mean over the supervised positions of `samples`, which the ranks' portions cover."""
     losses = [portion.loss().double() for portion in portions]
-    return float(torch.stack(losses).sum()) / sum(samples.supervised_counts)
+    own = float(torch.stack(losses).sum()) if losses else 0.0
+    ranks.finish_passes()
+    return ranks.sum(own)[0] / sum(samples.supervised_counts)

@@ -53,6 +53,19 @@ class RunPlace:
         return float(self.state.values["wall_seconds"]) if self.state else 0.0
 
     @property
+    def step(self) -> int:
+        """Steps that were done when the state was saved."""
+        return int(self.state.values["progress"]["step"]) if self.state else 0
+
+    def objective_state(self, rank: int) -> dict[str, Any] | None:
+        """What the objective of a rank said of itself in the state; None where it starts anew."""
+        if self.state is None:
+            return None
+        each = self.state.values.get("objectives") or [self.state.values["objective"]]
+        found: dict[str, Any] | None = each[rank]
+        return found
+
+    @property
     def progress(self) -> Progress:
         """How far the run has come, this resumption noted."""
         if self.state is None:

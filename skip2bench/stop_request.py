@@ -35,6 +35,10 @@ class StopRequest:
         if self.is_made:
             raise KeyboardInterrupt
 
+    def check_apart(self) -> None:
+        """The same, where the processes of a run work each for itself (see `ranks`)."""
+        self.check()
+
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:

@@ -12,13 +12,15 @@ from skip2bench.byte_sizes import parse_bytes
 from skip2bench.cache_arrays import Tier
 from skip2bench.cache_build import CacheBuilder
 from skip2bench.cache_folder import CacheFolder
-from skip2bench.cache_plan import CacheUse, plan_cache
-from skip2bench.cached_objective import CachedObjective
+from skip2bench.cache_plan import CacheUse, free_of_rank, plan_cache
+from skip2bench.cached_objective import CachedObjective, own_val_ids
 from skip2bench.config import TrainConfig
 from skip2bench.environment import weights_dtype
 from skip2bench.models import load_checkpoint
 from skip2bench.objective import Objective, TokenObjective
+from skip2bench.ranks import Ranks, share
 from skip2bench.resume import RunPlace
+from skip2bench.sharded_backbone import ShardedBackbone
 from skip2bench.skip2 import SkipGPT
 from skip2bench.streaming import StreamedBackbone, load_without_blocks
 from skip2bench.training_plan import TrainingPlan
@@ -27,12 +29,21 @@ SCRATCH = ".cache"
 """Below the run folder: a cache on disk that ends with the run, and is found when it is resumed."""
 
 
-def load_model(plan: TrainingPlan) -> GPT:
-    """The method's model on its base, of which a streamed run loads what follows the blocks."""
+def load_model(plan: TrainingPlan, ranks: Ranks) -> GPT:
+    """The method's model on its base, of which a streamed run loads what follows the blocks.
+
+    With strategy fsdp its blocks are spread over the ranks.
+    """
+    is_sharded = plan.config.strategy == "fsdp"
+    # what does not fit one device stays in memory until each rank has its part
+    place = torch.device("cpu") if is_sharded else plan.device
     load = load_without_blocks if plan.config.stream_blocks else load_checkpoint
-    base = load(plan.base_folder, plan.device, weights_dtype(plan.precision))
+    base = load(plan.base_folder, place, weights_dtype(plan.precision))
     # the model holds the base's tensors, until it drops the backbone
-    return build_model(plan.settings, base, plan.device, plan.config.seed)
+    model = build_model(plan.settings, base, place, plan.config.seed)
+    if is_sharded and isinstance(model, SkipGPT):
+        ranks.finish_passes = ShardedBackbone(model, ranks).finish
+    return model
 
 
 def stream_backbone(plan: TrainingPlan, model: GPT, folder: Path) -> StreamedBackbone:
@@ -54,6 +65,7 @@ def build_objective(
     batches: list[list[int]],
     place: RunPlace,
     environment: dict[str, Any],
+    ranks: Ranks,
 ) -> Objective:
     """How the method's losses are computed, from the model or from Skip-Cache.
 
@@ -64,30 +76,41 @@ def build_objective(
         batches: Sample ids of every step.
         place: The run's folder, and the state it goes on from.
         environment: Content of `environment.json`.
+        ranks: Those of the run; each caches its share of the samples.
 
     Raises:
         Skip2BenchError: the backbone is random in training, so a cache would be inexact.
     """
     config, data = plan.config, plan.data
     if not plan.settings.method.is_cached:
-        return TokenObjective(fabric, fabric.setup_module(model), data, config.micro_batch_size)
+        module = fabric.setup_module(model)
+        return TokenObjective(fabric, module, data, config.micro_batch_size, ranks)
     assert isinstance(model, SkipGPT)
     model.check_is_deterministic()
     used = sorted({i for batch in batches for i in batch})
     passes = sum(map(len, batches)) / len(used)
+    used = share(used, data.train.lengths, ranks.size)[ranks.rank]
     scratch = place.folder / SCRATCH
-    earlier = place.state.values["objective"] if place.state else None
+    earlier = place.objective_state(ranks.rank)
     cache_plan = plan_cache(
         model,
-        CacheUse(train=data.train, train_ids=used, val=data.val, steps=len(batches), passes=passes),
+        CacheUse(
+            train=data.train,
+            train_ids=used,
+            val=data.val,
+            steps=len(batches),
+            passes=passes,
+            own_val_ids=own_val_ids(data, ranks),
+        ),
         plan.device,
         weights_dtype(plan.precision),
         tier=config.cache_tier,
         dtype=config.cache_dtype,
         max_bytes=None
         if config.cache_max_bytes is None
-        else parse_bytes("cache_max_bytes", config.cache_max_bytes),
+        else parse_bytes("cache_max_bytes", config.cache_max_bytes) // ranks.size,
         folder=config.cache_dir or scratch,
+        free=free_of_rank(plan.device, config.cache_dir or scratch, ranks.local_size),
         decided=None if earlier is None else (earlier["tier"], earlier["capacity_bytes"]),
     )
     versions = {name: environment[name] for name in ("torch", "litgpt")}
@@ -109,7 +132,9 @@ def build_objective(
     was_kept = None if earlier is None else bool(earlier["was_kept"])
     if config.cache_dir is None:
         was_kept = False  # what lies in the scratch folder is this run's own
-    return CachedObjective(fabric, model, data, builder, used, passes, was_kept=was_kept)
+    return CachedObjective(
+        fabric, model, data, builder, used, passes, was_kept=was_kept, ranks=ranks
+    )
 
 
 def _cache_folder(config: TrainConfig, tier: Tier, scratch: Path) -> CacheFolder | None:

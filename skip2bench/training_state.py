@@ -18,6 +18,7 @@ from skip2bench.console import warn
 from skip2bench.errors import Skip2BenchError
 from skip2bench.measure import Clock
 from skip2bench.progress import Progress
+from skip2bench.ranks import Ranks
 from skip2bench.state_files import State, StateFolder
 
 
@@ -36,23 +37,32 @@ class TrainingState:
     """What every state says of its run, see `resume`."""
     describe: Callable[[], dict[str, Any] | None] = lambda: None
     """What the objective needs to be made again as it was."""
+    ranks: Ranks = field(default_factory=Ranks)
 
     def save(self, progress: Progress) -> None:
-        """Write a state; where that fails, say so and let the run go on."""
+        """Write a state; where that fails, say so and let the run go on.
+
+        The first rank writes it: weights and optimizer are the same on all of them, and of the
+        others it has what is theirs alone, random states and objective.
+        """
+        random, objectives = _random_states(self.fabric), self.ranks.gather(self.describe())
+        for rank, states in enumerate(self.ranks.gather(random)):
+            random |= {_of_rank(name, rank): value for name, value in states.items()}
+        if not self.ranks.is_first:
+            return
         values = {
             **self.constants,
             "progress": progress.to_plain(),
             "clock_seconds": self.clock.seconds,
             "wall_seconds": time.monotonic() - self.started,
             "scaler": _scaler_state(self.fabric),
-            "objective": self.describe(),
+            "objective": objectives[0],
+            "objectives": objectives,
         }
         # before the first update, weights and optimizer are what a new run would have
         tensors = self._tensors() if progress.step else {}
         try:
-            self.folder.save(
-                progress.step, State(tensors=tensors | _random_states(self.fabric), values=values)
-            )
+            self.folder.save(progress.step, State(tensors=tensors | random, values=values))
         except OSError as error:
             warn(
                 f"the state of step {progress.step} could not be saved ({error.strerror}); the run "
@@ -72,7 +82,11 @@ class TrainingState:
         self.clock.seconds |= state.values["clock_seconds"]
         if state.values["scaler"] is not None:
             _scaler(self.fabric).load_state_dict(state.values["scaler"])
-        _restore_random_states(self.fabric, state.tensors)
+        own = {
+            name: state.tensors[_of_rank(name, self.ranks.rank)]
+            for name in _random_states(self.fabric)
+        }
+        _restore_random_states(self.fabric, own)
 
     def _tensors(self) -> dict[str, Tensor]:
         trained = {f"trained.{k}": v for k, v in trained_tensors(self.model).items()}
@@ -106,6 +120,11 @@ class TrainingState:
             states.setdefault(int(index), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _of_rank(name: str, rank: int) -> str:
+    """Name of a random state in the file; those of the first rank have no number."""
+    return name if rank == 0 else f"{name}.rank{rank}"
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
