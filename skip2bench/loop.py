@@ -32,6 +32,7 @@ from skip2bench.objective import Objective
 from skip2bench.progress import Progress
 from skip2bench.ranks import Ranks, RankStop
 from skip2bench.schedule import learning_rate_factor
+from skip2bench.sharded_backbone import local_tensors
 from skip2bench.state_files import State
 from skip2bench.stop_request import StopRequest
 from skip2bench.training_state import TrainingState
@@ -269,7 +270,7 @@ def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
     with torch.random.fork_rng(devices=[] if cpu_only else [run.fabric.device]):
         for part in run.objective.split(batch):
             portion = run.objective.load(part)
-            excluded = [*run.model.parameters(), *portion.tensors]
+            excluded = [*local_tensors(run.model), *portion.tensors]
             largest = max(largest, count_saved_bytes(portion.loss, excluded))
         run.objective.finish_step()
     run.ranks.finish_passes()

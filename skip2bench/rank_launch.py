@@ -4,6 +4,7 @@ Lightning Fabric does the finding and connecting. A rank that ends before its ti
 first rank looks at the processes that it started, and those look at it.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning_utilities.core import rank_zero
 from torch import nn
 
 from skip2bench import console
@@ -148,6 +150,8 @@ def open_ranks(config: TrainConfig, arguments: list[str]) -> Iterator[tuple[Rank
         strategy=strategy,
         precision=choose_precision(config.precision, device),
     )
+    for log in (logging.getLogger("lightning.fabric"), rank_zero.log):
+        log.setLevel(logging.WARNING)  # else a banner on each rank
     fabric.launch()
     ranks = Ranks(
         rank=fabric.global_rank,

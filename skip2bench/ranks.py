@@ -162,6 +162,12 @@ class Ranks:
             deadline = time.monotonic() + most_seconds
             while store.add(key, 0) < self.size and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
+            # the first rank holds the store: it leaves last
+            store.add(f"{key}-left", 1)
+            while self.is_first and store.add(f"{key}-left", 0) < self.size:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(_POLL_SECONDS)
 
         self._call(meet)
 

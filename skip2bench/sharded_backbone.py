@@ -6,11 +6,18 @@ one that has nothing left to do makes empty passes until nobody does (`finish`).
 """
 
 import torch
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from skip2bench.ranks import Ranks
 from skip2bench.skip2 import SkipGPT
+
+
+def local_tensors(model: nn.Module) -> list[Tensor]:
+    """Parameters as this rank holds them: of one that is spread out, its part."""
+    return [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
 
 
 class ShardedBackbone:

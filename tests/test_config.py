@@ -76,7 +76,7 @@ TRAIN_ERRORS = [
     ),
     ({"device": "tpu"}, "device is 'tpu'; choose from auto, cpu, cuda, mps"),
     ({"logger": "wandb"}, "logger is 'wandb'; choose from csv, tensorboard"),
-    ({"devices": 2}, "devices is 2; only 1 is supported, leave the flag out"),
+    ({"devices": 0}, "devices is 0; give 1 or more"),
     ({"learning_rate": 0.0}, "learning_rate is 0.0; give a number above 0, such as 3e-3"),
     ({"learning_rate": float("nan")}, "learning_rate is nan; give a number above 0, such as 3e-3"),
     ({"weight_decay": -0.1}, "weight_decay is -0.1; give 0 or more"),

@@ -181,7 +181,7 @@ ERRORS = [
         "method is 'dora'; choose from lora, lora-all, lora-last, full, "
         "full+lora, last, bias, skip, skip2",
     ),
-    ("devices: 4\n", "devices is 4; only 1 is supported"),
+    ("devices: 0\n", "devices is 0; give 1 or more"),
 ]
 
 
