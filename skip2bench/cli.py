@@ -5,8 +5,7 @@ Flags come from `flags`. Heavy imports wait until a command runs: `--help` is in
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, Optional
 
@@ -14,11 +13,12 @@ import typer
 import typer.core
 
 from skip2bench import __version__
+from skip2bench.cli_cache import cache_app
 from skip2bench.compare_config import OWN_TRAIN_KEYS, CompareConfig, load_compare_config
 from skip2bench.config import BenchConfig, DoctorConfig, ReportConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError, error_line
 from skip2bench.flags import extra_flag, flags_from, given, normalise_flags
-from skip2bench.results import to_json
+from skip2bench.standard_output import print_result, print_text
 
 
 class _Commands(typer.core.TyperGroup):
@@ -91,7 +91,7 @@ def bench(**flags: Any) -> None:
     from skip2bench.bench import run_bench
     from skip2bench.screens import print_bench
 
-    _print_result(run_bench(config, sys.argv[1:]), as_json, print_bench)
+    print_result(run_bench(config, sys.argv[1:]), as_json, print_bench)
 
 
 @app.command()
@@ -120,7 +120,7 @@ def train(**flags: Any) -> None:
         note(f"no effect here: {', '.join(ignored)}")
     # of several ranks only the first has a summary
     if summary := run_training(config, sys.argv[1:]):
-        _print_result(summary, as_json, print_train)
+        print_result(summary, as_json, print_train)
 
 
 def _find_stored_config(typed: dict[str, Any]) -> Path | None:
@@ -156,7 +156,7 @@ def compare(**flags: Any) -> None:
     from skip2bench.compare_screen import print_compare
 
     results = run_comparison(config, sys.argv[1:])
-    _print_result(results, as_json, print_compare)
+    print_result(results, as_json, print_compare)
     if results.get("error"):
         raise Skip2BenchError(results["error"])
 
@@ -171,7 +171,7 @@ def report(**flags: Any) -> None:
     config = ReportConfig(**coerce(ReportConfig, given(flags)))
     text = render_report(config)
     if config.output is None:
-        _print_text(text)
+        print_text(text)
         return
     try:
         config.output.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def doctor(**flags: Any) -> None:
     from skip2bench.doctor_screen import print_doctor
 
     result = run_doctor(config)
-    _print_result(result, as_json, print_doctor)
+    print_result(result, as_json, print_doctor)
     if result["error"]:
         raise Skip2BenchError(result["error"])
 
@@ -213,62 +213,7 @@ def merge(
     sys.stdout.write(f"{merge_adapter(adapter_dir)}\n")
 
 
-_cache_app = typer.Typer(
-    help="Skip-Caches that runs have kept with --cache-dir.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(_cache_app, name="cache")
-_CacheDir = Annotated[Path, typer.Option("--cache-dir", help="The folder that keeps them.")]
-_Names = Annotated[Optional[list[str]], typer.Argument(help="Caches (default: all).")]
-
-
-@_cache_app.command("list")
-def list_caches(cache_dir: _CacheDir) -> None:
-    """List the caches of a folder: model, data, blocks, precision, size, age."""
-    from skip2bench.cache_folder import CacheFolder
-    from skip2bench.screens import print_caches
-
-    print_caches(CacheFolder(cache_dir).select(None))
-
-
-@_cache_app.command("verify")
-def verify_caches(cache_dir: _CacheDir, names: _Names = None) -> None:
-    """Check sizes and checksums of caches; exit status 1 where one is damaged."""
-    from skip2bench.cache_entry import DamagedError
-    from skip2bench.cache_folder import CacheFolder
-
-    damaged = []
-    for entry in CacheFolder(cache_dir).select(names):
-        try:
-            entry.verify()
-        except (DamagedError, OSError) as error:
-            damaged.append(entry.name)
-            _print_text(f"{entry.name} damaged: {error}\n")
-        else:
-            _print_text(f"{entry.name} ok\n")
-    if damaged:
-        raise Skip2BenchError(
-            f"{len(damaged)} caches are damaged; remove them: "
-            f"skip2bench cache remove --cache-dir {cache_dir} {' '.join(damaged)}"
-        )
-
-
-@_cache_app.command("remove")
-def remove_caches(
-    cache_dir: _CacheDir,
-    names: _Names = None,
-    all_caches: Annotated[bool, typer.Option("--all", help="Remove all of them.")] = False,
-) -> None:
-    """Remove caches by name, or all of a folder with --all."""
-    from skip2bench.cache_folder import CacheFolder
-
-    if bool(names) == all_caches:
-        raise Skip2BenchError("say which caches to remove: their names, or --all")
-    folder = CacheFolder(cache_dir)
-    for entry in folder.select(names):
-        folder.remove(entry.name)
-        _print_text(f"{entry.name} removed\n")
+app.add_typer(cache_app, name="cache")
 
 
 @app.callback(invoke_without_command=True)
@@ -278,33 +223,3 @@ def _version(
     if version:
         sys.stdout.write(f"skip2bench {__version__}\n")
         raise typer.Exit
-
-
-def _print_text(text: str) -> None:
-    with _standard_output():
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-
-@contextmanager
-def _standard_output() -> Iterator[None]:
-    """Writing to standard output, where its reader may go away and its disk be full."""
-    try:
-        yield
-    except BrokenPipeError:
-        sys.stdout = None  # the reader has seen enough, as `head` does
-    except OSError as error:
-        raise Skip2BenchError(
-            f"cannot write to standard output ({error.strerror}); use --output or another file"
-        ) from error
-
-
-def _print_result(
-    summary: dict[str, Any], as_json: bool, print_summary: Callable[[dict[str, Any]], None]
-) -> None:
-    if as_json:
-        _print_text(to_json(summary))
-    else:
-        with _standard_output():
-            print_summary(summary)
-            sys.stdout.flush()

@@ -7,72 +7,31 @@ them.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from litgpt.model import GPT
 from torch import Tensor
 
-from skip2bench.config import TrainConfig
 from skip2bench.console import Bar
-from skip2bench.data import TokenizedData, global_batches
 from skip2bench.errors import DivergedError
-from skip2bench.logs import NoLogs, RunLogs
 from skip2bench.measure import (
     Clock,
     count_saved_bytes,
     read_peak_memory,
-    read_reserved_memory,
     reset_peak_memory,
 )
-from skip2bench.objective import Objective
 from skip2bench.progress import Progress
-from skip2bench.ranks import Ranks, RankStop
+from skip2bench.ranks import RankStop
 from skip2bench.schedule import learning_rate_factor
 from skip2bench.sharded_backbone import local_tensors
 from skip2bench.state_files import State
-from skip2bench.stop_request import StopRequest
-from skip2bench.training_state import TrainingState
-
-TRAINING_CLOCK = ("data", "cache_build", "forward", "backward", "optimizer")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRun:
-    """Everything that stays the same during a run."""
-
-    config: TrainConfig
-    label: str
-    fabric: Fabric
-    model: GPT
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    data: TokenizedData
-    batches: list[list[int]]
-    """Sample ids of every step."""
-    clock: Clock
-    logs: RunLogs | NoLogs
-    state: TrainingState
-    stop: StopRequest
-    ranks: Ranks = field(default_factory=Ranks)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return len(self.batches)
-
-
-def planned_batches(config: TrainConfig, data: TokenizedData, steps: int) -> list[list[int]]:
-    """Sample ids of every step of the run, in order."""
-    batches: list[list[int]] = []
-    for epoch in range(config.epochs):
-        if len(batches) >= steps:
-            break
-        batches += global_batches(len(data.train), config.global_batch_size, config.seed, epoch)
-    return batches[:steps]
+from skip2bench.training_run import (
+    TRAINING_CLOCK,
+    TrainingRun,
+    count_epochs,
+    read_run_peak,
+    read_steps_peak,
+)
 
 
 def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> None:
@@ -105,7 +64,7 @@ def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> N
             progress.losses.append(loss)
             run.logs.log_step(
                 step=progress.step,
-                epoch=_epoch(run, progress),
+                epoch=count_epochs(run, progress),
                 loss=loss,
                 learning_rate=learning_rate,
                 tokens=progress.tokens,
@@ -161,7 +120,7 @@ def _save_state(run: TrainingRun, progress: Progress) -> None:
     """
     is_last = progress.step == run.total_steps
     if progress.step % run.config.save_interval == 0 or (run.stop.is_made and not is_last):
-        progress.earlier_steps_peak_bytes = _steps_peak_memory(run, progress)
+        progress.earlier_steps_peak_bytes = read_steps_peak(run, progress)
         with run.clock.part("saving"):
             run.logs.sync()
             run.state.save(progress)
@@ -231,14 +190,14 @@ def _evaluate(run: TrainingRun, progress: Progress) -> None:
         val_loss = run.objective.validation_loss()
     run.logs.log_evaluation(
         step=progress.step,
-        epoch=_epoch(run, progress),
+        epoch=count_epochs(run, progress),
         train_loss=sum(progress.losses) / len(progress.losses),
         val_loss=val_loss,
         val_ppl=math.exp(min(val_loss, 700.0)),  # beyond, a float has no room for it
         learning_rate=run.optimizer.param_groups[0]["lr"],
         tokens=progress.tokens,
         train_seconds=run.clock.total(TRAINING_CLOCK),
-        peak_memory_bytes=_peak_memory(run, progress),
+        peak_memory_bytes=read_run_peak(run, progress),
     )
     progress.val_losses.append((progress.step, val_loss))
     progress.losses.clear()
@@ -275,47 +234,3 @@ def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
         run.objective.finish_step()
     run.ranks.finish_passes()
     return int(run.ranks.max(largest)[0])
-
-
-def _peak_memory(run: TrainingRun, progress: Progress) -> int:
-    own = max(progress.preparation_peak_bytes, _own_steps_peak(run, progress))
-    return int(run.ranks.max(own)[0])
-
-
-def _steps_peak_memory(run: TrainingRun, progress: Progress) -> int:
-    """Of the rank that has the most, as is `_peak_memory`."""
-    return int(run.ranks.max(_own_steps_peak(run, progress))[0])
-
-
-def _own_steps_peak(run: TrainingRun, progress: Progress) -> int:
-    return max(progress.earlier_steps_peak_bytes, read_peak_memory(run.fabric.device))
-
-
-def _epoch(run: TrainingRun, progress: Progress) -> float:
-    steps_per_epoch = math.ceil(len(run.data.train) / run.config.global_batch_size)
-    return round(progress.step / steps_per_epoch, 4)
-
-
-def summarise_run(run: TrainingRun, progress: Progress) -> dict[str, Any]:
-    """Headline figures of a finished run."""
-    best_step, best_loss = min(progress.val_losses, key=lambda point: point[1])
-    return {
-        "train_seconds": run.clock.total(TRAINING_CLOCK),
-        **{
-            f"{part}_seconds": run.clock.seconds.get(part, 0.0)
-            for part in (*TRAINING_CLOCK, "validation", "saving", "resume")
-        },
-        "steps": progress.step,
-        "epochs": _epoch(run, progress),
-        "tokens": progress.tokens,
-        "resumed_at_steps": progress.resumed_at_steps,
-        "saved_for_backward_bytes": progress.saved_bytes,
-        "peak_memory_bytes": _peak_memory(run, progress),
-        "steps_peak_memory_bytes": _steps_peak_memory(run, progress),
-        "reserved_memory_bytes": read_reserved_memory(run.fabric.device),
-        **run.objective.describe(),
-        "initial_val_loss": progress.val_losses[0][1],
-        "final_val_loss": progress.val_losses[-1][1],
-        "best_val_loss": best_loss,
-        "best_step": best_step,
-    }

@@ -18,11 +18,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from skip2bench.data import collate, micro_batches
 from skip2bench.environment import weights_dtype
 from skip2bench.errors import Skip2BenchError
-from skip2bench.loop import planned_batches
 from skip2bench.measure import read_peak_memory, reset_peak_memory
 from skip2bench.peers import PeerRun, offline_environment
 from skip2bench.schedule import learning_rate_factor
 from skip2bench.training_plan import TrainingPlan
+from skip2bench.training_run import planned_batches
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig

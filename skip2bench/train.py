@@ -18,7 +18,7 @@ from skip2bench.config import TrainConfig, to_plain
 from skip2bench.console import note
 from skip2bench.errors import DivergedError
 from skip2bench.logs import NoLogs, RunLogs
-from skip2bench.loop import TrainingRun, fit, planned_batches, summarise_run
+from skip2bench.loop import fit
 from skip2bench.measure import (
     Clock,
     hold_freed_memory,
@@ -44,6 +44,7 @@ from skip2bench.training_parts import (
     stream_backbone,
 )
 from skip2bench.training_plan import TrainingPlan, plan_training
+from skip2bench.training_run import TrainingRun, planned_batches, summarise_run
 from skip2bench.training_state import TrainingState
 
 

@@ -93,7 +93,7 @@ def test_peft_gives_the_logits_of_litgpts_model_with_its_adapter(config, tmp_pat
 
 def test_peft_sees_the_micro_batches_of_every_method(config):
     from skip2bench.data import micro_batches
-    from skip2bench.loop import planned_batches
+    from skip2bench.training_run import planned_batches
 
     plan = plan_training(config)
     order, differences = peer_peft._lay_out(plan)
