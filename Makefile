@@ -16,9 +16,9 @@ demo: .venv/.installed
 	$(BIN)/skip2bench report --format html --output report.html
 	@echo "report.md and report.html are written"
 
-# Threads that wait by spinning are in the way of the processes that tests start.
+# Two files of tests at a time. Threads that wait by spinning are in the way of other processes.
 test: .venv/.tested
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/.checked
 	$(BIN)/ruff format --check .
