@@ -6,7 +6,6 @@ weights of `last` and `bias`, are safetensors with a YAML of their settings: `lo
 an adapter on its base again, `merge_adapter` makes a checkpoint of what can be merged.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,11 +18,12 @@ from litgpt.lora import lora_filter, merge_lora_weights
 from litgpt.prompts import save_prompt_style
 from litgpt.utils import copy_config_files
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from skip2bench.building import build_model, trained_tensors
 from skip2bench.errors import Skip2BenchError
+from skip2bench.files import replacing, write_bytes
 from skip2bench.methods import METHODS, MethodSettings
 from skip2bench.models import (
     check_checkpoint,
@@ -91,17 +91,26 @@ def _save_part(model: nn.Module, settings: MethodSettings, folder: Path, base_fo
         "checkpoint_dir": None if is_embedded else str(base_folder.resolve()),
         "checkpoint_sha256": hash_file(base_folder / FULL_FILE),
     }
-    aside = folder / f"{ADAPTER_FILE}.part"
-    save_file(_on_cpu(model), aside)
-    os.replace(aside, folder / ADAPTER_FILE)
+    # through bytes: safetensors' own writing has an error type of its own for a full disk
+    write_bytes(folder / ADAPTER_FILE, save(_on_cpu(model)))
     write_yaml(folder / ADAPTER_SETTINGS, {"method": settings.method.name, **own, **base})
     return (folder / ADAPTER_FILE).stat().st_size
 
 
 def _save_whole(content: dict[str, Any], path: Path) -> int:
-    aside = path.with_name(f"{path.name}.part")
-    torch.save(content, aside)
-    os.replace(aside, path)
+    """Write what `torch.save` writes.
+
+    Raises:
+        OSError: it cannot be written. (From `torch.save` itself comes a RuntimeError that does not
+            say why; a file of Python's keeps the reason in its context.)
+    """
+    with replacing(path) as aside, aside.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
     return path.stat().st_size
 
 
