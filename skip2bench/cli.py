@@ -18,7 +18,9 @@ from skip2bench.compare_config import OWN_TRAIN_KEYS, CompareConfig, load_compar
 from skip2bench.config import BenchConfig, DoctorConfig, ReportConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError, error_line
 from skip2bench.flags import extra_flag, flags_from, given, normalise_flags
+from skip2bench.results import holds_run
 from skip2bench.standard_output import print_result, print_text
+from skip2bench.stop_request import interrupted_by_sigterm
 
 
 class _Commands(typer.core.TyperGroup):
@@ -50,7 +52,8 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench")
+        with interrupted_by_sigterm():  # from here on, loading included
+            app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench")
     except Skip2BenchError as error:
         _fail(error)
     except (MemoryError, RuntimeError) as error:
@@ -129,8 +132,12 @@ def _find_stored_config(typed: dict[str, Any]) -> Path | None:
     Raises:
         Skip2BenchError: there is none, and nothing else is typed that a new run could be made of.
     """
-    stored = Path(typed["out_dir"], "config.yaml")
-    if stored.is_file():
+    folder = Path(typed["out_dir"])
+    stored = folder / "config.yaml"
+    if holds_run(folder):
+        from skip2bench.stopped_runs import check_resumable
+
+        check_resumable(folder)
         return stored.absolute()
     if typed.keys() <= {"resume", "out_dir"}:
         raise Skip2BenchError(

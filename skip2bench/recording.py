@@ -54,7 +54,7 @@ def record_run(
         "preparation_seconds": preparation_seconds,
     }
     remedy = f"; go on with: skip2bench train --resume --out-dir {folder}" if can_resume else ""
-    with _described(folder, remedy):
+    with _described(folder, ""):  # nothing can go on with a run that has not begun
         write_yaml(folder / "config.yaml", config)
         write_json(folder / "environment.json", environment)
         write_json(folder / "summary.json", summary)

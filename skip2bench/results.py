@@ -69,7 +69,7 @@ def open_run_folder(
     """
     folder = create_run_folder(kind, model, label, out_dir, root=root)
     with locked_folder(folder):
-        if (folder / "summary.json").exists():
+        if holds_run(folder):
             if not force:
                 raise Skip2BenchError(
                     f"{str(folder)!r} holds a run already; choose another --out-dir, add --resume "
@@ -79,6 +79,11 @@ def open_run_folder(
             for name in ("final", "state", ".cache"):
                 shutil.rmtree(folder / name, ignore_errors=True)
         yield folder
+
+
+def holds_run(folder: Path) -> bool:
+    """True where a run has written a summary or saved a state."""
+    return (folder / "summary.json").exists() or any(folder.glob("state/step-*.safetensors"))
 
 
 def create_run_folder(

@@ -4,6 +4,8 @@ What a stopped run left is taken up only where it is the same run: the same conf
 and weights. A damaged state gives way to the one before it.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,20 +20,18 @@ from skip2bench.folder_lock import locked_folder
 from skip2bench.progress import Progress
 from skip2bench.results import (
     METRICS_COLUMNS,
-    RESULTS,
     STEPS_COLUMNS,
     create_log_folder,
     open_run_folder,
 )
-from skip2bench.run_folders import Run, read_run
+from skip2bench.run_folders import Run
 from skip2bench.state_files import DamagedStateError, State, StateFolder, read_state
+from skip2bench.stopped_runs import FREE_KEYS, check_is_same, check_resumable, find_stopped
 from skip2bench.training_plan import TrainingPlan
 
-_FREE_KEYS = frozenset(("save_interval",))
-"""Of a configuration: what may differ when a run goes on."""
 _RECORDED = ("torch", "litgpt", "skip2bench", "processor", "threads", "gpu")
 """Of the environment: where it differs, the last bits of the result may."""
-_NAMES = {"data": "data", "checkpoint": "weights", "model_config": "model_config.yaml"}
+_NAMES = {"checkpoint": "weights", "model_config": "model_config.yaml"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,9 @@ class RunPlace:
 
 def identify(plan: TrainingPlan, environment: Mapping[str, Any]) -> dict[str, Any]:
     """What a state must have been made with, to be a state of this run."""
+    configuration = {k: v for k, v in to_plain(plan.config).items() if k not in FREE_KEYS}
     return {
+        "configuration": _hash(configuration),
         "data": plan.data.sha256,
         "checkpoint": environment["checkpoint"]["sha256"],
         "model_config": environment["checkpoint"]["model_config_sha256"],
@@ -95,7 +97,7 @@ def open_place(plan: TrainingPlan, identity: Mapping[str, Any]) -> Iterator[RunP
         Skip2BenchError: another process works there, or it holds another run.
     """
     config = plan.config
-    stopped = _find_stopped(config) if config.resume else None
+    stopped = find_stopped(config) if config.resume else None
     if stopped is None:
         with open_run_folder(
             "train", plan.model_name, plan.settings.slug, config.out_dir, force=config.force
@@ -106,22 +108,8 @@ def open_place(plan: TrainingPlan, identity: Mapping[str, Any]) -> Iterator[RunP
         yield _take_up(stopped, config, identity)
 
 
-def _find_stopped(config: TrainConfig) -> Path | None:
-    """The folder with the run to go on with; None where there is none, which is said."""
-    if config.out_dir is not None:
-        if (config.out_dir / "summary.json").exists():
-            return config.out_dir
-        note(f"{config.out_dir} holds no run to go on with: a new one starts")
-        return None
-    for path in sorted((RESULTS / "train").glob("*/summary.json"), reverse=True):
-        try:
-            run = read_run(path.parent)
-        except Skip2BenchError:
-            continue  # half of one, from which nothing can go on
-        if run.summary.get("status") != "ok" and not _find_differences(run, config):
-            return run.folder
-    note(f"no stopped run of this configuration below {RESULTS / 'train'}: a new one starts")
-    return None
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _take_up(folder: Path, config: TrainConfig, identity: Mapping[str, Any]) -> RunPlace:
@@ -130,8 +118,8 @@ def _take_up(folder: Path, config: TrainConfig, identity: Mapping[str, Any]) -> 
     Raises:
         Skip2BenchError: it is of another kind or configuration, or would diverge again.
     """
-    run = read_run(folder)
-    _check_is_same(run, config)
+    run = check_resumable(folder)
+    check_is_same(run, config)
     log_folder = _log_folder(folder, run.summary.get("log_folder"))
     if run.summary.get("status") == "ok":
         note(f"the run in {folder} has finished already")
@@ -153,34 +141,6 @@ def _take_up(folder: Path, config: TrainConfig, identity: Mapping[str, Any]) -> 
         state=state,
         earlier_sessions=[*earlier, own],
     )
-
-
-def _check_is_same(run: Run, config: TrainConfig) -> None:
-    folder = str(run.folder)
-    if run.kind != "train" or run.summary.get("peer"):
-        raise Skip2BenchError(
-            f"{folder!r} holds no run of skip2bench train; choose another --out-dir"
-        )
-    if (step := run.summary.get("diverged_at_step")) is not None:
-        raise Skip2BenchError(
-            f"the run in {folder!r} diverged at step {step} and would do so again; start a new one "
-            "with a lower --learning-rate"
-        )
-    if differences := _find_differences(run, config):
-        name, (stored, own) = next(iter(differences.items()))
-        raise Skip2BenchError(
-            f"the run in {folder!r} has {name} {stored!r}, not {own!r}; leave the flags out to go "
-            "on with it as it was, or choose another --out-dir"
-        )
-
-
-def _find_differences(run: Run, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    own = to_plain(config)
-    return {
-        name: (run.config.get(name), value)
-        for name, value in own.items()
-        if name not in _FREE_KEYS and run.config.get(name) != value
-    }
 
 
 def _choose_state(folder: Path, identity: Mapping[str, Any]) -> State | None:

@@ -54,17 +54,32 @@ class StateFolder:
     def save(self, step: int, state: State) -> None:
         """Add a state and drop all but the last two.
 
+        States of later steps go too: a run that is here has found no use in them, and they would
+        push out its own.
+
         Raises:
             OSError: it cannot be written; those before it are untouched then.
         """
         self.path.mkdir(exist_ok=True)
-        write_bytes(self.path / f"step-{step:08d}.safetensors", _encode(state))
-        for path in self.files()[_KEPT:]:
-            path.unlink()
+        newest = self.path / f"step-{step:08d}.safetensors"
+        if newest.is_dir():
+            shutil.rmtree(newest)  # no file of ours, and in its place
+        write_bytes(newest, _encode(state))
+        files = self.files()
+        place = files.index(newest)
+        for path in (*files[:place], *files[place + _KEPT :]):
+            _remove(path)
 
     def clear(self) -> None:
         """Remove all states."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def read_state(path: Path) -> State:

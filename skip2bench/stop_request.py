@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop, granted where nothing is lost by it.
+"""Ctrl-C, SIGTERM and SIGHUP as a wish to stop, granted where nothing is lost by it.
 
 A signal that ended a step half-way would leave weights and optimizer of two different steps. So the
 first one is only written down, and the loop ends after the step it is in; a second one ends the
@@ -9,11 +9,13 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NOTICE = b"\nstopping after this step, which is saved; once more to stop at once\n"
+_END_SIGNALS = [signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):
+    _END_SIGNALS.append(signal.SIGHUP)  # a terminal or a connection that was closed
+_NOTICE = b"\nstopping where nothing is lost by it; once more to stop at once\n"
 
 
 class StopRequest:
@@ -42,22 +44,18 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within, SIGINT and SIGTERM make the request that is given."""
+    """Within, SIGINT, SIGTERM and SIGHUP make the request that is given."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may set handlers
         return
-    before = {number: signal.signal(number, request.make) for number in _SIGNALS}
-    try:
+    with _handled((signal.SIGINT, *_END_SIGNALS), request.make):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Within, SIGTERM ends the work as Ctrl-C does: what is running is ended and recorded."""
+    """Within, SIGTERM and SIGHUP end the work as Ctrl-C does: it is ended and recorded."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -65,8 +63,22 @@ def interrupted_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    with _handled(_END_SIGNALS, interrupt):
+        yield
+
+
+@contextmanager
+def _handled(
+    numbers: Sequence[signal.Signals], handler: Callable[[int, object], None]
+) -> Iterator[None]:
+    """Within, these signals call the handler, but for a SIGHUP that nohup has turned off."""
+    before = {
+        number: signal.signal(number, handler)
+        for number in numbers
+        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -291,6 +291,29 @@ def test_errors_are_one_line_with_a_remedy_and_write_nothing(run, tmp_path, argu
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["bench", "compare"])
+def test_resuming_what_is_no_training_run_says_so(run, tmp_path, kind):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    summary = {"schema_version": 1, "kind": kind, "status": "ok"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.yaml").write_text("flow: minimal\nmodel: pystd\n")
+    status, _, err = run("train", "--resume", "--out-dir", "x")
+    assert status == 1
+    assert err == "error: 'x' holds no run of skip2bench train; choose another --out-dir\n"
+
+
+def test_a_termination_while_loading_ends_as_an_interruption():
+    code = (
+        "import os, signal, sys, skip2bench.cli as cli\n"
+        "cli.load_compare_config = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.argv = ['skip2bench', 'compare']\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("train", "--no-such-flag"), ("train", "--epochs", "three"), ("tarin",), ("merge",)],

@@ -123,24 +123,41 @@ def test_logs_without_room_end_a_run_that_goes_on_with_room(train, disk, at_step
     same_as_undisturbed(train, folder, **changes)
 
 
-@pytest.mark.parametrize("method", ["lora", "skip2", "full"])
-def test_an_adapter_without_room_is_made_again_with_room(train, disk, monkeypatch, method):
+@pytest.mark.parametrize("blocks", [0, 3])
+@pytest.mark.parametrize("method", ["lora", "skip2", "full", "last"])
+def test_an_adapter_without_room_is_made_again_with_room(train, disk, monkeypatch, method, blocks):
+    """There is room for nothing at all, or for the small files before it."""
+    monkeypatch.setattr("skip2bench.checkpoints.copy_config_files", lambda *_: None)
+    monkeypatch.setattr("skip2bench.checkpoints.save_prompt_style", lambda *_: None)
     changes = {"method": method, "save_interval": 4}
+    changes |= {"skip_r": 64} if method == "skip2" else {}
+    changes |= {"lora_r": 64} if method == "lora" else {}
     folder = disk / "run"
     save = skip2bench.train.save_adapter
 
     def save_without_room(*arguments):
-        fill(disk)
+        (folder / "final").mkdir()
+        ballast = fill(disk)
+        os.truncate(ballast, ballast.stat().st_size - blocks * BLOCK)
         return save(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(skip2bench.train, "save_adapter", save_without_room)
         with pytest.raises(Skip2BenchError, match=r"No space left.*go on with: skip2bench train"):
             train(out_dir=folder, **changes)
+    assert list((folder / "final").iterdir()) == []  # nor half of it
     (disk / "ballast").unlink()
     summary, *_ = train(out_dir=folder, resume=True, **changes)
     assert summary["resumed_at_steps"] == [8]
     same_as_undisturbed(train, folder, **changes)
+
+
+def test_a_disk_that_is_full_at_once_gives_no_advice_to_resume(train, disk):
+    fill(disk)
+    with pytest.raises(Skip2BenchError) as caught:
+        train(out_dir=disk / "run")
+    assert "No space left" in str(caught.value)
+    assert "--resume" not in str(caught.value)
 
 
 def test_a_summary_without_room_is_an_error_although_all_else_is_done(train, disk, monkeypatch):

@@ -45,7 +45,7 @@ def stopped(train, stop_after):
         with pytest.raises(KeyboardInterrupt):
             train(**({"save_interval": 2} | changes))
         stop_after(None)
-        return train.folder / "run"
+        return changes.get("out_dir", train.folder / "run")
 
     return stop
 
@@ -277,7 +277,76 @@ def test_a_folder_of_another_kind_is_refused(train, stopped):
         train(resume=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_states_of_another_run_are_never_gone_on_from(train, stopped, stop_after):
+    """Even where somebody has removed the files that say whose they are."""
+    folder = stopped()
+    for name in ("summary.json", "config.yaml"):
+        (folder / name).unlink()
+    other = {"seed": 7, "learning_rate": 1e-3, "save_interval": 1}
+    with pytest.raises(Skip2BenchError, match="holds a run already; choose another --out-dir"):
+        train(**other)
+    with pytest.raises(Skip2BenchError) as caught:
+        train(resume=True, **other)
+    assert str(caught.value) == (
+        f"summary.json of the run in {str(folder)!r} is missing; bring it back, or start anew with "
+        "--force or another --out-dir"
+    )
+    stop_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        train(force=True, **other)
+    stop_after(None)
+    summary, _, steps, _ = train(resume=True, **other)
+    _, _, all_steps, undisturbed = train("undisturbed", **other)
+    assert summary["resumed_at_steps"] == [3]
+    assert adapter(folder) == adapter(undisturbed)
+    assert steps["loss"].equals(all_steps["loss"])
+
+
+def test_a_state_of_another_configuration_is_not_used(train, stopped, capsys):
+    other = {"seed": 7, "learning_rate": 1e-3}
+    mine, theirs = stopped(), stopped(out_dir=train.folder / "theirs", **other)
+    for path in StateFolder(mine).files():
+        path.unlink()
+    for path in StateFolder(theirs).files():
+        shutil.copy(path, mine / "state")
+    with pytest.raises(Skip2BenchError) as caught:
+        train(resume=True)
+    assert "it is of other configuration" in capsys.readouterr().err
+    assert str(caught.value) == (
+        f"the configuration of the run in {str(mine)!r} has changed since it began; restore it, or "
+        "start a new run with another --out-dir"
+    )
+
+
+def test_damaged_states_do_not_push_out_new_ones(train, stopped, stop_after):
+    folder = stopped()
+    for path in StateFolder(folder).files():  # of steps 6 and 7
+        damage(path, "truncated")
+    stop_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        train(resume=True, save_interval=2)  # it starts again
+    stop_after(None)
+    assert [path.name for path in StateFolder(folder).files()] == [
+        "step-00000003.safetensors",
+        "step-00000002.safetensors",
+    ]
+    summary, _, steps, _ = train(resume=True, save_interval=2)
+    _, _, all_steps, undisturbed = train("undisturbed")
+    assert summary["resumed_at_steps"] == [3]
+    assert adapter(folder) == adapter(undisturbed)
+    assert steps["loss"].equals(all_steps["loss"])
+
+
+@pytest.mark.parametrize("lost", ["summary.json", "config.yaml"])
+def test_a_run_that_no_longer_says_what_it_is_does_not_go_on(train, stopped, lost):
+    folder = stopped()
+    (folder / lost).unlink()
+    with pytest.raises(Skip2BenchError) as caught:
+        train(resume=True)
+    assert str(caught.value).startswith(f"{lost} of the run in {str(folder)!r} is missing; bring")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_command_line_goes_on(train, tmp_path, number):
     """Only --resume and the folder are typed the second time."""
     command = [sys.executable, "-m", "skip2bench", "train"]
@@ -295,7 +364,7 @@ def test_a_signal_saves_and_the_command_line_goes_on(train, tmp_path, number):
         process.send_signal(number)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert "stopping after this step, which is saved" in err
+    assert "stopping where nothing is lost by it" in err
     resume = f"go on with: skip2bench train --resume --out-dir {tmp_path / 'run'}"
     assert f"interrupted; what was done is in {tmp_path / 'run'}; {resume}" in err
     assert "Traceback" not in err
