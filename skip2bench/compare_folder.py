@@ -19,6 +19,8 @@ import yaml
 from skip2bench.cell_process import END_SECONDS, Outcome
 from skip2bench.compare_config import CompareConfig, to_plain
 from skip2bench.config import to_plain as config_to_plain
+from skip2bench.console import warn
+from skip2bench.curves import read_loss_curve
 from skip2bench.errors import Skip2BenchError
 from skip2bench.folder_lock import locked_folder
 from skip2bench.matrix import Cell
@@ -79,11 +81,26 @@ class CompareFolder:
         try:
             stored = json.loads((self._cells / f"{name}.json").read_text(encoding="utf-8"))
             outcome = Outcome(**stored["outcome"])
-            if outcome.status == "ok" and read_run(self.run_folder(name)).summary["status"] != "ok":
+            if outcome.status == "ok" and not self._is_whole(name):
                 return None, None
             return stored["key"], outcome
         except (OSError, ValueError, KeyError, TypeError, Skip2BenchError):
             return None, None  # not there, half of it, or another version's: the cell runs again
+
+    def _is_whole(self, name: str) -> bool:
+        """True where the run of a cell that ended well can be read: summary and metrics.
+
+        Raises:
+            Skip2BenchError: it cannot.
+        """
+        try:
+            run = read_run(self.run_folder(name))
+            if run.kind == "train":
+                read_loss_curve(run)
+        except Skip2BenchError as error:
+            warn(f"{name} runs again: {error}")
+            raise
+        return bool(run.summary["status"] == "ok")
 
     def write_outcome(self, name: str, key: str, outcome: Outcome) -> None:
         """Record how a cell ended."""

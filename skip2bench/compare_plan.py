@@ -108,10 +108,15 @@ def announce(plan: ComparisonPlan, cells: Sequence[Cell], seconds: Mapping[str, 
         rates = ", ".join(f"{rate:g}" for rate in one.learning_rates)
         note(
             f"  {one.label}: {one.trainable_parameters:,} parameters, learning rate {rates}, "
-            f"{len(own)} runs, about {format_duration(total, 'en')}"
+            f"{_count(len(own), 'run')}, about {format_duration(total, 'en')}"
         )
     extra = " and the micro-benchmark" if plan.bench else ""
     note(
-        f"{len(cells)} runs{extra}, {config.seeds} seeds each, on {plan.training.model_name} and "
+        f"{_count(len(cells), 'run')}{extra}, {_count(config.seeds, 'seed')} each, on "
+        f"{plan.training.model_name} and "
         f"{plan.training.data.name}: about {format_duration(sum(seconds.values()), 'en')}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from skip2bench.comparison_report import RESULTS_FILE
 from skip2bench.config import ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.markdown_text import to_printable
@@ -59,6 +60,12 @@ def _nothing_to_report(root: Path, selection: Selection) -> Skip2BenchError:
             f"them {str(root / damaged[0].folder)!r} ({damaged[0].error}); mend or remove that, or "
             "make a run with 'skip2bench bench' or 'skip2bench train'"
         )
+    for folder in (root, *(root / item.folder for item in selection.left_out)):
+        if (folder / "cells").is_dir() and not (folder / RESULTS_FILE).is_file():
+            return Skip2BenchError(
+                f"the comparison in {str(folder)!r} has no {RESULTS_FILE}; call the same "
+                "'skip2bench compare' again, which repeats no run that is done"
+            )
     return Skip2BenchError(
         f"no finished run below {str(root)!r}; "
         "make one with 'skip2bench bench' or 'skip2bench train'"

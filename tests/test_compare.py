@@ -155,7 +155,7 @@ def test_a_dry_run_writes_nothing(settings, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
     err = capsys.readouterr().err
     assert "Traditional LoRA: " in err
-    assert "1 seeds each, on tiny and tiny.json: about" in err
+    assert "1 seed each, on tiny and tiny.json: about" in err
 
 
 def test_nothing_is_written_before_the_input_is_known_to_be_good(settings, tmp_path):

@@ -61,6 +61,15 @@ def test_a_cell_without_its_run_folder_runs_again(folder):
     assert folder.read_outcome("x", "key") is None
 
 
+def test_a_cell_whose_metrics_are_damaged_is_named_and_runs_again(folder, capsys):
+    logs = folder.run_folder("x") / "logs/version_0"
+    logs.mkdir(parents=True)
+    (logs / "metrics.csv").write_text("")
+    assert folder.read_outcome("x", "key") is None
+    err = capsys.readouterr().err
+    assert err.startswith("warning: x runs again: the metrics of the run in ")
+
+
 def test_what_decides_a_result_changes_the_key(cell):
     def key(cell=cell, environment=ENVIRONMENT, data="d"):
         return make_key(describe_cell(cell, data), environment)

@@ -192,8 +192,14 @@ def test_a_newer_train_run_is_reported_in_place_of_the_comparison(comparison, tm
 
 def test_a_comparison_that_has_no_results_yet_stops_no_report(comparison, tmp_path):
     (comparison / "comparison_results.json").unlink()
-    with pytest.raises(Skip2BenchError, match="no finished run below"):
-        render_report(ReportConfig(results=comparison))
+    expected = (
+        f"the comparison in {str(comparison)!r} has no comparison_results.json; call the same "
+        "'skip2bench compare' again, which repeats no run that is done"
+    )
+    for results in (comparison, tmp_path):
+        with pytest.raises(Skip2BenchError) as caught:
+            render_report(ReportConfig(results=results))
+        assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"configurations": []}'])
