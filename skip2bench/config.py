@@ -123,9 +123,7 @@ class TrainConfig(RunConfig):
         "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
     )
     epochs: int = option(5, "Passes over the training samples.")
-    max_steps: int | None = option(
-        None, "Stop after this many optimizer steps, if --epochs has not ended before."
-    )
+    max_steps: int | None = option(None, "Stop after this many steps, or earlier with --epochs.")
     train_samples: int | None = option(None, "Use only the first N training samples.")
     domain_text: str = option(
         "auto",
