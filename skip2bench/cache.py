@@ -97,7 +97,10 @@ class SkipCache:
 
     def serve(self, rows: Tensor, device: torch.device) -> Served:
         """What is cached of the given rows (n,), on `device`."""
-        picked = self.arrays.select(rows, device)
+        return self.unpack(self.arrays.select(rows, device))
+
+    def unpack(self, picked: dict[str, Tensor]) -> Served:
+        """What is in rows of the arrays, copied to wherever they are needed."""
         features = self.layout.decode(picked)
         if self.columns is not None:
             features = features[:, list(self.columns)]
@@ -164,14 +167,16 @@ def fill(
     for ids in order.buckets:
         input_ids, labels = collate(samples, ids)
         rows, targets = supervised_rows(labels)
-        space = writer.reserve(len(rows))
         outputs, rows = backbone.compute(input_ids, rows)
+        # not before: what a writer does with the rows before these, it does while a GPU computes
+        space = writer.reserve(len(rows))
         with torch.inference_mode():
             layout.encode(outputs, rows, space)
             if layout.n_logits:
-                last = outputs[-1].index_select(0, rows)
-                space["base_logits"].copy_(model.base_logits(last))
+                last, logits = outputs[-1].index_select(0, rows), space["base_logits"]
+                logits.copy_(model.base_logits(last), non_blocking=logits.is_pinned())
             space["targets"].copy_(targets)
+        writer.commit()
         on_batch(ids, writer)
     model.train(was_training)
 

@@ -63,12 +63,25 @@ class Layout:
             into: Arrays of n rows to write to.
         """
         features = into["features"]
-        if self.dtype == outputs[0].dtype and features.device == rows.device:
+        if features.device != rows.device:
+            self._encode_afar(outputs, rows, into)
+        elif self.dtype == outputs[0].dtype:
             # whole rows of all blocks at once, straight to their place
             torch.index_select(torch.stack(outputs, dim=1), 0, rows, out=features)
-            return
-        for k, output in enumerate(outputs):
-            self.encode_block(k, output, rows, into)
+        else:
+            for k, output in enumerate(outputs):
+                self.encode_block(k, output, rows, into)
+
+    def _encode_afar(self, outputs: list[Tensor], rows: Tensor, into: dict[str, Tensor]) -> None:
+        """Encode where the outputs are; one copy for each array, that waits where it has to."""
+        near = {
+            name: torch.empty((len(rows), *shape), dtype=dtype, device=rows.device)
+            for name, (shape, dtype) in self.specs.items()
+            if name in ("features", "scales")
+        }
+        self.encode(outputs, rows, near)
+        for name, tensor in near.items():
+            into[name].copy_(tensor, non_blocking=into[name].is_pinned())
 
     def encode_block(self, k: int, output: Tensor, rows: Tensor, into: dict[str, Tensor]) -> None:
         """Store the given rows of the output (m, d) of the k-th of `blocks`, as `encode` would."""
@@ -128,6 +141,9 @@ class Writer(Protocol):
     def reserve(self, rows: int) -> dict[str, Tensor]:
         """Space for the next rows, to be filled before the next call."""
 
+    def commit(self) -> None:
+        """Say that the rows are filled, or that the device has been told to."""
+
     def measure_seconds_per_row(self) -> float:
         """What serving a row will take, estimated from the rows that are there."""
 
@@ -150,6 +166,9 @@ class MemoryWriter:
         """Views of the arrays themselves."""
         start, self._row = self._row, self._row + rows
         return {name: tensor[start : self._row] for name, tensor in self._tensors.items()}
+
+    def commit(self) -> None:
+        """They are in their place."""
 
     def view(self, first_row: int, rows: int) -> dict[str, Tensor]:
         """Views of any consecutive rows, for whoever does not fill them in order."""
@@ -192,6 +211,9 @@ class FileWriter:
             for name, (shape, dtype) in self._layout.specs.items()
         }
         return self._pending
+
+    def commit(self) -> None:
+        """The next call of `reserve` writes them."""
 
     def measure_seconds_per_row(self) -> float:
         """By what writing took: no more, where the system holds the files in its memory."""

@@ -20,6 +20,7 @@ from skip2bench.data import Samples, collate
 from skip2bench.errors import Skip2BenchError
 from skip2bench.mapped_writer import MappedWriter
 from skip2bench.skip2 import SkipGPT
+from skip2bench.staging import PinnedWriter
 from skip2bench.streaming import StreamedBackbone
 
 _CHECKED_SAMPLES = 3
@@ -180,7 +181,12 @@ class CacheBuilder:
         writer: MemoryWriter | FileWriter | MappedWriter
         if self.plan.tier != "disk":
             place = self.device if self.plan.tier == "device" else torch.device("cpu")
-            writer = MemoryWriter(layout, index.rows, place)
+            is_afar = self.device.type == "cuda" and place != self.device
+            writer = (
+                PinnedWriter(layout, index.rows, self.device)
+                if is_afar and self.backbone is None
+                else MemoryWriter(layout, index.rows, place)
+            )
         else:
             assert self.folder is not None  # the disk tier always has one
             assert name is not None

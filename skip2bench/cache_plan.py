@@ -36,6 +36,8 @@ class CachePlan:
     nbytes: int
     """Bytes of both caches."""
     capacity_bytes: int
+    may_move: bool = False
+    """True where nobody asked for the tier: a cache in RAM may move to the device when it can."""
 
     @property
     def is_complete(self) -> bool:
@@ -135,6 +137,7 @@ def plan_cache(
         recomputed=len(use.train_ids) + len(use.val_ids) - len(train_ids) - len(val_ids),
         nbytes=(used + used_by_val) * layout.position_bytes,
         capacity_bytes=capacity[chosen],
+        may_move=tier == "auto",
     )
 
 
@@ -156,7 +159,9 @@ def measure_free(device: torch.device, folder: Path) -> dict[Tier, int]:
     available = read_memory().available_bytes
     free: dict[Tier, int] = {}
     if device.type == "cuda":
-        free["device"] = torch.cuda.mem_get_info(device)[0]
+        # what the allocator holds and does not use is free for a cache too
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free["device"] = torch.cuda.mem_get_info(device)[0] + held
     elif device.type == "mps":
         free["device"] = available
     free["ram"] = available

@@ -4,23 +4,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from skip2bench.cache import Served, SkipCache, supervised_rows, token_budget
-from skip2bench.cache_arrays import Writer
+from skip2bench.cache import SkipCache
+from skip2bench.cache_arrays import Tier, Writer
 from skip2bench.cache_build import CacheBuilder, Side
-from skip2bench.cache_plan import CachePlan, describe_projection
+from skip2bench.cache_plan import CachePlan, describe_projection, measure_free
 from skip2bench.console import Bar, note
-from skip2bench.data import Samples, TokenizedData, collate, length_buckets
+from skip2bench.data import Samples, TokenizedData
 from skip2bench.measure import Clock
 from skip2bench.objective import Portion, mean_loss
+from skip2bench.portions import PortionSource
 from skip2bench.ranks import Ranks, share
 from skip2bench.served_loss import ServedLoss, portion_rows
 from skip2bench.skip2 import SkipGPT
+from skip2bench.staging import is_afar
 from skip2bench.stop_request import StopRequest
 from skip2bench.streamed_build import Request, provide_streamed
 from skip2bench.streaming import StreamedBackbone
@@ -63,6 +66,7 @@ class CachedObjective:
         self._train: SkipCache | None = None
         self._val: SkipCache | None = None
         self._loss = ServedLoss(model, self._plan.algebra.name)
+        self._sources: dict[Side, PortionSource] = {}
         self._portion_rows = portion_rows(
             model, self._plan.layout, self._plan.algebra.name, fabric.device
         )
@@ -82,24 +86,35 @@ class CachedObjective:
             self._train = self._provide("train", self._train_ids, clock, "cache_build", stop)
             self._val = self._provide("val", self._val_ids, clock, "validation", stop)
 
-    def release(self) -> None:
-        """Drop the backbone where no rank needs it any more."""
+    def release(self, clock: Clock) -> None:
+        """Drop the backbone where no rank needs it any more; a cache may take its place."""
         if self._ranks.sum(self._describe_own()["recomputed_samples"])[0] == 0:
             self._model.release_backbone()
+            self._move_to_device(clock)
+        caches: dict[Side, SkipCache | None] = {"train": self._train, "val": self._val}
+        self._sources = {
+            side: PortionSource(
+                self._fabric,
+                self._model,
+                self._data.sides[side],
+                cache,
+                self._loss,
+                self._portion_rows,
+            )
+            for side, cache in caches.items()
+        }
 
     def split(self, ids: Sequence[int]) -> list[Tensor | list[int]]:
         """Rows of cached samples in even portions, and samples of similar length to recompute."""
-        own = [i for i in ids if i in self._own_train]
-        return self._split(own, self._train, self._data.train)
+        return self._sources["train"].split(self._own(ids))
 
     def load(self, part: Tensor | list[int]) -> Portion:
         """Rows of the cache, or tokens."""
-        return self._load(part, self._train, self._data.train)
+        return self._sources["train"].load(part)
 
     def prefetch(self, ids: Sequence[int]) -> None:
-        """Have a batch read ahead from disk."""
-        if self._train is not None:
-            self._train.prefetch([i for i in ids if i in self._own_train])
+        """Have a batch read ahead from disk, and brought to a GPU."""
+        self._sources["train"].prefetch(self._own(ids))
 
     def finish_step(self) -> None:
         """Pass on what the folded algebra has gathered."""
@@ -108,10 +123,10 @@ class CachedObjective:
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean loss over the validation samples, from a cache of their own."""
-        samples = self._data.val
-        parts = self._split(self._val_ids, self._val, samples)
-        portions = (self._load(part, self._val, samples) for part in parts)
-        return mean_loss(portions, samples, self._ranks)
+        source = self._sources["val"]
+        source.prefetch(self._val_ids)
+        portions = map(source.load, source.split(self._val_ids))
+        return mean_loss(portions, self._data.val, self._ranks)
 
     def describe(self) -> dict[str, Any]:
         """Where the cache is, what it takes, and how its losses are computed.
@@ -135,7 +150,7 @@ class CachedObjective:
             **({} if backbone is None else backbone.figures),
             "cache_bytes": self._train.nbytes if self._train else 0,
             "val_cache_bytes": self._val.nbytes if self._val else 0,
-            "cache_tier": "disk" if any(c.arrays.maps for c in caches) else self._plan.tier,
+            "cache_tier": self._tier(caches),
             "cache_dtype": str(self._plan.layout.dtype).removeprefix("torch."),
             "cache_kept": self._is_kept,
             "shared_prefix_tokens": self._train.prefix_tokens if self._train else 0,
@@ -144,6 +159,15 @@ class CachedObjective:
             **self._plan.algebra.describe(),
             "algebra": "folded" if is_folded else "head",
         }
+
+    def _tier(self, caches: Sequence[SkipCache]) -> Tier:
+        """Where what is served lies, which may not be where it was planned to."""
+        if any(cache.arrays.maps for cache in caches):
+            return "disk"
+        has_moved = self._plan.tier == "ram" and self._fabric.device.type != "cpu"
+        if has_moved and caches and not any(is_afar(c.arrays, self._fabric.device) for c in caches):
+            return "device"
+        return self._plan.tier
 
     def describe_state(self) -> dict[str, Any] | None:
         """What decided tier, algebra and samples; free memory may be another when it is resumed."""
@@ -165,7 +189,7 @@ class CachedObjective:
     ) -> SkipCache | None:
         if not ids:
             return None  # fewer samples than ranks
-        samples = self._data.train if side == "train" else self._data.val
+        samples = self._data.sides[side]
         planned = self._plan.train_ids if side == "train" else self._plan.val_ids
         lengths = samples.lengths
         tokens = sum(lengths[i] for i in planned)
@@ -215,45 +239,22 @@ class CachedObjective:
             caches = provide_streamed(backbone, requests, clock, stop)
         self._train, self._val = caches["train"], caches["val"]
 
-    def _split(
-        self, ids: Sequence[int], cache: SkipCache | None, samples: Samples
-    ) -> list[Tensor | list[int]]:
-        cached = [i for i in ids if cache is not None and cache.index.counts[i] > 0]
-        parts: list[Tensor | list[int]] = []
-        if cache is not None and cached:
-            rows = cache.index.find_rows(cached)
-            parts += rows.chunk(-(-len(rows) // self._portion_rows))
-        if len(cached) < len(ids):
-            there = set(cached)
-            left = [i for i in ids if i not in there]
-            parts += length_buckets(left, samples.lengths, token_budget(self._fabric.device))
-        return parts
+    def _own(self, ids: Sequence[int]) -> list[int]:
+        return [i for i in ids if i in self._own_train]
 
-    def _load(self, part: Tensor | list[int], cache: SkipCache | None, samples: Samples) -> Portion:
+    def _move_to_device(self, clock: Clock) -> None:
+        """Bring both caches from RAM to where they are used, where there is room by now."""
         device = self._fabric.device
-        if isinstance(part, Tensor):
-            assert cache is not None
-            served = cache.serve(part, device)
-            logits = () if served.base_logits is None else (served.base_logits,)
-            return Portion(
-                tensors=(served.features, served.targets, *logits),
-                loss=partial(self._served_loss, served),
+        caches = [cache for cache in (self._train, self._val) if cache is not None]
+        if not self._plan.may_move or not all(is_afar(cache.arrays, device) for cache in caches):
+            return
+        if sum(cache.nbytes for cache in caches) > measure_free(device, Path()).get("device", 0):
+            return
+        with clock.part("cache_build"):
+            self._train, self._val = (
+                cache and replace(cache, arrays=cache.arrays.to(device))
+                for cache in (self._train, self._val)
             )
-        input_ids, labels = collate(samples, part)
-        rows, targets = supervised_rows(labels)
-        tensors = (input_ids.to(device), rows.to(device), targets.to(device))
-        return Portion(tensors=tensors, loss=partial(self._recomputed_loss, *tensors))
-
-    def _served_loss(self, served: Served) -> Tensor:
-        with self._fabric.autocast():
-            return self._loss(served)
-
-    def _recomputed_loss(self, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-        with self._fabric.autocast():
-            outputs = self._model.compute_features(input_ids)
-            # plain tensors, that autograd may save
-            features = torch.stack([h.flatten(0, 1)[rows] for h in outputs], dim=1)
-            return self._loss(Served(features=features, targets=targets))
 
 
 def own_val_ids(data: TokenizedData, ranks: Ranks) -> list[int]:

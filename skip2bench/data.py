@@ -70,6 +70,11 @@ class TokenizedData:
     sha256: str
     """Over the token ids and labels of both sides."""
 
+    @property
+    def sides(self) -> dict[str, Samples]:
+        """Samples by what they are for: train, val."""
+        return {"train": self.train, "val": self.val}
+
 
 def load_data(config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int) -> TokenizedData:
     """Load what `config.data` names and tokenize it.

@@ -94,7 +94,7 @@ def _begin(run: TrainingRun, progress: Progress) -> None:
 
 def _prepare(run: TrainingRun, clock: Clock) -> None:
     run.ranks.together(lambda: run.objective.prepare(clock, run.stop))
-    run.objective.release()
+    run.objective.release(clock)
 
 
 def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:

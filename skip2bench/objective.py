@@ -36,8 +36,8 @@ class Objective(Protocol):
     def prepare(self, clock: Clock, stop: StopRequest) -> None:
         """Do, by the clock, what comes before the first step; stop where that is asked for."""
 
-    def release(self) -> None:
-        """Drop what no rank needs after `prepare`."""
+    def release(self, clock: Clock) -> None:
+        """Drop what no rank needs after `prepare`, and do by the clock what that makes room for."""
 
     def split(self, ids: Sequence[int]) -> list[Any]:
         """Cut a global batch into what `load` takes."""
@@ -81,7 +81,7 @@ class TokenObjective:
     def prepare(self, clock: Clock, stop: StopRequest) -> None:
         """Nothing comes before the first step."""
 
-    def release(self) -> None:
+    def release(self, clock: Clock) -> None:
         """Everything is needed."""
 
     def split(self, ids: Sequence[int]) -> list[list[int]]:
