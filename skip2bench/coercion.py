@@ -65,6 +65,9 @@ def _coerce_value(key: str, value: Any, hint: Any) -> Any:
     """Bring one value to the type of its field; numbers may come as text (YAML reads 2e-4 so)."""
     if value is None:
         return None
+    words = [word for choice in get_args(hint) for word in _words_of(choice)]
+    if value in words:
+        return value
     if get_origin(hint) in (Union, UnionType):
         hint = next(inner for inner in get_args(hint) if inner is not NoneType)
     if get_origin(hint) is Literal:
@@ -79,8 +82,14 @@ def _coerce_value(key: str, value: Any, hint: Any) -> Any:
         return _coerce_text(key, value, hint)
     made = (value if isinstance(value, bool) else None) if hint is bool else _number(value, hint)
     if made is None:
-        raise Skip2BenchError(f"{key} is {value!r}; give {_KINDS[hint]}")
+        wanted = " or ".join([_KINDS[hint], *words])
+        raise Skip2BenchError(f"{key} is {value!r}; give {wanted}")
     return made
+
+
+def _words_of(hint: Any) -> tuple[Any, ...]:
+    """Choices of a Literal."""
+    return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def _number(value: Any, hint: type[int] | type[float]) -> int | float | None:

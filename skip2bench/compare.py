@@ -13,12 +13,13 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from skip2bench.byte_sizes import parse_bytes
 from skip2bench.cell_process import CellInterruptedError, Outcome, run_cell
+from skip2bench.compare_batch import find_sizes, settle, write_sizes
 from skip2bench.compare_config import CompareConfig, to_plain
 from skip2bench.compare_folder import (
     BENCH,
@@ -48,6 +49,8 @@ class _Comparison:
     plan: ComparisonPlan
     folder: CompareFolder
     cells: Sequence[Cell]
+    micro_batch_sizes: dict[str, int] = field(default_factory=dict)
+    """By configuration, where the largest were searched for."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """Of the cells that have ended, by name; the micro-benchmark is `BENCH`."""
 
@@ -78,6 +81,9 @@ def run_comparison(config: CompareConfig, arguments: list[str]) -> dict[str, Any
             "estimated_seconds": sum(seconds.values()),
         }
     comparison, tasks = _open(plan, find_folder(config, plan.training.model_name))
+    if len(comparison.cells) > len(cells):  # at their best micro-batch too
+        seconds = comparison.plan.estimate(comparison.cells)
+        announce(comparison.plan, comparison.cells, seconds)
     with comparison.folder.locked(), interrupted_by_sigterm():
         return _run(comparison, tasks, seconds, started)
 
@@ -89,9 +95,9 @@ def _open(plan: ComparisonPlan, path: Path) -> tuple[_Comparison, list["_Task"]]
         Skip2BenchError: it does, and was named as --out-dir.
     """
     folder, config = CompareFolder(path), plan.config
-    cells = list_cells(config, plan.configurations, folder.cache)
-    comparison = _Comparison(plan=plan, folder=folder, cells=cells)
-    tasks = _list_tasks(comparison)
+    sizes = find_sizes(config, plan.configurations, path)
+    settled = replace(plan, configurations=settle(config, plan.configurations, sizes))
+    comparison, tasks = _list(settled, folder, sizes)
     others = [task.name for task in tasks if folder.holds_another(task.name, task.key)]
     if not others or config.force:
         return comparison, tasks
@@ -103,6 +109,14 @@ def _open(plan: ComparisonPlan, path: Path) -> tuple[_Comparison, list["_Task"]]
     return _open(plan, create_run_folder("compare", plan.training.model_name, config.flow))
 
 
+def _list(
+    plan: ComparisonPlan, folder: CompareFolder, sizes: dict[str, int]
+) -> tuple[_Comparison, list["_Task"]]:
+    cells = list_cells(plan.config, plan.configurations, folder.cache)
+    comparison = _Comparison(plan=plan, folder=folder, cells=cells, micro_batch_sizes=sizes)
+    return comparison, _list_tasks(comparison)
+
+
 def _run(
     comparison: _Comparison,
     tasks: Sequence["_Task"],
@@ -110,6 +124,7 @@ def _run(
     started: float,
 ) -> dict[str, Any]:
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
+    write_sizes(folder.path, comparison.micro_batch_sizes)
     for task in tasks:
         outcome = folder.read_outcome(task.name, task.key)
         if outcome is not None and outcome.status == "ok":

@@ -64,6 +64,9 @@ class CompareConfig:
     )
     bench: bool = option(True, "Run the micro-benchmark of the same configurations first.")
     aa: bool = option(False, "Run the baseline once more under another name.")
+    best_batch: bool = option(
+        False, "With --micro-batch-size auto: run each at its own largest micro-batch too."
+    )
     max_memory: str | None = option(
         None, "Cap on the memory of each cell, such as 8GiB (Linux): beyond it, the cell is oom."
     )
@@ -90,6 +93,10 @@ class CompareConfig:
         if self.target_loss is not None and not 0 < self.target_loss < math.inf:
             raise Skip2BenchError(f"target_loss is {self.target_loss}; give a number above 0")
         _check_max_memory(self.max_memory)
+        if self.best_batch and self.train.get("micro_batch_size") != "auto":
+            raise Skip2BenchError(
+                "best_batch runs the largest micro-batches that fit; add --micro-batch-size auto"
+            )
         first_seed = self.cell_config({}).seed  # raises where a value of `train` is not good
         if first_seed + self.seeds > 2**32:
             raise Skip2BenchError(

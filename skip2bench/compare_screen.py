@@ -28,6 +28,9 @@ def print_compare(results: Mapping[str, Any]) -> None:
     entries = results["configurations"]
     for title, columns in _TABLES.items():
         stdout.print(_build_table(title, columns, entries))
+    if results["best_batch"]:
+        title = "Best-batch: each with its own largest micro-batch (above: one for all)"
+        stdout.print(_build_table(title, _BEST_BATCH, results["best_batch"]))
     lines = [
         "mean ± standard deviation over n seeds, each at its best learning rate; × is the paired "
         "ratio to the baseline with its 95 % interval, ≈ where that includes 1",
@@ -127,4 +130,11 @@ _TABLES: dict[str, Columns] = {
         "Skip-Cache": lambda e: _mean(e, "cache_bytes", format_bytes),
         "Adapter file": lambda e: _mean(e, "adapter_bytes", format_bytes),
     },
+}
+_BEST_BATCH: Columns = {
+    "Micro-batch": lambda e: "-" if e["method"] == "skip2" else str(e["micro_batch_size"] or "-"),
+    "Training clock": lambda e: _spread(e, "train_seconds", _seconds),
+    "×": lambda e: _ratio(e, "train_seconds"),
+    "Peak": lambda e: _mean(e, "peak_memory_bytes", format_bytes),
+    "× ": lambda e: _ratio(e, "peak_memory_bytes"),
 }

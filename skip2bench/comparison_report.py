@@ -107,6 +107,11 @@ def check_comparison(content: Any) -> dict[str, Any]:
     names = [entry["name"] for entry in entries]
     if len(set(names)) < len(names) or sum(entry["is_baseline"] for entry in entries) > 1:
         raise DamagedFileError("two configurations share a name, or are both the baseline")
+    if "best_batch" in content:  # of this version on
+        for number, entry in enumerate(_sequence(content, "best_batch")):
+            place = f"best_batch[{number}]"
+            _check_configuration(entry, place)
+            _check_fields(entry, place, {"micro_batch_size": _COUNT})
     for name, cell in _mapping(content, "cells").items():
         _check_cell(name, cell)
     return dict(content)

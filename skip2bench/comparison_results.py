@@ -76,21 +76,32 @@ def build_results(
 
     Returns:
         `configurations`: a list, each with its label, method, best `learning_rate`, `grid`,
-        `figures` and `against_baseline` (see `comparison.summarise_configuration`); `cells` by
-        name, each with `status`; `warnings`, see `comparison.find_warnings`.
+        `figures` and `against_baseline` (see `comparison.summarise_configuration`); `best_batch`,
+        the same with each at its own largest micro-batch, the baseline too; `cells` by name, each
+        with `status`; `warnings`, see `comparison.find_warnings`.
     """
     own = {one.name: [r for r in results if r.configuration == one.name] for one in configurations}
     baseline = find_baseline(config, configurations)
     targets = find_targets(own[baseline.name], config.target_loss)
-    entries = [
-        _describe(one)
-        | summarise_configuration(own[one.name], own[baseline.name], config.target_loss)
-        | {
-            "is_baseline": one is baseline,
-            "extra_parameters": one.trainable_parameters - baseline.trainable_parameters,
-            "differences": _read_differences(own[one.name]),
-        }
-        for one in configurations
+
+    def summarise(one: Configuration, against: Configuration) -> dict[str, Any]:
+        return (
+            _describe(one)
+            | summarise_configuration(own[one.name], own[against.name], config.target_loss)
+            | {
+                "is_baseline": one is against,
+                "extra_parameters": one.trainable_parameters - against.trainable_parameters,
+                "differences": _read_differences(own[one.name]),
+                "micro_batch_size": _read_micro_batch(own[one.name]),
+            }
+        )
+
+    equal = [one for one in configurations if one.best_of is None]
+    best = {one.best_of: one for one in configurations if one.best_of is not None}
+    entries = [summarise(one, baseline) for one in equal]
+    best_baseline = best.get(baseline.name, baseline)
+    best_entries = [
+        summarise(best.get(one.name, one), best_baseline) for one in (equal if best else ())
     ]
     has_grid = any(len(one.learning_rates) > 1 for one in configurations)
     statuses = [result.status for result in results] + ([bench.status] if bench else [])
@@ -106,6 +117,7 @@ def build_results(
         "bench": None if bench is None else {"status": bench.status, "error": bench.error},
         "warnings": find_warnings(entries, results, environment.get("cpu_count") or 1),
         "configurations": entries,
+        "best_batch": best_entries,
         "targets": targets,
         "cells": {
             result.name: _describe_cell(result, targets.get(result.seed)) for result in results
@@ -150,6 +162,12 @@ def _read_differences(results: Sequence[CellResult]) -> list[str]:
     for result in results:
         found |= dict.fromkeys(result.summary.get("differences") or ())
     return list(found)
+
+
+def _read_micro_batch(results: Sequence[CellResult]) -> int | None:
+    """Samples in a forward pass, as the runs have recorded it."""
+    found = [result.summary.get("micro_batch_size") for result in results]
+    return next((size for size in found if size is not None), None)
 
 
 def _describe_cell(result: CellResult, target_loss: float | None) -> dict[str, Any]:

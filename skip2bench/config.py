@@ -134,7 +134,9 @@ class TrainConfig(RunConfig):
         None, "Cut samples to this many tokens (default: the model's context)."
     )
     global_batch_size: int = option(16, "Samples in an optimizer step.")
-    micro_batch_size: int = option(1, "Samples in a forward pass; the loss does not depend on it.")
+    micro_batch_size: int | Literal["auto"] = option(
+        1, "Samples in a forward pass, or auto: as many as fit. The loss does not depend on it."
+    )
     learning_rate: float = option(1e-3, "Peak learning rate of AdamW.")
     weight_decay: float = option(0.01, "Weight decay of AdamW.")
     adam_beta1: float = option(0.9, "AdamW's decay of the mean gradient.")

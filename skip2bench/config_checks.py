@@ -55,6 +55,11 @@ def check_ranks(config: "TrainConfig") -> None:
             "strategy fsdp shards over several devices, and devices is 1; raise --devices or leave "
             "--strategy out"
         )
+    if config.micro_batch_size == "auto":
+        raise Skip2BenchError(
+            "micro_batch_size auto tries sizes until memory runs out, which ranks that share a "
+            "backbone do not survive; give a number with --strategy fsdp"
+        )
     if config.method not in ("skip", "skip2"):
         raise Skip2BenchError(
             "strategy fsdp shards the frozen backbone of skip and skip2, and method is "
@@ -71,7 +76,8 @@ def check_counts(config: "TrainConfig") -> None:
         "eval_interval",
         "save_interval",
     ):
-        check_positive(name, getattr(config, name))
+        if getattr(config, name) != "auto":
+            check_positive(name, getattr(config, name))
     for name in ("max_steps", "train_samples", "max_seq_length"):
         if getattr(config, name) is not None:
             check_positive(name, getattr(config, name))

@@ -22,7 +22,7 @@ _LITGPT_SPELLINGS = {
 }
 
 
-_ONE_WAY = frozenset(("force", "dry_run", "aa", "match_params", "json"))
+_ONE_WAY = frozenset(("force", "dry_run", "aa", "best_batch", "match_params", "json"))
 """Switches that are off unless typed, and have no --no form."""
 
 

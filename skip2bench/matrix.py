@@ -47,6 +47,8 @@ class Configuration:
     """Whose program runs it; None for this one."""
     is_aa: bool = False
     """True for the baseline under another name."""
+    best_of: str | None = None
+    """Name of the configuration that this one is with its own largest micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

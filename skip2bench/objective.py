@@ -75,8 +75,15 @@ class TokenObjective:
         """`model` is the module that Fabric set up; without `ranks` the run is one process."""
         self._ranks = ranks or Ranks()
         self._fabric, self._model, self._data = fabric, model, data
-        self._micro_batch_size = micro_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.search_seconds: float | None = None
+        """What finding the micro-batch took; None where it was given."""
         self._train_lengths = data.train.lengths
+
+    def longest(self, n: int) -> list[int]:
+        """The n longest training samples: no micro-batch of that size takes more memory."""
+        lengths = self._train_lengths
+        return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))[:n]
 
     def prepare(self, clock: Clock, stop: StopRequest) -> None:
         """Nothing comes before the first step."""
@@ -87,7 +94,7 @@ class TokenObjective:
     def split(self, ids: Sequence[int]) -> list[list[int]]:
         """Micro-batches of samples of similar length, of this rank's share."""
         own = share(ids, self._train_lengths, self._ranks.size)[self._ranks.rank]
-        return micro_batches(own, self._train_lengths, self._micro_batch_size)
+        return micro_batches(own, self._train_lengths, self.micro_batch_size)
 
     def load(self, part: list[int]) -> Portion:
         """Padded token ids and labels, each (B, T)."""
@@ -104,12 +111,23 @@ class TokenObjective:
         return token_validation_loss(self._fabric, self._model, self._data.val, self._ranks)
 
     def describe(self) -> dict[str, Any]:
-        """There is no cache."""
-        return {"cache_bytes": 0}
+        """There is no cache; the micro-batch, where it was found and not given."""
+        if self.search_seconds is None:
+            return {"cache_bytes": 0}
+        return {
+            "cache_bytes": 0,
+            "micro_batch_size": self.micro_batch_size,
+            "micro_batch_search_seconds": self.search_seconds,
+        }
 
     def describe_state(self) -> dict[str, Any] | None:
-        """It depends on the configuration alone."""
-        return None
+        """The micro-batch that was found; everything else depends on the configuration alone."""
+        if self.search_seconds is None:
+            return None
+        return {
+            "micro_batch_size": self.micro_batch_size,
+            "micro_batch_search_seconds": self.search_seconds,
+        }
 
 
 @torch.no_grad()

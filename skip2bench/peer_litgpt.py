@@ -68,7 +68,7 @@ def litgpt_command(plan: TrainingPlan, folder: Path) -> list[str]:
         "data.prompt_style": config.prompt_style,
         "train.epochs": config.epochs,
         "train.global_batch_size": config.global_batch_size,
-        "train.micro_batch_size": config.micro_batch_size,
+        "train.micro_batch_size": plan.micro_batch_size or 1,
         "train.lr_warmup_steps": config.lr_warmup_steps,
         "train.max_seq_length": plan.max_seq_length,
         "train.log_interval": 1,

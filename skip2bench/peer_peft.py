@@ -114,15 +114,14 @@ def train_with_peft(plan: TrainingPlan, folder: Path) -> PeerRun:
     scheduler = LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, config.lr_warmup_steps, plan.steps)
     )
-    samples, differences = _lay_out(plan)
+    micro_batch_size = plan.micro_batch_size or 1
+    samples, differences = _lay_out(plan, micro_batch_size)
     trainer = Trainer(
         model=adapted,
         args=TrainingArguments(
             output_dir=str(folder / "out"),
-            per_device_train_batch_size=config.micro_batch_size,
-            gradient_accumulation_steps=math.ceil(
-                config.global_batch_size / config.micro_batch_size
-            ),
+            per_device_train_batch_size=micro_batch_size,
+            gradient_accumulation_steps=math.ceil(config.global_batch_size / micro_batch_size),
             num_train_epochs=1,
             max_steps=plan.steps,
             max_grad_norm=0.0,
@@ -178,7 +177,7 @@ def _target_modules(plan: TrainingPlan) -> list[str]:
     return [*chosen, *(_MLP_MODULES if plan.config.lora_mlp else ())]
 
 
-def _lay_out(plan: TrainingPlan) -> tuple[list[int], list[str]]:
+def _lay_out(plan: TrainingPlan, micro_batch_size: int) -> tuple[list[int], list[str]]:
     """Sample ids of all steps in one sequence, cut as every method's micro-batches are."""
     config, lengths = plan.config, plan.data.train.lengths
     batches = planned_batches(config, plan.data, plan.steps)
@@ -188,7 +187,7 @@ def _lay_out(plan: TrainingPlan) -> tuple[list[int], list[str]]:
     return [
         i
         for batch in batches
-        for part in micro_batches(batch, lengths, config.micro_batch_size)
+        for part in micro_batches(batch, lengths, micro_batch_size)
         for i in part
     ], differences
 

@@ -71,9 +71,10 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
             f"peers cannot leave out the {plan.data.dropped} samples without a supervised token; "
             "raise --max-seq-length or remove them"
         )
-    if "litgpt" in names and config.micro_batch_size > config.global_batch_size:
+    size = plan.micro_batch_size or 1
+    if "litgpt" in names and size > config.global_batch_size:
         raise Skip2BenchError(
-            f"the peer 'litgpt' refuses micro_batch_size {config.micro_batch_size} above "
+            f"the peer 'litgpt' refuses micro_batch_size {size} above "
             f"global_batch_size {config.global_batch_size}; lower --micro-batch-size"
         )
     if "peft" in names:

@@ -44,6 +44,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "figures": figures,
         "entries": entries,
         "baseline": baseline,
+        "best_batch": figures.get("best_batch") or [] if figures else [],
         "conclusion": find_conclusion(figures) if figures and baseline else None,
         "setup": _collect_setup(selection, entries),
         "bench": bench,

@@ -16,6 +16,7 @@ from skip2bench.cache_plan import CacheUse, free_of_rank, plan_cache
 from skip2bench.cached_objective import CachedObjective, own_val_ids
 from skip2bench.config import TrainConfig
 from skip2bench.environment import weights_dtype
+from skip2bench.micro_batch import find_micro_batch_size
 from skip2bench.models import load_checkpoint
 from skip2bench.objective import Objective, TokenObjective
 from skip2bench.ranks import Ranks, share
@@ -83,8 +84,12 @@ def build_objective(
     """
     config, data = plan.config, plan.data
     if not plan.settings.method.is_cached:
-        module = fabric.setup_module(model)
-        return TokenObjective(fabric, module, data, config.micro_batch_size, ranks)
+        objective = TokenObjective(
+            fabric, fabric.setup_module(model), data, plan.micro_batch_size or 1, ranks
+        )
+        if plan.micro_batch_size is None:
+            _settle_micro_batch(plan, fabric, model, objective, place, ranks)
+        return objective
     assert isinstance(model, SkipGPT)
     model.check_is_deterministic()
     used = sorted({i for batch in batches for i in batch})
@@ -135,6 +140,27 @@ def build_objective(
     return CachedObjective(
         fabric, model, data, builder, used, passes, was_kept=was_kept, ranks=ranks
     )
+
+
+def _settle_micro_batch(
+    plan: TrainingPlan,
+    fabric: Fabric,
+    model: GPT,
+    objective: TokenObjective,
+    place: RunPlace,
+    ranks: Ranks,
+) -> None:
+    """Give the objective the largest micro-batch that fits, or the one that the run had before."""
+    earlier = place.objective_state(ranks.rank)
+    if earlier is None:
+        most = -(-plan.config.global_batch_size // ranks.size)
+        found = find_micro_batch_size(fabric, model, objective, most, ranks)
+        earlier = {
+            "micro_batch_size": found.micro_batch_size,
+            "micro_batch_search_seconds": found.seconds,
+        }
+    objective.micro_batch_size = earlier["micro_batch_size"]
+    objective.search_seconds = earlier["micro_batch_search_seconds"]
 
 
 def _cache_folder(config: TrainConfig, tier: Tier, scratch: Path) -> CacheFolder | None:

@@ -53,6 +53,15 @@ class TrainingPlan:
         )
 
     @property
+    def micro_batch_size(self) -> int | None:
+        """Samples in a forward pass; None where the largest that fits is yet to be found."""
+        config = self.config
+        if config.micro_batch_size != "auto":
+            return config.micro_batch_size
+        # steps from the cache are cut by bytes, and take any batch
+        return config.global_batch_size if self.settings.method.is_cached else None
+
+    @property
     def max_seq_length(self) -> int:
         """No sample has more tokens."""
         return limit_length(self.config, self.model_config)
@@ -94,7 +103,7 @@ class TrainingPlan:
             "dropped_samples": data.dropped,
             "seed": config.seed,
             "global_batch_size": config.global_batch_size,
-            "micro_batch_size": config.micro_batch_size,
+            "micro_batch_size": self.micro_batch_size,
             "learning_rate": config.learning_rate,
             "precision": self.precision,
             "device": str(self.device),
@@ -173,9 +182,9 @@ def _list_warnings(plan: TrainingPlan, length: int) -> list[str]:
             f"{data.shared} of {len(data.val)} validation samples are training samples too: the "
             "validation loss will look too good; remove duplicates from the data"
         )
-    if config.micro_batch_size > config.global_batch_size:
+    if plan.micro_batch_size and plan.micro_batch_size > config.global_batch_size:
         found.append(
-            f"micro_batch_size {config.micro_batch_size} is larger than global_batch_size "
+            f"micro_batch_size {plan.micro_batch_size} is larger than global_batch_size "
             f"{config.global_batch_size}: a forward pass has at most {config.global_batch_size}"
         )
     if plan.steps < config.lr_warmup_steps:

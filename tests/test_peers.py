@@ -96,7 +96,7 @@ def test_peft_sees_the_micro_batches_of_every_method(config):
     from skip2bench.training_run import planned_batches
 
     plan = plan_training(config)
-    order, differences = peer_peft._lay_out(plan)
+    order, differences = peer_peft._lay_out(plan, 4)
     batches = planned_batches(config, plan.data, plan.steps)
     expected = [micro_batches(batch, plan.data.train.lengths, 4) for batch in batches]
     assert order == [i for parts in expected for part in parts for i in part]

@@ -1,0 +1,145 @@
+"""`--micro-batch-size auto`: the largest micro-batch that fits, found before a run's first step.
+
+On a GPU by trying: forward and backward pass of the longest samples, beside what the optimizer will
+hold. On a CPU, where a process that takes too much is killed, by what autograd keeps of one sample.
+"""
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from skip2bench.console import note
+from skip2bench.errors import Skip2BenchError
+from skip2bench.hardware import read_memory
+from skip2bench.measure import count_saved_bytes
+from skip2bench.objective import TokenObjective
+from skip2bench.ranks import Ranks
+from skip2bench.recording import is_out_of_memory
+from skip2bench.sharded_backbone import local_tensors
+
+_MARGIN_RATIO = 0.05
+"""Of a GPU's memory that stays free: the allocator's holes, and lengths that were not tried."""
+_SHARE_OF_FREE = 0.7
+_PASS_OVER_SAVED = 2.0
+"""A backward pass has gradients of about the size of what it reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundSize:
+    """What a search came to."""
+
+    micro_batch_size: int
+    tried: tuple[int, ...]
+    seconds: float
+
+
+def list_sizes(most: int) -> list[int]:
+    """Sizes from 1 to `most`, ascending, that differ in how many passes `most` samples take."""
+    return sorted({-(-most // passes) for passes in range(1, most + 1)})
+
+
+def find_largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int | None:
+    """The largest of ascending sizes that fits, by bisection; None where none does."""
+    low, high = -1, len(sizes)  # sizes[low] fits, sizes[high] does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(sizes[middle]):
+            low = middle
+        else:
+            high = middle
+    return sizes[low] if low >= 0 else None
+
+
+def find_micro_batch_size(
+    fabric: Fabric, model: nn.Module, objective: TokenObjective, most: int, ranks: Ranks
+) -> FoundSize:
+    """Find the largest micro-batch; the model's gradients are cleared, its weights untouched.
+
+    Args:
+        fabric: Of the run.
+        model: The method's model, on its device.
+        objective: Gives portions of its training samples.
+        most: Samples of a global batch that this rank gets.
+        ranks: Those of the run; a size fits where it fits on all of them.
+
+    Raises:
+        Skip2BenchError: not even one sample fits.
+    """
+    started = time.monotonic()
+    tried: list[int] = []
+    is_gpu = fabric.device.type == "cuda"
+    fits_here = _by_trial(fabric, model, objective) if is_gpu else _by_estimate(model, objective)
+
+    def fits(size: int) -> bool:
+        tried.append(size)
+        return ranks.max(float(not fits_here(size)))[0] == 0
+
+    model.train()
+    found = find_largest(list_sizes(most), fits)
+    if found is None:
+        raise Skip2BenchError(
+            "not even a micro-batch of one sample fits into memory; use --method skip2, a smaller "
+            "--max-seq-length, or --precision bf16-true"
+        )
+    note(f"micro-batch {found}: the largest of {', '.join(map(str, list_sizes(most)))} that fits")
+    return FoundSize(micro_batch_size=found, tried=tuple(tried), seconds=time.monotonic() - started)
+
+
+def _by_trial(fabric: Fabric, model: nn.Module, objective: TokenObjective) -> Callable[[int], bool]:
+    device = fabric.device
+    state_bytes = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # AdamW's
+    margin_bytes = int(_MARGIN_RATIO * torch.cuda.get_device_properties(device).total_memory)
+
+    def fits(size: int) -> bool:
+        ids = objective.longest(size)
+        try:
+            ballast = torch.empty(state_bytes + margin_bytes, dtype=torch.uint8, device=device)
+            fabric.backward(objective.load(ids).loss())
+            del ballast
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        finally:
+            model.zero_grad(set_to_none=True)
+        return True
+
+    def fits_from_clean(size: int) -> bool:
+        gc.collect()
+        torch.cuda.empty_cache()
+        try:
+            return fits(size)  # what it held on to goes with its frame
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    return fits_from_clean
+
+
+def _by_estimate(model: nn.Module, objective: TokenObjective) -> Callable[[int], bool]:
+    portion = objective.load(objective.longest(1))
+    saved = count_saved_bytes(portion.loss, [*local_tensors(model), *portion.tensors])
+    state_bytes = 3 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    free = _SHARE_OF_FREE * _free_bytes() - state_bytes  # gradients, and what AdamW keeps
+    return lambda size: _PASS_OVER_SAVED * saved * size <= free
+
+
+def _free_bytes() -> int:
+    """Bytes that this process may still take: of the machine, and within a limit of its own."""
+    free = read_memory().available_bytes
+    if sys.platform == "linux":
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        if limit != resource.RLIM_INFINITY:
+            # as proc(5) has it: data and stack, in pages
+            with open("/proc/self/statm", encoding="ascii") as file:
+                used = int(file.read().split()[5]) * resource.getpagesize()
+            free = min(free, max(0, limit - used))
+    return free
