@@ -1,11 +1,10 @@
 """Forward, backward and memory micro-benchmarks of several configurations, interleaved in rounds.
 
-A round measures every configuration before the next round starts, so that a machine that drifts
-drifts for all of them. Compared are the medians of a round, pair by pair. Memory comes from
-processes of their own (`memory`), FLOPs from the meta device (`workload`).
+Times come in rounds (`timing`): each measures every configuration before the next one starts, so
+that a machine that drifts drifts for all of them. Compared are the medians of a round, pair by
+pair. Memory comes from processes of their own (`memory`), FLOPs from the meta device (`workload`).
 """
 
-import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,23 @@ import torch
 from litgpt.config import Config
 
 from skip2bench.bench_summary import (
+    FITS,
     Rows,
-    blocks_text,
     compare_phases,
+    find_misfit,
     flatten_entry,
     summarise_phases,
 )
 from skip2bench.building import build_empty_model, count_parameters
 from skip2bench.config import BenchConfig, to_plain
-from skip2bench.console import Bar, note
+from skip2bench.console import note, warn
 from skip2bench.environment import (
     choose_device,
     choose_precision,
     describe_environment,
-    weights_dtype,
 )
 from skip2bench.errors import Skip2BenchError
-from skip2bench.measure import time_call
+from skip2bench.measure import clock_name
 from skip2bench.memory import MemoryRequest, measure_memory
 from skip2bench.methods import METHODS, MethodSettings, resolve_method
 from skip2bench.models import (
@@ -39,17 +38,17 @@ from skip2bench.models import (
     config_by_name,
     find_checkpoint,
     hash_file,
-    load_base,
     load_config,
 )
+from skip2bench.out_of_memory import DoesNotFitError
 from skip2bench.recording import record_run
 from skip2bench.results import MEASUREMENT_COLUMNS, open_run_folder, write_csv
 from skip2bench.stop_request import interrupted_by_sigterm
 from skip2bench.text_files import check_folder
+from skip2bench.timing import measure_times
 from skip2bench.weights_check import check_weights
-from skip2bench.workload import Workload, build_workload, count_workload_flops
+from skip2bench.workload import count_workload_flops
 
-WARMUP_ITERATIONS = 3
 _RECORDED = ("batch_size", "seq_length", "rounds", "iterations", "seed")
 
 
@@ -89,6 +88,7 @@ def run_bench(config: BenchConfig, arguments: list[str]) -> dict[str, Any]:
         "model": name,
         "device": str(device),
         "precision": precision,
+        "clock": clock_name(device),
         **{key: getattr(config, key) for key in _RECORDED},
         "configurations": [],
     }
@@ -101,6 +101,7 @@ def run_bench(config: BenchConfig, arguments: list[str]) -> dict[str, Any]:
         summary["configurations"] = entries
         write_csv(folder / "measurements.csv", MEASUREMENT_COLUMNS, rows)
         _write_summary_csv(folder, entries)
+        _check_anything_fits(entries)
     return summary | {"folder": str(folder)}
 
 
@@ -143,12 +144,24 @@ def _measure(
                 "memory": measure_memory(request),
             }
         )
-    rows = _measure_times(config, [settings for _, _, settings in requests], device, precision)
-    for entry, (_, _, settings) in zip(entries, requests, strict=True):
-        entry["phases"] = summarise_phases(rows, settings)
-        if settings is not requests[0][2]:
-            entry["ratios"] = compare_phases(rows, settings, requests[0][2])
-    return entries, rows
+    all_settings = [settings for _, _, settings in requests]
+    misfits = {
+        settings.slug: misfit
+        for settings, entry in zip(all_settings, entries, strict=True)
+        if (misfit := find_misfit(entry["memory"]))
+    }
+    to_time = [settings for settings in all_settings if settings.slug not in misfits]
+    times = measure_times(config, to_time, device, precision)
+    misfits |= times.misfits
+    baseline = all_settings[0]
+    for entry, settings in zip(entries, all_settings, strict=True):
+        entry |= misfits.get(settings.slug, FITS)
+        entry["phases"] = summarise_phases(times.rows, settings)
+        if entry["status"] == "oom":
+            warn(f"{settings.label}: out of memory; it is an oom row, the others are measured")
+        elif settings is not baseline and baseline.slug not in misfits:
+            entry["ratios"] = compare_phases(times.rows, settings, baseline)
+    return entries, times.rows
 
 
 def _describe(settings: MethodSettings, model_config: Config) -> dict[str, Any]:
@@ -167,53 +180,16 @@ def _describe(settings: MethodSettings, model_config: Config) -> dict[str, Any]:
     }
 
 
-def _measure_times(
-    config: BenchConfig, all_settings: list[MethodSettings], device: torch.device, precision: str
-) -> Rows:
-    """Raw measurements, one row a phase and iteration."""
-    base = load_base(config.model, device, weights_dtype(precision), config.seed)
-    works = [build_workload(settings, base, config, device, precision) for settings in all_settings]
-    rows: Rows = []
-    total = len(works) * (WARMUP_ITERATIONS + config.rounds * config.iterations)
-    with Bar("timing", total, "iterations") as bar:
-        for work in works:
-            for _ in range(WARMUP_ITERATIONS):
-                _time_iteration(work, device)
-                bar.advance(1, "warm-up")
-        for number in range(1, config.rounds + 1):
-            for work in works:
-                gc.collect()  # here, so that it does not run inside a clock
-                for iteration in range(1, config.iterations + 1):
-                    seconds = _time_iteration(work, device)
-                    rows += [
-                        {
-                            "round": number,
-                            "method": work.settings.method.name,
-                            "blocks": blocks_text(work.settings.blocks),
-                            "phase": phase,
-                            "iteration": iteration,
-                            "seconds": value,
-                        }
-                        for phase, value in seconds.items()
-                    ]
-                    bar.advance(1, f"round {number}/{config.rounds} {work.settings.label}")
-    return rows
-
-
-def _time_iteration(work: Workload, device: torch.device) -> dict[str, float]:
-    """Seconds of each phase, each one timed by itself."""
-    losses: list[torch.Tensor] = []
-    seconds = {
-        "forward": time_call(work.forward, device),
-        "train_forward": time_call(lambda: losses.append(work.train_forward()), device),
-        "backward": time_call(lambda: work.backward(losses.pop()), device),
-        "optimizer": time_call(work.optimizer_step, device),
-    }
-    if work.is_cached:
-        seconds["cached_forward"] = time_call(lambda: losses.append(work.cached_forward()), device)
-        seconds["cached_backward"] = time_call(lambda: work.backward(losses.pop()), device)
-        work.optimizer_step()
-    return seconds
+def _check_anything_fits(entries: list[dict[str, Any]]) -> None:
+    """Raise where memory ran out for every configuration, so that the run ends as oom."""
+    if not all(entry["status"] == "oom" for entry in entries):
+        return
+    phase, size = entries[0]["oom_phase"] or "an unknown phase", entries[0]["requested_bytes"]
+    error = DoesNotFitError(phase, size)
+    raise Skip2BenchError(
+        f"no configuration fits ({error}); use a smaller batch, shorter sequences or a smaller "
+        "model"
+    ) from error
 
 
 def _write_summary_csv(folder: Path, entries: list[dict[str, Any]]) -> None:

@@ -13,6 +13,9 @@ from skip2bench.stats import paired_ratio, summarise
 # A cached phase is compared with the baseline's phase that it replaces.
 _BASELINE_PHASE = {"cached_forward": "train_forward", "cached_backward": "backward"}
 
+FITS: dict[str, Any] = {"status": "ok", "requested_bytes": None, "oom_phase": None}
+"""What stands in place of `out_of_memory.describe_misfit` where memory did not run out."""
+
 Rows = list[dict[str, Any]]
 """Raw measurements: one row a phase and iteration, with `results.MEASUREMENT_COLUMNS` as keys."""
 
@@ -56,10 +59,19 @@ def compare_phases(
     return ratios
 
 
+def find_misfit(memory: dict[str, Any]) -> dict[str, Any] | None:
+    """`status`, `requested_bytes` and `oom_phase`, if a configuration's memory process ran out."""
+    for prefix in ("", "cached_"):
+        if memory.get(f"{prefix}status") == "oom":
+            return {key: memory.get(f"{prefix}{key}") for key in FITS}
+    return None
+
+
 def flatten_entry(entry: dict[str, Any]) -> dict[str, Any]:
     """Bring a configuration's entry to one CSV row.
 
-    Phases become backward_median_seconds, …; ratios backward_ratio, backward_ratio_low, ….
+    Phases become backward_median_seconds, …; ratios backward_ratio, backward_ratio_low, …; memory
+    by phase backward_peak_memory_bytes, ….
     """
     row = {key: value for key, value in entry.items() if not isinstance(value, dict)}
     row["blocks"] = blocks_text(entry["blocks"])
@@ -71,7 +83,10 @@ def flatten_entry(entry: dict[str, Any]) -> dict[str, Any]:
     memory = {
         ("memory_status" if key == "status" else key): value
         for key, value in entry["memory"].items()
+        if key != "phases"
     }
+    for phase, figures in entry["memory"].get("phases", {}).items():
+        memory |= {f"{phase}_{key}": value for key, value in figures.items()}
     return {**row, **entry["flops"], **memory}
 
 

@@ -74,7 +74,7 @@ def _fail(error: object) -> NoReturn:
 def _is_out_of_memory(error: BaseException) -> bool:
     if "torch" not in sys.modules:  # nor is it imported to find out
         return isinstance(error, MemoryError)
-    from skip2bench.recording import is_out_of_memory
+    from skip2bench.out_of_memory import is_out_of_memory
 
     return is_out_of_memory(error)
 

@@ -3,6 +3,9 @@
 import os
 import platform
 import shlex
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,13 @@ import torch
 
 from skip2bench import __version__
 from skip2bench.errors import Skip2BenchError
-from skip2bench.hardware import count_cores, installed_version, read_processor_name, run_command
+from skip2bench.hardware import (
+    count_cores,
+    installed_version,
+    read_gpu_driver,
+    read_processor_name,
+    run_command,
+)
 from skip2bench.results import utc_now
 
 
@@ -87,16 +96,36 @@ def _describe_gpu(device: torch.device) -> dict[str, Any] | None:
     if device.type != "cuda":
         return None
     properties = torch.cuda.get_device_properties(device)
+    driver, power_limit = read_gpu_driver(f"GPU-{getattr(properties, 'uuid', '')}")
     return {
         "name": properties.name,
         "memory_bytes": properties.total_memory,
-        "driver": run_command(
-            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        ),
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "driver": driver,
+        "power_limit_watts": power_limit,
         "cuda": torch.version.cuda,
-        "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        **_read_tf32(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
     }
+
+
+def _read_tf32() -> dict[str, Any]:
+    """Whether float32 products run as TF32; None where settings were mixed so that none says."""
+    settings: dict[str, Callable[[], Any]] = {
+        "allow_tf32": lambda: torch.backends.cuda.matmul.allow_tf32,
+        "cudnn_allow_tf32": lambda: torch.backends.cudnn.allow_tf32,
+        "float32_matmul_precision": torch.get_float32_matmul_precision,
+    }
+    found: dict[str, Any] = dict.fromkeys(settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer torch asks for names that older torch lacks
+        for name, read in settings.items():
+            # torch refuses to answer where its old and its new names were both used
+            with suppress(RuntimeError):
+                found[name] = read()
+    return found
 
 
 def _read_commit() -> tuple[str | None, bool | None]:

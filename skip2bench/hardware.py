@@ -141,6 +141,21 @@ def list_installed_gpus() -> list[InstalledGpu] | None:
     ]
 
 
+def read_gpu_driver(uuid: str) -> tuple[str | None, float | None]:
+    """Driver and power limit in watts of a GPU; None is what nvidia-smi does not say.
+
+    Args:
+        uuid: Of the GPU, as nvidia-smi writes it. Where it lists no such GPU (a part of one has a
+            name of its own), the first one stands for it.
+    """
+    rows = _query_nvidia("--query-gpu=uuid,driver_version,power.limit")
+    if not rows:
+        return None, None
+    _, driver, limit, *_ = next((row for row in rows if row[0] == uuid), rows[0])
+    # "[N/A]" where the card has no limit that can be read
+    return driver, float(limit) if limit.replace(".", "", 1).isdecimal() else None
+
+
 def list_gpu_processes(uuid: str | None) -> list[GpuProcess] | None:
     """Other processes that compute on a GPU; None where there is no nvidia-smi.
 

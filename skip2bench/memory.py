@@ -21,7 +21,7 @@ from skip2bench.measure import (
 )
 from skip2bench.methods import METHODS, resolve_method
 from skip2bench.models import load_base
-from skip2bench.recording import is_out_of_memory
+from skip2bench.out_of_memory import DoesNotFitError, describe_misfit, fitting
 from skip2bench.workload import Workload, build_workload
 
 _STEPS = 2
@@ -46,13 +46,18 @@ def measure_memory(request: MemoryRequest) -> dict[str, Any]:
     Returns:
         `status` ("ok", "oom" or "failed") and, where ok, `peak_memory_bytes` (over forward,
         backward and optimizer), `step_memory_bytes` (what the step added to the model at rest),
-        `reserved_memory_bytes` (CUDA) and `saved_for_backward_bytes`; and the same with `cached_`
-        in front for a cached method.
+        `reserved_memory_bytes` (CUDA) and `saved_for_backward_bytes`; where oom,
+        `requested_bytes` and `oom_phase`; and the same with `cached_` in front for a cached method.
+        On CUDA also `phases`: by phase, its own `peak_memory_bytes` (allocated) and
+        `reserved_memory_bytes`, each from a device that was given back all that it could be.
     """
     figures = _measure_in_process(request)
     if METHODS[request.method].is_cached:
         cached = _measure_in_process(replace(request, cached=True))
+        phases = figures.pop("phases", {}) | cached.pop("phases", {})
         figures |= {f"cached_{name}": value for name, value in cached.items()}
+        if phases:
+            figures["phases"] = phases
     return figures
 
 
@@ -71,7 +76,11 @@ def _measure_in_process(request: MemoryRequest) -> dict[str, Any]:
         raise
     process.join()
     # SIGKILL is what the system ends a process with that takes too much memory
-    return figures or {"status": "oom" if process.exitcode == -signal.SIGKILL else "failed"}
+    if figures:
+        return figures
+    return (
+        describe_misfit(None, None) if process.exitcode == -signal.SIGKILL else {"status": "failed"}
+    )
 
 
 def _measure_and_send(request: MemoryRequest, sender: Connection) -> None:
@@ -84,28 +93,56 @@ def _measure_here(request: MemoryRequest) -> dict[str, Any]:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     try:
-        base = load_base(config.model, device, weights_dtype(precision), config.seed)
+        with fitting("weights"):
+            base = load_base(config.model, device, weights_dtype(precision), config.seed)
         settings = resolve_method(request.method, request.blocks, config, base.config)
-        work = build_workload(settings, base, config, device, precision, with_cache=request.cached)
+        with fitting("model"):
+            work = build_workload(
+                settings, base, config, device, precision, with_cache=request.cached
+            )
         return _measure_steps(work, device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return {"status": "oom"}
+    except DoesNotFitError as error:
+        return error.describe()
 
 
 def _measure_steps(work: Workload, device: torch.device) -> dict[str, Any]:
-    forward = work.cached_forward if work.is_cached else work.train_forward
+    step = work.list_phases(cached=work.is_cached)
     reset_peak_memory(device)
     before = read_memory(device)
     for _ in range(_STEPS):
-        work.backward(forward())
-        work.optimizer_step()
-    peak = read_peak_memory(device)
-    return {
+        for phase, call in step.items():
+            with fitting(phase):
+                call()
+    peak, reserved = read_peak_memory(device), read_reserved_memory(device)
+    with fitting("saved_for_backward"):
+        saved = work.count_saved_bytes(cached=work.is_cached)
+    figures = {
         "status": "ok",
         "peak_memory_bytes": peak,
         "step_memory_bytes": max(0, peak - before),
-        "reserved_memory_bytes": read_reserved_memory(device),
-        "saved_for_backward_bytes": work.count_saved_bytes(cached=work.is_cached),
+        "reserved_memory_bytes": reserved,
+        "saved_for_backward_bytes": saved,
     }
+    if device.type == "cuda":  # a resident size is that of the whole process, in every phase
+        figures["phases"] = _measure_phases(work, device)
+    return figures
+
+
+def _measure_phases(work: Workload, device: torch.device) -> dict[str, dict[str, int | None]]:
+    """Peaks of each phase by itself, from the optimizer's state on; after the steps."""
+    if work.is_cached:
+        calls = work.list_phases(cached=True)
+    else:
+        calls = {"forward": work.forward} | work.list_phases(cached=False)
+    phases = {}
+    for phase, call in calls.items():
+        reset_peak_memory(device)
+        with fitting(phase):
+            call()
+        phases[phase] = {
+            "peak_memory_bytes": read_peak_memory(device),
+            "reserved_memory_bytes": read_reserved_memory(device),
+        }
+    if work.is_cached:
+        del phases["optimizer"]  # the same step as the uncached one's
+    return phases

@@ -3,17 +3,15 @@
 `bench` and `train` share it, so that a run that fails says so in the same words in both.
 """
 
-import errno
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from skip2bench.console import note, warn
 from skip2bench.errors import DivergedError, Skip2BenchError
+from skip2bench.out_of_memory import is_out_of_memory
 from skip2bench.results import SCHEMA_VERSION, utc_now, write_json, write_yaml
 
 
@@ -121,16 +119,6 @@ def _write_end(folder: Path, summary: dict[str, Any], remedy: str) -> None:
             warn(f"{text}: it still says that the run is running")
             return
         raise Skip2BenchError(f"{text}; make room{remedy}") from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for CUDA's error, Python's, the system's, and the RuntimeError of torch on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    words = ("can't allocate memory", "cannot allocate memory", "bad_alloc")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def _last_line(error: BaseException) -> str:

@@ -206,7 +206,8 @@ def find_missing(
         "memory": lambda row: row["memory"]["saved_bytes"] is None,
     }
     for what, lacks in has_no.items():
-        labels = tuple(row["label"] for row in bench if lacks(row))
+        # what does not fit was measured: the answer is that it does not
+        labels = tuple(row["label"] for row in bench if lacks(row) and not row["is_oom"])
         if labels:
             missing.append(Missing(what=what, command=commands["bench"], labels=labels))
     labels = tuple(entry["label"] for entry in entries if not entry["figures"])

@@ -23,12 +23,14 @@ _TEXT = frozenset(
     (
         *("kind", "status", "label", "method", "target", "model", "data", "device", "precision"),
         *("error", "peer", "log_folder", "started_at", "finished_at", "cache_tier", "cache_dtype"),
+        *("clock", "oom_phase"),
     )
 )
 _ENVIRONMENT_TEXT = frozenset(
     (
         *("processor", "platform", "python", "torch", "litgpt", "lightning", "skip2bench"),
         *("command", "commit", "name", "driver", "sha256", "started_at"),
+        *("compute_capability", "float32_matmul_precision"),
     )
 )
 
@@ -93,10 +95,12 @@ def check_schema_version(content: Mapping[str, Any]) -> None:
         )
 
 
-def _check_word(summary: Mapping[str, Any], key: str, known: tuple[str, ...]) -> None:
-    if summary.get(key) not in known:
-        found = "missing" if summary.get(key) is None else describe(summary[key])
-        raise DamagedFileError(f"{key} is {found}, none of {', '.join(known)}")
+def _check_word(
+    content: Mapping[str, Any], key: str, known: tuple[str, ...], place: str = ""
+) -> None:
+    if content.get(key) not in known:
+        found = "missing" if content.get(key) is None else describe(content[key])
+        raise DamagedFileError(f"{place}{key} is {found}, none of {', '.join(known)}")
 
 
 def _check_is_inside(log_folder: str) -> None:
@@ -116,14 +120,29 @@ def _check_configurations(summary: Mapping[str, Any]) -> None:
     for number, configuration in enumerate(configurations):
         place = f"configurations[{number}]"
         check_mapping(place, configuration)
-        for name in ("phases", "ratios", "flops", "memory"):
-            if configuration.get(name) is not None:
-                check_mapping(f"{place}.{name}", configuration[name])
-        for name in ("phases", "ratios"):
-            for key, value in (configuration.get(name) or {}).items():
-                if value is not None:
-                    check_mapping(f"{place}.{name}.{key}", value)
-        _check_parts(configuration, "trainable_parameters", "total_parameters", f"{place}.")
+        _check_configuration(configuration, place)
+
+
+def _check_configuration(configuration: Mapping[str, Any], place: str) -> None:
+    if configuration.get("status") is not None:  # results from before have none
+        _check_word(configuration, "status", get_args(Status), f"{place}.")
+    for name in ("phases", "ratios", "flops", "memory"):
+        if configuration.get(name) is not None:
+            check_mapping(f"{place}.{name}", configuration[name])
+    _check_mappings(configuration, ("phases", "ratios"), place)
+    _check_mappings(configuration.get("memory") or {}, ("phases",), f"{place}.memory")
+    _check_parts(configuration, "trainable_parameters", "total_parameters", f"{place}.")
+
+
+def _check_mappings(content: Mapping[str, Any], names: tuple[str, ...], place: str) -> None:
+    """Check that the values of `content` under `names` are mappings of mappings, or missing."""
+    for name in names:
+        if content.get(name) is None:
+            continue
+        check_mapping(f"{place}.{name}", content[name])
+        for key, value in content[name].items():
+            if value is not None:
+                check_mapping(f"{place}.{name}.{key}", value)
 
 
 def _check_agreement(summary: Mapping[str, Any]) -> None:

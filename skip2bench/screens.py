@@ -47,6 +47,8 @@ def print_bench(summary: dict[str, Any]) -> None:
         "Times are medians. A ratio is the baseline's time over the configuration's, paired by "
         "round, with its 95 % interval; '≈' marks one that includes 1: no difference beyond the "
         "noise.",
+        *_explain_oom(entries),
+        f"Clock: {summary['clock']}",
         f"Raw measurements: {summary['folder']}",
         sep="\n",
         markup=False,
@@ -132,7 +134,25 @@ def _print_configuration(entry: dict[str, Any]) -> None:
         }
         parts = ", ".join(f"{key} {value}" for key, value in times.items())
         lines.append(f"  {phase.replace('_', ' '):<16} {parts} (n={figures['n']})")
+    if entry["status"] == "oom":
+        lines.append(f"  {_describe_oom(entry)}")
     stdout.print("\n".join([*lines, ""]), markup=False, soft_wrap=True)
+
+
+def _explain_oom(entries: list[dict[str, Any]]) -> list[str]:
+    """Why figures are missing, if memory ran out."""
+    if all(entry["status"] != "oom" for entry in entries):
+        return []
+    lines = ["'oom': the configuration does not fit into memory; the others were measured."]
+    if entries[0]["status"] == "oom":
+        lines.append(f"No ratios: the baseline, {entries[0]['label']}, does not fit.")
+    return lines
+
+
+def _describe_oom(entry: dict[str, Any]) -> str:
+    size, phase = entry["requested_bytes"], entry["oom_phase"]
+    asked = f": {format_bytes(size)} asked for in vain" if size is not None else ""
+    return f"oom: out of memory{f' in {phase}'.replace('_', ' ') if phase else ''}{asked}"
 
 
 def _parameters(entries: list[dict[str, Any]]) -> Table:
@@ -227,7 +247,9 @@ def _table(
 
 def _median(entry: dict[str, Any], phase: str) -> str:
     figures = entry["phases"].get(phase)
-    return format_seconds(figures["median_seconds"]) if figures else "-"
+    if figures:
+        return format_seconds(figures["median_seconds"])
+    return "oom" if entry["status"] == "oom" else "-"
 
 
 def _speedup(entry: dict[str, Any], phase: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from skip2bench.config import MethodName
+from skip2bench.results import PHASES
 from skip2bench.run_folders import Run
 from skip2bench.stats import Ratio
 
@@ -51,12 +52,23 @@ def build_bench_rows(run: Run) -> list[Row]:
         other = {} if configuration is baseline or baseline is None else baseline
         row: Row = {key: configuration.get(key) for key in ("method", "blocks", "target", "rank")}
         row["label"] = configuration.get("label") or configuration.get("method") or "-"
+        row |= _misfit_figures(configuration)
         row |= _parameter_figures(configuration, other)
         row |= _time_figures(configuration, other, is_paired=is_paired)
         row |= _flops_figures(configuration, other)
         row["memory"] = _memory_figures(configuration, other)
         rows.append(row)
     return rows
+
+
+def _misfit_figures(configuration: Mapping[str, Any]) -> Row:
+    """What a configuration asked for that did not fit, and where; it was not timed then."""
+    is_oom = configuration.get("status") == "oom"
+    return {
+        "is_oom": is_oom,
+        "requested_bytes": configuration.get("requested_bytes") if is_oom else None,
+        "oom_phase": configuration.get("oom_phase") if is_oom else None,
+    }
 
 
 def _parameter_figures(summary: Mapping[str, Any], baseline: Mapping[str, Any]) -> Row:
@@ -115,6 +127,12 @@ def _memory_figures(configuration: Mapping[str, Any], baseline: Mapping[str, Any
         "saved_reduction": _less(saved, base_saved),
         "cached_saved_bytes": cached,
         "cached_saved_reduction": _less(cached, base_saved),
+        "requested_bytes": own.get("requested_bytes"),
+        "phases": {
+            name: {key: (figures or {}).get(f"{key}_memory_bytes") for key in ("peak", "reserved")}
+            for name, figures in (own.get("phases") or {}).items()
+            if name in PHASES
+        },
     }
 
 

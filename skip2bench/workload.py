@@ -99,6 +99,16 @@ class Workload:
         self._optimizer.step()
         self._optimizer.zero_grad()
 
+    def list_phases(self, *, cached: bool) -> dict[str, Callable[[], None]]:
+        """The calls of one training step by phase, to be made in their order."""
+        losses: list[Tensor] = []
+        prefix, forward = ("cached_", self.cached_forward) if cached else ("", self.train_forward)
+        return {
+            f"{prefix or 'train_'}forward": lambda: losses.append(forward()),
+            f"{prefix}backward": lambda: self.backward(losses.pop()),
+            "optimizer": self.optimizer_step,
+        }
+
     def count_saved_bytes(self, *, cached: bool) -> int:
         """Bytes that autograd keeps for backward in one step."""
         excluded = [*self.model.parameters(), self.input_ids]

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skip2bench.measure import (
     Clock,
+    clock_name,
     count_flops,
     count_saved_bytes,
     read_anonymous_memory,
@@ -74,6 +75,35 @@ def test_time_call_is_the_time_of_the_call():
         time.now += 2.5
 
     assert time_call(work, CPU, now=time) == 2.5
+
+
+def test_on_cuda_the_time_is_that_between_two_events(monkeypatch):
+    log = []
+
+    class Event:
+        def __init__(self, *, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            log.append(f"record on {stream}")
+            self.number = len(log)
+
+        def elapsed_time(self, end):
+            assert self.number < end.number
+            log.append("read")
+            return 250.0  # milliseconds
+
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: log.append("synchronize"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: "the stream")
+    assert time_call(lambda: log.append("call"), device) == 0.25
+    assert log == [
+        *("synchronize", "record on the stream", "call", "record on the stream"),
+        *("synchronize", "read"),
+    ]
+    assert clock_name(device) == "cuda events"
+    assert clock_name(CPU) == "perf_counter"
 
 
 def test_peak_memory_sees_what_was_freed_again():

@@ -158,14 +158,15 @@ def test_every_method_starts_at_the_base_model(method):
 
 
 def test_models_share_the_weights_of_their_base(tiny_checkpoint):
+    """Every frozen tensor of every configuration is the base's own: one backbone of memory."""
     base = load_checkpoint(tiny_checkpoint, torch.device("cpu"), torch.float32)
-    addresses = set()
-    for method in ("lora", "skip"):
+    addresses = {weight.data_ptr() for weight in base.weights.values()}
+    for method in ("lora", "lora-all", "skip", "skip2"):
         model = build_model(
             settings_for(method, "all", base.config), base, torch.device("cpu"), seed=1
         )
-        addresses.add(model.transformer.wte.weight.data_ptr())
-    assert addresses == {base.weights["transformer.wte.weight"].data_ptr()}
+        frozen = {p.data_ptr() for p in model.parameters() if not p.requires_grad}
+        assert frozen == addresses
 
 
 def test_adapters_depend_on_the_seed_alone(tiny_checkpoint):

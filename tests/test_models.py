@@ -3,6 +3,8 @@ import shutil
 import pytest
 import torch
 from litgpt.tokenizer import Tokenizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from skip2bench.building import build_model
 from skip2bench.config import BenchConfig
@@ -120,3 +122,32 @@ def test_a_part_of_a_checkpoint_is_loaded_by_the_names_of_its_weights(tiny_check
     assert all(torch.equal(weight, whole[name]) for name, weight in part.weights.items())
     stored = load_checkpoint(tiny_checkpoint, CPU, None).weights
     assert {weight.dtype for weight in stored.values()} == {torch.float32}
+
+
+def test_random_weights_are_made_in_their_own_dtype():
+    """No other tensor with bytes exists on the way; nor could one on another device."""
+    made = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            made.extend(it for it in tree_leaves(result) if isinstance(it, torch.Tensor))
+            return result
+
+    with Watch():
+        base = load_base("pythia-14m", CPU, torch.bfloat16, 0)
+    assert {weight.dtype for weight in base.weights.values()} == {torch.bfloat16}
+    assert {it.dtype for it in made if it.device.type != "meta" and it.is_floating_point()} == {
+        torch.bfloat16
+    }
+    storages = {it.untyped_storage().data_ptr(): it for it in made if it.device.type != "meta"}
+    total = sum(it.untyped_storage().nbytes() for it in storages.values())
+    needed = sum(weight.nbytes for weight in base.weights.values())
+    assert needed <= total < 1.1 * needed  # the rest: the tables of the rotary embedding
+
+
+def test_random_weights_depend_on_the_seed_alone():
+    first, again, other = (load_base("pythia-14m", CPU, torch.float32, seed) for seed in (1, 1, 2))
+    name = "transformer.h.0.mlp.fc.weight"
+    assert torch.equal(first.weights[name], again.weights[name])
+    assert not torch.equal(first.weights[name], other.weights[name])

@@ -6,7 +6,8 @@ import torch
 
 from skip2bench.config import BenchConfig, to_plain
 from skip2bench.errors import Skip2BenchError
-from skip2bench.recording import is_out_of_memory, record_run
+from skip2bench.out_of_memory import is_out_of_memory
+from skip2bench.recording import record_run
 
 
 def run(folder, error: BaseException | None = None):

@@ -257,6 +257,63 @@ def test_out_of_memory_is_named() -> None:
     assert "| Traditional LoRA | メモリ不足 (oom) | - |" in render_report(ReportConfig())
 
 
+@pytest.mark.parametrize(
+    ("misfit", "ja", "en"),
+    [
+        (
+            {"requested_bytes": 2**31, "oom_phase": "backward"},
+            "（段階: backward、要求サイズ: 2.00 GiB）。ほかの設定は計測しています。",
+            "it ran out in backward, where 2.00 GiB more were asked for. It was not timed",
+        ),
+        ({}, "のため時間を計測していません。ほかの", "(oom)**. It was not timed"),
+        ({"oom_phase": "*x*"}, "（段階: \\*x\\*）", "it ran out in \\*x\\*. It was not"),
+    ],
+)
+def test_a_configuration_that_does_not_fit(misfit: dict[str, Any], ja: str, en: str) -> None:
+    def run_out(summary: dict[str, Any]) -> None:
+        configuration = summary["configurations"][1]
+        memory = {"status": "oom", "requested_bytes": misfit.get("requested_bytes")}
+        configuration.update(status="oom", memory=memory, **misfit)
+        for name in ("phases", "ratios"):
+            configuration.pop(name, None)
+
+    edit(BENCH, run_out)
+    assert ja in render_report(ReportConfig(lang="ja"))
+    text = render_report(ReportConfig(lang="en"))
+    assert en in text
+    label = "Skip2-LoRA (4 blocks)"
+    assert f"| {label} | oom | - | - | - |" in text
+    size = ": 2.00 GiB asked for" if "requested_bytes" in misfit else ""
+    assert f"| {label} | out of memory (oom){size} | - |" in text
+    assert not re.search(rf"\| (Times|Memory saved for backward) \| {re.escape(label)}", text)
+
+
+def test_peaks_of_phases_and_cuda_settings_are_shown_where_there_are_some() -> None:
+    assert "Peak of each phase" not in render_report(ReportConfig(lang="en"))
+    peaks = {"peak_memory_bytes": 2**30, "reserved_memory_bytes": 3 * 2**29}
+    edit(
+        BENCH,
+        lambda summary: (
+            summary.update(clock="cuda events"),
+            summary["configurations"][0]["memory"].update(
+                phases={"forward": peaks, "backward": None, "of a stranger": peaks}
+            ),
+        ),
+    )
+    gpu = {"name": "NVIDIA H100", "compute_capability": "9.0", "cuda": "12.8", "cudnn": 91002}
+    gpu |= {"power_limit_watts": 700.0, "allow_tf32": False, "cudnn_allow_tf32": True}
+    edit(BENCH, lambda environment: environment.update(gpu=gpu), "environment.json")
+    text = render_report(ReportConfig(lang="en"))
+    assert "| Traditional LoRA | 1.00 GiB (1.50 GiB) | - | - | - | - | - |\n" in text
+    assert "of a stranger" not in text
+    assert "iterations, timed by CUDA events\n" in text
+    assert "cuDNN 91002, compute capability 9.0, power limit 700 W; TF32 in matrix" in text
+    assert "products off, in cuDNN on, float32 precision -; cuDNN benchmark -, determin" in text
+    ja = render_report(ReportConfig(lang="ja"))
+    assert "TF32: 行列積 off、cuDNN on（float32 の精度 -）" in ja
+    assert "回、CUDA events で計時\n" in ja
+
+
 def test_a_benchmark_of_another_model_is_pointed_out() -> None:
     edit(BENCH, lambda summary: summary.update(model="pythia-14m", device="cuda"))
     text = render_report(ReportConfig(lang="en"))

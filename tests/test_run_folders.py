@@ -168,6 +168,22 @@ def test_a_figure_that_is_missing_is_none(name: str, train: Path) -> None:
         ({"configurations": {"a": 1}}, "configurations is a mapping, where a list was expected"),
         ({"configurations": ["a"]}, "configurations[0] is 'a', where a mapping was expected"),
         (
+            {"configurations": [{"status": "huge"}]},
+            f"configurations[0].status is 'huge', {ONE_WORD}",
+        ),
+        (
+            {"configurations": [{"status": "oom", "requested_bytes": "2 GiB"}]},
+            "configurations[0].requested_bytes is '2 GiB', where a whole number of bytes was expected",
+        ),
+        (
+            {"configurations": [{"memory": {"phases": {"forward": 1}}}]},
+            "configurations[0].memory.phases.forward is 1, where a mapping was expected",
+        ),
+        (
+            {"configurations": [{"memory": {"phases": [1]}}]},
+            "configurations[0].memory.phases is a list, where a mapping was expected",
+        ),
+        (
             {"configurations": [{"phases": [1]}]},
             "configurations[0].phases is a list, where a mapping was expected",
         ),
