@@ -29,20 +29,25 @@ STANDARD_DEVIATION = 0.02
 """Of LitGPT's own initial weights."""
 
 
-def write_weights(config: Config, dtype: torch.dtype, seed: int, path: Path) -> int:
-    """Write `lit_model.pth`; return the number of its parameters."""
+def write_weights(
+    config: Config, dtype: torch.dtype, seed: int, path: Path, device: str = "cpu"
+) -> int:
+    """Write `lit_model.pth`, drawn on `device`; return the number of its parameters."""
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in GPT(config).state_dict().items()}
     with FakeTensorMode():  # of the CPU, without storage
         unfilled = {key: torch.empty(shape, dtype=dtype) for key, shape in shapes.items()}
     with torch.serialization.skip_data(materialize_fake_tensors=True):
         torch.save(unfilled, path)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
         weights = torch.load(path, mmap=True, weights_only=True)
     for name, weight in weights.items():
         if weight.dim() > 1:
-            weight.normal_(std=STANDARD_DEVIATION, generator=generator)
+            drawn = weight if device == "cpu" else torch.empty_like(weight, device=device)
+            drawn.normal_(std=STANDARD_DEVIATION, generator=generator)
+            if drawn is not weight:
+                weight.copy_(drawn)
         else:  # norms leave what they get as it is
             weight.fill_(0.0 if name.endswith("bias") else 1.0)
     return sum(weight.numel() for weight in weights.values())
@@ -67,7 +72,9 @@ def copy_tokenizer(source: Path, out_dir: Path, config: Config) -> None:
             shutil.copy(path, out_dir / path.name)
 
 
-def make_checkpoint(name: str, out_dir: Path, dtype: str, seed: int, tokenizer: Path) -> int:
+def make_checkpoint(
+    name: str, out_dir: Path, dtype: str, seed: int, tokenizer: Path, device: str = "cpu"
+) -> int:
     """Write a checkpoint folder; return the number of its parameters.
 
     Raises:
@@ -77,7 +84,7 @@ def make_checkpoint(name: str, out_dir: Path, dtype: str, seed: int, tokenizer: 
     out_dir.mkdir(parents=True, exist_ok=True)
     copy_tokenizer(tokenizer, out_dir, config)
     save_config(config, out_dir)
-    return write_weights(config, DTYPES[dtype], seed, out_dir / "lit_model.pth")
+    return write_weights(config, DTYPES[dtype], seed, out_dir / "lit_model.pth", device)
 
 
 def main() -> None:
@@ -88,11 +95,17 @@ def main() -> None:
     parser.add_argument("--out-dir", type=Path, required=True)
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="where weights are drawn; cuda is faster")
     parser.add_argument("--tokenizer", type=Path, default=embedded_checkpoint())
     options = parser.parse_args()
     try:
         parameters = make_checkpoint(
-            options.name, options.out_dir, options.dtype, options.seed, options.tokenizer
+            options.name,
+            options.out_dir,
+            options.dtype,
+            options.seed,
+            options.tokenizer,
+            options.device,
         )
     except Skip2BenchError as error:
         sys.exit(f"error: {error}")

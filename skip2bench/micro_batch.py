@@ -19,8 +19,8 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.hardware import read_memory
 from skip2bench.measure import count_saved_bytes
 from skip2bench.objective import TokenObjective
+from skip2bench.out_of_memory import is_out_of_memory
 from skip2bench.ranks import Ranks
-from skip2bench.recording import is_out_of_memory
 from skip2bench.sharded_backbone import local_tensors
 
 _MARGIN_RATIO = 0.05
