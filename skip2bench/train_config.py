@@ -9,6 +9,7 @@ from skip2bench.config_checks import (
     check_choice,
     check_counts,
     check_optimizer,
+    check_quantize,
     check_ranks,
     check_streaming,
 )
@@ -19,6 +20,7 @@ LoggerName = Literal["csv", "tensorboard"]
 StrategyName = Literal["auto", "ddp", "fsdp"]
 CacheTier = Literal["auto", "device", "ram", "disk"]
 CacheDtype = Literal["model", "bf16", "int8"]
+Quantize = Literal["bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8-training"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,17 @@ class TrainConfig(RunConfig):
         False,
         "Build Skip-Cache one block at a time, for a model larger than memory (skip2 alone).",
     )
+    gradient_checkpointing: bool = option(
+        False, "Compute the blocks' activations again in backward instead of keeping them."
+    )
+    quantize: Quantize | None = option(
+        None,
+        "Hold the frozen linear layers in 4 or 8 bits, by bitsandbytes, as LitGPT does: "
+        f"{', '.join(get_args(Quantize))}.",
+    )
+    compile: bool = option(
+        False, "Let torch compile blocks and Skip adapters; the first steps take the time of it."
+    )
     devices: int = option(1, "Devices of each node; one process (rank) for each.")
     num_nodes: int = option(1, "Number of nodes; torchrun or SLURM starts the run on each.")
     strategy: StrategyName = option(
@@ -116,6 +129,9 @@ class TrainConfig(RunConfig):
             )
         super().__post_init__()
         check_streaming(self)
+        if self.quantize is not None:
+            check_choice("quantize", self.quantize, get_args(Quantize))
+            check_quantize(self)
         check_counts(self)
         check_optimizer(self)
         if not 0 < self.val_split_fraction < 1:

@@ -151,10 +151,8 @@ ERRORS = [
     ("- a\n", "holds no mapping; write lines such as 'epochs: 3'"),
     ("1: a\n", "the key '1' is no text to YAML; put it in quotes (line 1, column 1)"),
     ("a: [\n", "is not valid YAML: "),
-    (
-        "quantize: bnb.nf4\n",
-        "LitGPT's key 'quantize' is not supported; leave it empty (train without it)",
-    ),
+    ("quantize: nf4\n", "quantize is 'nf4'; choose from bnb.nf4, bnb.nf4-dq, bnb.fp4, "),
+    ("quantize: [bnb.nf4]\n", "quantize is ['bnb.nf4']; choose from bnb.nf4, "),
     ("train:\n  max_norm: 1.0\n", "LitGPT's key 'train.max_norm' is not supported"),
     (
         "train:\n  max_tokens: 9\n",
