@@ -132,6 +132,18 @@ def test_numbers_written_without_a_point_are_numbers(write):
     assert load_train_config({}, write("learning_rate: 2e-4\n"))[0].learning_rate == 2e-4
 
 
+@pytest.mark.parametrize("quantize", ["bnb.nf4", "bnb.int8-training"])
+def test_the_switches_have_litgpts_names(write, quantize):
+    text = f"lora_r: 8\nquantize: {quantize}\ndevices: 1\n"
+    config, ignored = load_train_config({}, write(text))
+    assert (config.method, config.quantize, ignored) == ("lora", quantize, [])
+    flags = {"gradient_checkpointing": True, "compile": True}
+    config, ignored = load_train_config(flags, write(text))
+    assert (config.gradient_checkpointing, config.compile, ignored) == (True, True, [])
+    _, ignored = load_train_config(flags | {"method": "skip"}, write(text))
+    assert ignored == ["gradient_checkpointing (no backward of skip walks the blocks)"]
+
+
 def test_nulls_mean_the_default(write):
     config, _ = load_train_config(
         {}, write("epochs:\nmax_steps:\nquantize:\ntrain:\n  max_norm:\n")
