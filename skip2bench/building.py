@@ -1,5 +1,6 @@
 """The models of the methods: built around a base's own tensors, with what trains marked."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import cast
@@ -111,8 +112,14 @@ def _materialise_adapters(
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Numbers of all parameters and of those that train."""
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(_count(p) for p in model.parameters())
     return total, sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _count(parameter: Tensor) -> int:
+    """Its numbers; of one that bitsandbytes has packed, those that it stands for."""
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else math.prod(packed.shape)
 
 
 def _config_fields(config: Config) -> dict[str, object]:

@@ -38,6 +38,30 @@ def check_streaming(config: "TrainConfig") -> None:
         )
 
 
+def check_quantize(config: "TrainConfig") -> None:
+    """Raise a Skip2BenchError where weights in few bits do not go with the rest."""
+    quantize = config.quantize
+    if config.method in ("full", "full+lora", "last", "bias"):
+        raise Skip2BenchError(
+            f"quantize holds the base model's weights in few bits, and method {config.method!r} "
+            "trains some of them; use lora, skip or skip2, or leave it out"
+        )
+    if config.stream_blocks:
+        raise Skip2BenchError(
+            "stream_blocks reads each block as the checkpoint has it; leave quantize out with it"
+        )
+    if config.devices * config.num_nodes > 1:
+        raise Skip2BenchError(
+            "quantize runs on one device, as in LitGPT; leave it out, or devices and num_nodes"
+        )
+    wanted = ("16-true",) if "int8" in str(quantize) else ("bf16-true", "16-true")
+    if config.precision not in ("auto", *wanted):
+        raise Skip2BenchError(
+            f"quantize {quantize} computes in a narrow dtype, and precision is "
+            f"{config.precision!r}; use --precision {' or '.join(wanted)}"
+        )
+
+
 def check_ranks(config: "TrainConfig") -> None:
     """Raise a Skip2BenchError where devices, nodes and their strategy do not go together."""
     for name in ("devices", "num_nodes"):
@@ -76,8 +100,8 @@ def check_counts(config: "TrainConfig") -> None:
         "eval_interval",
         "save_interval",
     ):
-        if getattr(config, name) != "auto":
-            check_positive(name, getattr(config, name))
+        if isinstance(value := getattr(config, name), int):
+            check_positive(name, value)
     for name in ("max_steps", "train_samples", "max_seq_length"):
         if getattr(config, name) is not None:
             check_positive(name, getattr(config, name))

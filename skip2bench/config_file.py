@@ -98,10 +98,13 @@ def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list
     ranks = [f"{name} ({method} takes {used or 'no rank'})" for name in idle]
     targets = [name for name in flags if name in LORA_TARGETS and method != "lora"]
     cache = [name for name in flags if name.startswith("cache_") and method != "skip2"]
+    idle_backward = method in ("last", "lora-last", "skip", "skip2")
+    recomputed = [name for name in flags if name == "gradient_checkpointing" and idle_backward]
     skip = [name for name in ("blocks", "target") if name in flags and "skip" not in method]
     return [
         *ranks,
         *(f"{name} (only skip and skip2 take it)" for name in skip),
         *(f"{name} (only lora takes it)" for name in targets),
         *(f"{name} ({method} has no cache)" for name in cache),
+        *(f"{name} (no backward of {method} walks the blocks)" for name in recomputed),
     ]

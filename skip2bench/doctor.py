@@ -6,11 +6,11 @@ Works without torch, as far as that goes: a torch that is missing is one of its 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from skip2bench.config import EMBEDDED_DEFAULTS, EMBEDDED_MODEL, DoctorConfig, TrainConfig
+from skip2bench.config import EMBEDDED_MODEL, DoctorConfig
 from skip2bench.console import Waiting
 from skip2bench.machine import Machine, inspect_machine
 from skip2bench.machine_check import examine_machine, examine_versions
-from skip2bench.requirements import default_micro_batch_size
+from skip2bench.requirements import choose_micro_batch_size
 from skip2bench.run_check import examine_run
 from skip2bench.units import format_bytes
 
@@ -43,15 +43,6 @@ def run_doctor(config: DoctorConfig) -> dict[str, Any]:
         "projection": asdict(projection) if projection else None,
         "error": find_error(machine, projection),
     }
-
-
-def choose_micro_batch_size(machine: Machine, model: str) -> int:
-    """Samples in a forward pass: the guide's for a GPU, `train`'s default for any other device."""
-    if machine.device == "cuda":
-        return default_micro_batch_size(machine.device_total_bytes)
-    is_embedded = model == EMBEDDED_MODEL
-    default = EMBEDDED_DEFAULTS["micro_batch_size"] if is_embedded else TrainConfig.micro_batch_size
-    return int(default)
 
 
 def find_error(machine: Machine, projection: "Projection | None") -> str | None:
@@ -88,6 +79,10 @@ def _project(config: DoctorConfig, machine: Machine) -> "Projection":
         load_subject(config),
         torch.device("cuda", 0) if machine.device == "cuda" else torch.device(machine.device),
         machine.precision,
-        choose_micro_batch_size(machine, config.model),
+        choose_micro_batch_size(
+            machine.device,
+            machine.device_total_bytes,
+            is_embedded=config.model == EMBEDDED_MODEL,
+        ),
         free,
     )

@@ -79,7 +79,8 @@ def _flag(item: Any, hint: Any, embedded_default: Any) -> inspect.Parameter:
             default += f"; for the embedded model {embedded_default}"
         default += "]"
     if NoneType in get_args(hint):
-        hint = next(inner for inner in get_args(hint) if inner is not NoneType)
+        left = [inner for inner in get_args(hint) if inner is not NoneType]
+        hint = left[0] if len(left) == 1 else hint  # of several, the field's own check decides
     # tuples are comma-separated text; of a path, Path("") would hide that nothing was given
     kind: Any = hint if hint in (int, float, bool) else str
     if item.metadata.get("repeatable"):

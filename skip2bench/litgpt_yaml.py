@@ -90,7 +90,6 @@ def _pairs(nested: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 _UNSUPPORTED = {
-    "quantize": "train without it",
     "train.max_tokens": "use max_steps",
     "train.max_norm": "gradients are not clipped",
     "train.max_time": "use max_steps",

@@ -62,6 +62,9 @@ def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> N
             progress.step += 1
             progress.tokens += sum(lengths[i] for i in batch)
             progress.losses.append(loss)
+            if run.config.compile and progress.step == 1:
+                # not before: it would compile outside the clock what the first step compiles
+                progress.saved_bytes = _measure_saved_bytes(run, batch)
             run.logs.log_step(
                 step=progress.step,
                 epoch=count_epochs(run, progress),
@@ -86,7 +89,8 @@ def _begin(run: TrainingRun, progress: Progress) -> None:
     _prepare(run, run.clock)
     progress.preparation_peak_bytes = read_peak_memory(run.fabric.device)
     reset_peak_memory(run.fabric.device)
-    progress.saved_bytes = _measure_saved_bytes(run, run.batches[0])
+    if not run.config.compile:
+        progress.saved_bytes = _measure_saved_bytes(run, run.batches[0])
     progress.losses.append(_evaluate_batch(run, run.batches[0]))
     _evaluate(run, progress)
     _save_state(run, progress)

@@ -59,9 +59,15 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
     """Check that the peers can run on the data and model of a comparison.
 
     Raises:
-        Skip2BenchError: a package is missing, or the data is of a kind that peers cannot get.
+        Skip2BenchError: a package is missing, a switch is on that peers do not have here, or the
+            data is of a kind that peers cannot get.
     """
     config = plan.config
+    for name in ("gradient_checkpointing", "quantize", "compile") if names else ():
+        if getattr(config, name):
+            raise Skip2BenchError(
+                f"peers run without {name}, so that they would not compare; leave it or --peers out"
+            )
     if config.data != EMBEDDED_DATA and not is_records_file(config.data):
         raise Skip2BenchError(
             f"peers cannot train on {config.data!r}; give pydoc or an Alpaca JSON file"

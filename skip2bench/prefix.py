@@ -18,6 +18,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from skip2bench.data import Samples
 from skip2bench.skip2 import SkipGPT
+from skip2bench.switches import is_compiled
 
 _SHORTEST = 8
 """Tokens below which a shared prefix saves nothing worth the copying of its keys and values."""
@@ -44,8 +45,11 @@ def find_prefix(model: SkipGPT, samples: Samples, ids: Sequence[int]) -> Tensor:
 
 
 def _is_supported(model: SkipGPT) -> bool:
-    """True where attention is plain and causal: no sliding window, cap or latent heads."""
-    return all(
+    """True where attention is plain and causal: no sliding window, cap or latent heads.
+
+    And where blocks are not compiled: what stands in attention's place would be compiled for each.
+    """
+    return not is_compiled(model) and all(
         isinstance(block.attn, CausalSelfAttention)
         and not block.attn.apply_sliding_window_attention
         and model.config.attention_logit_softcapping is None

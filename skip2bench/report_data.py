@@ -12,6 +12,7 @@ from skip2bench.comparison_cells import list_shown
 from skip2bench.curves import LossCurve
 from skip2bench.diagnosis import SPEED_GAP_RATIO, WORSE_LOSS_RATIO, diagnose
 from skip2bench.report_charts import MAX_SHOWN, make_cost_lines
+from skip2bench.run_switches import CONDITIONS, group_switches, read_switches
 from skip2bench.selection import Selection
 from skip2bench.verdicts import check_claims, find_conclusion, name_preset, pick_presets
 
@@ -126,14 +127,19 @@ def collect_environment(selection: Selection) -> dict[str, Any]:
 def _collect_setup(
     selection: Selection, entries: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[Any]] | None:
-    """Batch, samples and seeds of the training runs."""
+    """Batch, samples and seeds of the training runs; their switches where one was on."""
     found = [run.summary for run in selection.shown.runs.values()]
     if not found:
         return None
     names = ("global_batch_size", "micro_batch_size", "train_samples", "val_samples")
+    shown, figures = selection.shown.runs, selection.results or {}
+    own = {e["label"]: [shown[it] for it in list_shown(figures, e) if it in shown] for e in entries}
+    switches = group_switches({label: runs for label, runs in own.items() if runs})
     seeds = sorted({seed for entry in entries for seed in entry["seeds"]})
-    return {name: _distinct(summary.get(name) for summary in found) for name in names} | {
-        "seed": seeds
+    return {
+        **{name: _distinct(summary.get(name) for summary in found) for name in names},
+        "seed": seeds,
+        **({"switches": switches} if switches else {}),
     }
 
 
@@ -175,12 +181,17 @@ def _find_break_even(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def find_mismatches(selection: Selection) -> list[str]:
-    """Names of what benchmark and training do not share: model, device, precision."""
+    """Names of what benchmark and training do not share: model, device, precision, switches."""
     others = selection.train[:1] or [run for run in (selection.comparison,) if run]
     if not (selection.bench and others):
         return []
     bench, train = selection.bench.summary, others[0].summary
-    return [name for name in ("model", "device", "precision") if bench.get(name) != train.get(name)]
+    found = [
+        name for name in ("model", "device", "precision") if bench.get(name) != train.get(name)
+    ]
+    own = read_switches(selection.bench, CONDITIONS)
+    theirs = [read_switches(run, CONDITIONS) for run in selection.shown.runs.values()]
+    return found + [name for name in own if any(it[name] != own[name] for it in theirs)]
 
 
 def find_missing(

@@ -12,6 +12,10 @@ GUIDE_RAM_BYTES = 64 * 10**9
 GUIDE_DISK_BYTES = 500 * 10**9
 MICRO_BATCH_SIZES = {16 * 10**9: 2, 24 * 10**9: 4, 40 * 10**9: 8}
 """By the GPU's memory in bytes."""
+_MICRO_BATCH_SIZE = 1
+"""LitGPT's."""
+_EMBEDDED_MICRO_BATCH_SIZE = 4
+"""Suits the embedded model on a CPU."""
 _TOLERANCE_RATIO = 0.05
 
 
@@ -36,3 +40,18 @@ def default_micro_batch_size(device_memory_bytes: int | None) -> int:
         if device_memory_bytes is not None and has_size(device_memory_bytes, sold_bytes)
     ]
     return max(reached, default=1)
+
+
+def choose_micro_batch_size(
+    device_type: str, device_memory_bytes: int | None, *, is_embedded: bool
+) -> int:
+    """Samples in a forward pass where nobody says: the guide's on a GPU, else `train`'s own.
+
+    Args:
+        device_type: cpu, cuda or mps.
+        device_memory_bytes: All memory of a GPU; None where it is not known.
+        is_embedded: True for the embedded model.
+    """
+    if device_type == "cuda":
+        return default_micro_batch_size(device_memory_bytes)
+    return _EMBEDDED_MICRO_BATCH_SIZE if is_embedded else _MICRO_BATCH_SIZE

@@ -29,7 +29,7 @@ from skip2bench.state_files import DamagedStateError, State, StateFolder, read_s
 from skip2bench.stopped_runs import FREE_KEYS, check_is_same, check_resumable, find_stopped
 from skip2bench.training_plan import TrainingPlan
 
-_RECORDED = ("torch", "litgpt", "skip2bench", "processor", "threads", "gpu")
+_RECORDED = ("torch", "litgpt", "skip2bench", "bitsandbytes", "processor", "threads", "gpu")
 """Of the environment: where it differs, the last bits of the result may."""
 _NAMES = {"checkpoint": "weights", "model_config": "model_config.yaml"}
 

@@ -19,6 +19,7 @@ from skip2bench.comparison import (
 from skip2bench.config import LORA_TARGETS
 from skip2bench.curves import LossCurve
 from skip2bench.run_folders import Run
+from skip2bench.run_switches import OFF, read_switches
 from skip2bench.tables import order_key
 
 _ADAPTER_KEYS = ("lora_alpha", "lora_dropout", *LORA_TARGETS)
@@ -29,7 +30,8 @@ _NEEDED = ("initial_val_loss", "final_val_loss", "train_seconds", "steps")
 def identify(run: Run) -> tuple[Any, ...]:
     """What makes two comparable runs the same configuration; sorts as `order_key` does."""
     details = (run.summary.get("rank"), *(run.config.get(name) for name in _ADAPTER_KEYS))
-    return (*order_key(run.summary), *map(str, details), str(run.summary.get("peer")))
+    own = (str(run.summary.get("peer")), *read_switches(run).values())
+    return (*order_key(run.summary), *map(str, details), *own)
 
 
 def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
@@ -146,6 +148,7 @@ def _label_with_details(run: Run) -> str:
         "r": summary.get("rank"),
         "alpha": config.get("lora_alpha"),
         "dropout": config.get("lora_dropout"),
+        **{name: value for name, value in read_switches(run).items() if value != OFF},
     }
     text = "; ".join(f"{key} {value}" for key, value in details.items() if value not in (None, ""))
     return f"{summary.get('label')} [{text}]"

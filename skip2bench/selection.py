@@ -17,6 +17,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.result_files import DamagedFileError
 from skip2bench.run_folders import Run
 from skip2bench.run_groups import combine_runs, identify, name_runs
+from skip2bench.run_switches import CONDITIONS, read_switches
 
 Reason = Literal["status", "superseded", "differs", "another", "unreadable"]
 
@@ -149,6 +150,7 @@ def read_conditions(run: Run) -> dict[str, Any]:
     return {
         **{name: summary.get(name) for name in names},
         **{name: run.config.get(name) for name in schedule},
+        **read_switches(run, CONDITIONS),
         "data": _mapping(environment.get("data")).get("sha256"),
         "checkpoint": _mapping(environment.get("checkpoint")).get("sha256"),
         "hardware": gpu.get("name") or environment.get("processor"),

@@ -117,8 +117,13 @@ class SkipGPT(GPT):  # type: ignore[misc]
             self.transformer.h[block].register_forward_hook(partial(self._keep_output, block))
         if is_hidden:
             self.transformer.ln_f.register_forward_hook(self._add_to_hidden)
-        else:
-            self.lm_head.register_forward_hook(self._add_to_logits)
+        self.replace_head(self.lm_head)
+
+    def replace_head(self, head: nn.Module) -> None:
+        """Have `head` stand as `lm_head`; with target "logits", the adapters add to its output."""
+        self.lm_head = head
+        if self.settings.target == "logits":
+            head.register_forward_hook(self._add_to_logits)
 
     @property
     def feature_blocks(self) -> tuple[int, ...]:

@@ -19,11 +19,13 @@ from skip2bench.environment import weights_dtype
 from skip2bench.micro_batch import find_micro_batch_size
 from skip2bench.models import load_checkpoint
 from skip2bench.objective import Objective, TokenObjective
+from skip2bench.quantised import quantise
 from skip2bench.ranks import Ranks, share
 from skip2bench.resume import RunPlace
 from skip2bench.sharded_backbone import ShardedBackbone
 from skip2bench.skip2 import SkipGPT
 from skip2bench.streaming import StreamedBackbone, load_without_blocks
+from skip2bench.switches import checkpoint_blocks, compile_model
 from skip2bench.training_plan import TrainingPlan
 
 SCRATCH = ".cache"
@@ -36,12 +38,19 @@ def load_model(plan: TrainingPlan, ranks: Ranks) -> GPT:
     With strategy fsdp its blocks are spread over the ranks.
     """
     is_sharded = plan.config.strategy == "fsdp"
-    # what does not fit one device stays in memory until each rank has its part
-    place = torch.device("cpu") if is_sharded else plan.device
+    quantize, dtype = plan.config.quantize, weights_dtype(plan.precision)
+    # what may not fit one device stays in memory until each rank has its part, or until quantised
+    place = torch.device("cpu") if is_sharded or quantize else plan.device
     load = load_without_blocks if plan.config.stream_blocks else load_checkpoint
-    base = load(plan.base_folder, place, weights_dtype(plan.precision))
+    base = load(plan.base_folder, place, dtype)
     # the model holds the base's tensors, until it drops the backbone
     model = build_model(plan.settings, base, place, plan.config.seed)
+    if quantize is not None:
+        quantise(model, quantize, dtype, plan.device)
+    if plan.config.gradient_checkpointing:
+        checkpoint_blocks(model)
+    if plan.config.compile:
+        compile_model(model)
     if is_sharded and isinstance(model, SkipGPT):
         ranks.finish_passes = ShardedBackbone(model, ranks).finish
     return model
@@ -119,6 +128,10 @@ def build_objective(
         decided=None if earlier is None else (earlier["tier"], earlier["capacity_bytes"]),
     )
     versions = {name: environment[name] for name in ("torch", "litgpt")}
+    # only where it is on, so that caches kept from before it was there go on to serve
+    switched: dict[str, Any] = {"compile": True} if config.compile else {}
+    if config.quantize is not None:
+        switched |= {"quantize": config.quantize, "bitsandbytes": environment["bitsandbytes"]}
     builder = CacheBuilder(
         model=model,
         device=plan.device,
@@ -130,6 +143,7 @@ def build_objective(
             "precision": plan.precision,
             "device": plan.device.type,
             **versions,
+            **switched,
         },
         about={"model": plan.base_folder.name, "data": data.name},
         backbone=stream_backbone(plan, model, place.folder) if config.stream_blocks else None,

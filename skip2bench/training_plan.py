@@ -13,6 +13,7 @@ from skip2bench.data import Samples, TokenizedData, count_steps, load_data
 from skip2bench.domain import load_domain
 from skip2bench.environment import choose_device, choose_precision, describe_environment
 from skip2bench.errors import Skip2BenchError
+from skip2bench.hardware import installed_version
 from skip2bench.logs import check_tensorboard
 from skip2bench.methods import MethodSettings, resolve_method
 from skip2bench.models import (
@@ -23,6 +24,9 @@ from skip2bench.models import (
     load_config,
     load_tokenizer,
 )
+from skip2bench.quantised import choose_quantised_precision
+from skip2bench.requirements import choose_micro_batch_size
+from skip2bench.switches import check_can_compile
 from skip2bench.text_files import check_folder
 from skip2bench.weights_check import check_weights
 
@@ -55,11 +59,18 @@ class TrainingPlan:
     @property
     def micro_batch_size(self) -> int | None:
         """Samples in a forward pass; None where the largest that fits is yet to be found."""
-        config = self.config
-        if config.micro_batch_size != "auto":
+        config, device = self.config, self.device
+        if config.micro_batch_size == "auto":
+            # steps from the cache are cut by bytes, and take any batch
+            return config.global_batch_size if self.settings.method.is_cached else None
+        if config.micro_batch_size is not None:
             return config.micro_batch_size
-        # steps from the cache are cut by bytes, and take any batch
-        return config.global_batch_size if self.settings.method.is_cached else None
+        is_gpu = device.type == "cuda"
+        total = torch.cuda.get_device_properties(device).total_memory if is_gpu else None
+        size = choose_micro_batch_size(
+            device.type, total, is_embedded=self.base_folder == embedded_checkpoint()
+        )
+        return min(size, config.global_batch_size)
 
     @property
     def max_seq_length(self) -> int:
@@ -73,7 +84,9 @@ class TrainingPlan:
 
     def describe_environment(self, arguments: list[str]) -> dict[str, Any]:
         """What `environment.json` says: machine and versions, and hashes of data and weights."""
+        quantised = {"bitsandbytes": installed_version("bitsandbytes")}
         return describe_environment(self.device, arguments) | {
+            **(quantised if self.config.quantize else {}),
             "data": {
                 "name": self.data.name,
                 "samples": len(self.data.train) + len(self.data.val),
@@ -106,6 +119,9 @@ class TrainingPlan:
             "micro_batch_size": self.micro_batch_size,
             "learning_rate": config.learning_rate,
             "precision": self.precision,
+            "gradient_checkpointing": config.gradient_checkpointing,
+            "quantize": config.quantize,
+            "compile": config.compile,
             "device": str(self.device),
             "error": None,
         }
@@ -122,7 +138,9 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     model_config = load_config(base_folder)
     settings = resolve_method(config.method, config.blocks, config, model_config)
     device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
+    precision = _choose_precision(config, device)
+    if config.compile:
+        check_can_compile(device)
     if config.logger == "tensorboard":
         check_tensorboard()
     check_folder("out_dir", config.out_dir)
@@ -149,6 +167,12 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     for text in _list_warnings(plan, length):
         warn(text)
     return plan
+
+
+def _choose_precision(config: TrainConfig, device: torch.device) -> str:
+    if config.quantize is None:
+        return choose_precision(config.precision, device)
+    return choose_quantised_precision(config.quantize, config.precision, device)
 
 
 def _check_token_ids(plan: TrainingPlan) -> None:

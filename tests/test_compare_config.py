@@ -108,3 +108,13 @@ def test_bad_values_are_errors_with_a_remedy(values, message):
 
 def test_every_field_has_a_default():
     assert CompareConfig() == CompareConfig(flow="small")
+
+
+def test_every_cell_gets_the_switches():
+    flags = {"quantize": "bnb.nf4", "gradient_checkpointing": True, "compile": True}
+    config = load_compare_config(flags)
+    for method in ("lora", "skip2"):
+        cell = config.cell_config({"method": method})
+        assert (cell.quantize, cell.gradient_checkpointing, cell.compile) == ("bnb.nf4", True, True)
+    with pytest.raises(Skip2BenchError, match="method 'full' trains some of them"):
+        config.cell_config({"method": "full"})

@@ -23,7 +23,7 @@ def write(tmp_path):
 
 def test_defaults_are_litgpts_except_for_the_embedded_model():
     config, _ = load_train_config({"checkpoint_dir": "somewhere"})
-    assert (config.epochs, config.lr_warmup_steps, config.micro_batch_size) == (5, 100, 1)
+    assert (config.epochs, config.lr_warmup_steps, config.micro_batch_size) == (5, 100, None)
     assert config.global_batch_size == 16
     embedded, _ = load_train_config({})
     for name, value in EMBEDDED_DEFAULTS.items():
@@ -132,6 +132,18 @@ def test_numbers_written_without_a_point_are_numbers(write):
     assert load_train_config({}, write("learning_rate: 2e-4\n"))[0].learning_rate == 2e-4
 
 
+@pytest.mark.parametrize("quantize", ["bnb.nf4", "bnb.int8-training"])
+def test_the_switches_have_litgpts_names(write, quantize):
+    text = f"lora_r: 8\nquantize: {quantize}\ndevices: 1\n"
+    config, ignored = load_train_config({}, write(text))
+    assert (config.method, config.quantize, ignored) == ("lora", quantize, [])
+    flags = {"gradient_checkpointing": True, "compile": True}
+    config, ignored = load_train_config(flags, write(text))
+    assert (config.gradient_checkpointing, config.compile, ignored) == (True, True, [])
+    _, ignored = load_train_config(flags | {"method": "skip"}, write(text))
+    assert ignored == ["gradient_checkpointing (no backward of skip walks the blocks)"]
+
+
 def test_nulls_mean_the_default(write):
     config, _ = load_train_config(
         {}, write("epochs:\nmax_steps:\nquantize:\ntrain:\n  max_norm:\n")
@@ -151,10 +163,8 @@ ERRORS = [
     ("- a\n", "holds no mapping; write lines such as 'epochs: 3'"),
     ("1: a\n", "the key '1' is no text to YAML; put it in quotes (line 1, column 1)"),
     ("a: [\n", "is not valid YAML: "),
-    (
-        "quantize: bnb.nf4\n",
-        "LitGPT's key 'quantize' is not supported; leave it empty (train without it)",
-    ),
+    ("quantize: nf4\n", "quantize is 'nf4'; choose from bnb.nf4, bnb.nf4-dq, bnb.fp4, "),
+    ("quantize: [bnb.nf4]\n", "quantize is ['bnb.nf4']; choose from bnb.nf4, "),
     ("train:\n  max_norm: 1.0\n", "LitGPT's key 'train.max_norm' is not supported"),
     (
         "train:\n  max_tokens: 9\n",

@@ -8,11 +8,12 @@ from test_cli import run  # noqa: F401
 
 from skip2bench import doctor, machine
 from skip2bench.config import DoctorConfig
-from skip2bench.doctor import choose_micro_batch_size, find_error
+from skip2bench.doctor import find_error
 from skip2bench.hardware import Disk, GpuProcess, Memory
 from skip2bench.machine import Gpu, Machine, Version
 from skip2bench.machine_check import examine_machine, examine_versions
 from skip2bench.projection import CacheProjection, MethodProjection, Projection
+from skip2bench.requirements import choose_micro_batch_size
 from skip2bench.run_check import examine_run
 
 GIB = 2**30
@@ -337,7 +338,8 @@ def test_data_that_could_not_be_fetched():
     ],
 )
 def test_micro_batch_sizes(looked_at, model, size, verdict):
-    assert choose_micro_batch_size(looked_at, model) == size
+    total = looked_at.device_total_bytes
+    assert choose_micro_batch_size(looked_at.device, total, is_embedded=model == "pystd") == size
     rows = examine_run(looked_at, replace(LLAMA, micro_batch_size=size))
     row = next(row for row in rows if row.what == "micro-batch size")
     assert (row.found, row.verdict) == (str(size), verdict)

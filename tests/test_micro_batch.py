@@ -1,6 +1,7 @@
 """`--micro-batch-size auto`: the largest that fits, found once, and the same losses with it."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -12,11 +13,12 @@ import skip2bench.compare_batch
 import skip2bench.micro_batch
 from skip2bench.compare import run_comparison
 from skip2bench.compare_config import load_compare_config
-from skip2bench.config import ReportConfig
+from skip2bench.config import ReportConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.micro_batch import find_largest, find_micro_batch_size, list_sizes
 from skip2bench.ranks import Ranks
 from skip2bench.report import render_report
+from skip2bench.training_plan import plan_training
 
 AUTO = {"micro_batch_size": "auto"}
 
@@ -86,6 +88,30 @@ def test_what_is_found_is_that_of_the_run_to_its_end(train, room_for, monkeypatc
     assert steps["loss"].equals(expected["loss"])
     for path in (folder / "final").iterdir():
         assert path.read_bytes() == (undisturbed / "final" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("device", "total_bytes", "is_embedded", "size"),
+    [
+        ("cpu", None, False, 1),
+        ("cpu", None, True, 4),
+        ("cuda", 16 * 10**9, False, 2),
+        ("cuda", 24 * 10**9, True, 4),
+        ("cuda", 80 * 10**9, False, 8),
+    ],
+)
+def test_where_nobody_says_it_is_the_guides_on_a_gpu(
+    train, monkeypatch, device, total_bytes, is_embedded, size
+):
+    properties = SimpleNamespace(total_memory=total_bytes)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    checkpoint = {} if is_embedded else {"checkpoint_dir": train.checkpoint}
+    config = TrainConfig(data=str(train.data), device="cpu", global_batch_size=16, **checkpoint)
+    plan = replace(plan_training(config), device=torch.device(device))
+    assert plan.micro_batch_size == size
+    assert plan.describe()["micro_batch_size"] == size
+    small = replace(plan, config=replace(config, global_batch_size=1))
+    assert small.micro_batch_size == 1
 
 
 def test_steps_from_the_cache_take_the_whole_batch(train):
@@ -236,7 +262,7 @@ def test_without_the_request_there_is_no_best_batch(compared):
 
 
 def test_a_search_in_a_process_of_its_own_finds_what_fits(train):
-    config = skip2bench.config.TrainConfig(
+    config = TrainConfig(
         checkpoint_dir=train.checkpoint,
         data=str(train.data),
         method="lora",

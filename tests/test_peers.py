@@ -133,6 +133,8 @@ def test_data_that_a_peer_cannot_get_is_an_error(config):
         check_peers(("litgpt",), replace(plan, config=replace(config, data="alpaca2k")))
     with pytest.raises(Skip2BenchError, match="peers cannot leave out the 3 samples without"):
         check_peers(("litgpt",), replace(plan, data=replace(plan.data, dropped=3)))
+    with pytest.raises(Skip2BenchError, match="peers run without compile"):
+        check_peers(("litgpt",), replace(plan, config=replace(config, compile=True)))
 
 
 def test_a_missing_package_names_the_extra(config, monkeypatch):

@@ -439,6 +439,59 @@ def test_runs_with_another_schedule_are_not_compared() -> None:
     assert "there is a newer run" not in text
 
 
+def change_config(folder: Path, **values: Any) -> None:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"quantize": "bnb.nf4"}, "quantisation bnb.nf4 (compared: off)"),
+        ({"gradient_checkpointing": True}, "gradient checkpointing on (compared: off)"),
+        ({"compile": True}, "torch.compile on (compared: off)"),
+    ],
+)
+def test_runs_with_other_switches_are_not_compared(values: dict[str, Any], reason: str) -> None:
+    change_config(SKIP2_4, **values)
+    text = render_report(ReportConfig(lang="en"))
+    assert f"other conditions: {reason}" in section(text, "## Runs left out")
+    assert "Switches:" not in text
+
+
+def test_a_run_from_before_there_were_switches_had_them_off() -> None:
+    before = render_report(ReportConfig(lang="en"))
+    change_config(SKIP2_4, quantize=None, gradient_checkpointing=False, compile=False)
+    assert render_report(ReportConfig(lang="en")) == before
+
+
+@pytest.mark.parametrize(
+    ("lang", "line", "mismatch"),
+    [
+        ("en", "- Switches: gradient checkpointing, weights quantised by bnb.nf4", "quantisation"),
+        ("ja", "- 切り替え: 勾配チェックポイント、重みの量子化 bnb.nf4", "量子化"),
+    ],
+)
+def test_switches_that_all_have_are_named_once(lang: Language, line: str, mismatch: str) -> None:
+    for run in (LORA, LORA_SEED_1, SKIP2_4, SKIP2_6):
+        change_config(run, quantize="bnb.nf4", gradient_checkpointing=True)
+    text = render_report(ReportConfig(lang=lang))
+    assert f"{line}\n" in text
+    assert f"{mismatch}: do not compare" in text or f"{mismatch}が異なります" in text
+
+
+def test_a_streamed_run_is_no_repetition_of_one_that_was_not() -> None:
+    other = SKIP2_4.with_name("20261123T101400Z-pystd-skip2-streamed")
+    shutil.copytree(SKIP2_4, other)
+    edit(other, lambda summary: summary.update(seed=summary["seed"] + 1))
+    change_config(other, stream_blocks=True)
+    text = render_report(ReportConfig(lang="en"))
+    streamed = "Skip2-LoRA (4 blocks) \\[blocks 0,1,2,3; target hidden; r 16"
+    rows = [row for row in text.splitlines() if row.startswith(f"| {streamed}")]
+    assert any("stream\\_blocks on" in row or "stream_blocks on" in row for row in rows)
+    assert "- Switches: blocks streamed (" in text
+
+
 def test_runs_at_several_learning_rates_are_a_grid() -> None:
     other = LORA.with_name("20261123T100500Z-pystd-lora-lr")
     shutil.copytree(LORA, other)
