@@ -115,6 +115,20 @@ def test_linear_layers_are_quantised_and_adapters_are_not(bnb, tiny_checkpoint, 
     assert 0 < distance < 0.3
 
 
+def test_int8_layers_hold_float16_and_do_not_train(bnb, tiny_checkpoint):
+    base = load_checkpoint(tiny_checkpoint, CPU, torch.float16)
+    settings = resolve_method("lora", "all", TrainConfig(), base.config)
+    model = build_model(settings, base, CPU, seed=1)
+    names = set(trained_tensors(model))
+    quantise(model, "bnb.int8-training", torch.float16, CPU)
+    linear = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    assert all(isinstance(layer, bnb.nn.Linear8bitLt) for layer in linear)
+    assert {layer.weight.dtype for layer in linear} == {torch.float16}
+    assert set(trained_tensors(model)) == names
+    model(torch.arange(40)[None]).float().logsumexp(-1).sum().backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize("target", ["hidden", "logits"])
 def test_cached_and_uncached_agree_on_a_quantised_backbone(bnb, train, target):
     common = {"quantize": "bnb.nf4", "target": target}
