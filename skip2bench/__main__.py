@@ -1,5 +1,17 @@
-"""`python -m skip2bench`: the same as the `skip2bench` command."""
+"""The `skip2bench` command, and `python -m skip2bench`."""
 
-from skip2bench.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Load the command line and run it; Ctrl-C while it loads ends it as at any other time."""
+    try:
+        from skip2bench.cli import main as run
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -209,7 +209,8 @@ class CachedObjective:
                         rows = sum(samples.supervised_counts[i] for i in planned)
                         serving = writer.measure_seconds_per_row() * rows
                         building = seconds / done * tokens
-                        note(describe_projection(self._plan, self._passes, building, serving))
+                        text = describe_projection(self._plan, self._passes, building, serving)
+                        note(text + ("" if self._ranks.is_alone else " (the share of one rank)"))
                     bar.advance(batch_tokens, f"{done / seconds:,.0f} tokens/s")
 
             with clock.part(part), self._fabric.autocast():

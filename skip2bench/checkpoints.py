@@ -6,7 +6,9 @@ weights of `last` and `bias`, are safetensors with a YAML of their settings: `lo
 an adapter on its base again, `merge_adapter` makes a checkpoint of what can be merged.
 """
 
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -183,7 +185,8 @@ def merge_adapter(folder: Path) -> Path:
         _save_whole(weights, folder / FULL_FILE)
     elif (folder / LORA_FILE).is_file():
         _check_lora(folder)
-        merge_lora(folder)
+        with redirect_stdout(sys.stderr):  # it prints its arguments
+            merge_lora(folder)
     else:
         raise Skip2BenchError(
             f"{str(folder)!r} holds no adapter; give the 'final' folder of a lora run"

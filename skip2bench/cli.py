@@ -20,7 +20,7 @@ from skip2bench.errors import Skip2BenchError, error_line
 from skip2bench.flags import extra_flag, flags_from, given, normalise_flags
 from skip2bench.results import holds_run
 from skip2bench.standard_output import print_result, print_text
-from skip2bench.stop_request import interrupted_by_sigterm
+from skip2bench.stop_request import interrupted_by_sigterm, noting_interrupts
 
 
 class _Commands(typer.core.TyperGroup):
@@ -52,11 +52,14 @@ def main() -> None:
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
-        with interrupted_by_sigterm():  # from here on, loading included
+        with noting_interrupts() as interrupts, interrupted_by_sigterm():  # loading included
             app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench")
     except Skip2BenchError as error:
         _fail(error)
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        if interrupts:  # libraries swallow an interrupt while they load, and fail by it later
+            print("interrupted", file=sys.stderr)  # noqa: T201
+            sys.exit(130)
         if not _is_out_of_memory(error):
             raise
         _fail(

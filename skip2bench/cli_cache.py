@@ -33,7 +33,10 @@ def verify_caches(cache_dir: _CacheDir, names: _Names = None) -> None:
     from skip2bench.cache_folder import CacheFolder
 
     damaged = []
-    for entry in CacheFolder(cache_dir).select(names):
+    entries = CacheFolder(cache_dir).select(names)
+    if not entries:
+        print_text(f"no cache in {cache_dir}\n")
+    for entry in entries:
         try:
             entry.verify()
         except (DamagedError, OSError) as error:
@@ -43,7 +46,7 @@ def verify_caches(cache_dir: _CacheDir, names: _Names = None) -> None:
             print_text(f"{entry.name} ok\n")
     if damaged:
         raise Skip2BenchError(
-            f"{len(damaged)} caches are damaged; remove them: "
+            f"damaged: {', '.join(damaged)}; remove with: "
             f"skip2bench cache remove --cache-dir {cache_dir} {' '.join(damaged)}"
         )
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
+from skip2bench.cell_check import find_damage
 from skip2bench.cell_process import END_SECONDS, Outcome
 from skip2bench.compare_config import CompareConfig, to_plain
 from skip2bench.config import to_plain as config_to_plain
 from skip2bench.console import warn
-from skip2bench.curves import read_loss_curve
 from skip2bench.errors import Skip2BenchError
 from skip2bench.folder_lock import locked_folder
 from skip2bench.matrix import Cell
@@ -44,6 +44,7 @@ class CompareFolder:
         self.cache = path / "cache"
         self._cells = path / "cells"
         self._cells.mkdir(exist_ok=True)
+        self._damaged: set[str] = set()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -88,19 +89,12 @@ class CompareFolder:
             return None, None  # not there, half of it, or another version's: the cell runs again
 
     def _is_whole(self, name: str) -> bool:
-        """True where the run of a cell that ended well can be read: summary and metrics.
-
-        Raises:
-            Skip2BenchError: it cannot.
-        """
-        try:
-            run = read_run(self.run_folder(name))
-            if run.kind == "train":
-                read_loss_curve(run)
-        except Skip2BenchError as error:
-            warn(f"{name} runs again: {error}")
-            raise
-        return bool(run.summary["status"] == "ok")
+        """True where a cell that ended well has all that it wrote; said once where it has not."""
+        damage = find_damage(self.run_folder(name))
+        if damage is not None and name not in self._damaged:
+            self._damaged.add(name)
+            warn(f"{name} runs again: {damage}")
+        return damage is None
 
     def write_outcome(self, name: str, key: str, outcome: Outcome) -> None:
         """Record how a cell ended."""

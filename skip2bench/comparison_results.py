@@ -39,7 +39,7 @@ def read_result(folder: CompareFolder, cell: Cell, outcome: Outcome | None) -> C
         # a cell that was killed may have left half a row, and has no figure to take from it
         found = read_loss_curve(run) if outcome.status == "ok" else None
         curve = found.points() if found else []
-        if not curve and outcome.status == "ok":
+        if not curve and outcome.status == "ok" and cell.peer:
             # a peer is validated at its end alone
             names = {
                 "step": "steps",

@@ -10,20 +10,20 @@ from skip2bench.ranks import Ranks, step_bytes
 from skip2bench.training_plan import TrainingPlan
 
 
-def check_shares(plan: TrainingPlan, ranks: Ranks) -> None:
+def check_shares(plan: TrainingPlan, n_ranks: int) -> None:
     """Check that no rank would be idle in every step.
 
     Raises:
         Skip2BenchError: there are more ranks than training samples, or than a step has.
     """
     samples, batch = len(plan.data.train), plan.config.global_batch_size
-    if ranks.size > samples:
+    if n_ranks > samples:
         raise Skip2BenchError(
-            f"{ranks.size} ranks share {samples} training samples; lower --devices or --num-nodes"
+            f"{n_ranks} ranks share {samples} training samples; lower --devices or --num-nodes"
         )
-    if ranks.size > batch:
+    if n_ranks > batch:
         raise Skip2BenchError(
-            f"{ranks.size} ranks share a global batch of {batch} samples; raise "
+            f"{n_ranks} ranks share a global batch of {batch} samples; raise "
             "--global-batch-size, or lower --devices or --num-nodes"
         )
 

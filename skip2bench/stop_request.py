@@ -54,6 +54,23 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 @contextmanager
+def noting_interrupts() -> Iterator[list[int]]:
+    """Within, SIGINT raises KeyboardInterrupt as ever, and is noted in the list that is given."""
+    noted: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield noted
+        return
+    with _handled([signal.SIGINT], interrupt):
+        yield noted
+
+
+@contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
     """Within, SIGTERM and SIGHUP end the work as Ctrl-C does: it is ended and recorded."""
 

@@ -61,6 +61,11 @@ def check_resumable(folder: Path) -> Run:
 def check_is_same(run: Run, config: TrainConfig) -> None:
     """Raise a Skip2BenchError that names the first difference to another configuration."""
     folder = str(run.folder)
+    if lost := [name for name in to_plain(config) if name not in run.config]:
+        raise Skip2BenchError(
+            f"config.yaml of the run in {folder!r} has no {lost[0]}: it is damaged or another "
+            "version's; bring it back, or start anew with --force or another --out-dir"
+        )
     if differences := find_differences(run, config):
         name, (stored, own) = next(iter(differences.items()))
         raise Skip2BenchError(

@@ -62,9 +62,11 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
     """
     started = time.monotonic()
     plan = None if started_as_rank() else plan_training(config)  # errors before ranks are started
+    if plan is not None:
+        check_shares(plan, config.devices * config.num_nodes)
     with open_ranks(config, arguments) as (ranks, fabric):
         plan = ranks.together(lambda: plan or plan_training(config))
-        check_shares(plan, ranks)
+        check_shares(plan, ranks.size)
         if fabric is not None:
             plan = replace(plan, device=fabric.device)
         return _run(plan, ranks, fabric, arguments, started)

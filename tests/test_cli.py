@@ -174,12 +174,13 @@ def test_kept_caches_are_listed_verified_and_removed(run, tmp_path, tiny_checkpo
     status, out, err = run("cache", "verify", *cache)
     assert status == 1
     assert f"{name} damaged: targets.bin has" in out
-    assert err.startswith("error: 1 caches are damaged; remove them: skip2bench cache remove")
+    assert err.startswith("error: damaged: ")
     assert run("cache", "remove", name, *cache)[1] == f"{name} removed\n"
     assert "1 caches" in run("cache", "list", *cache)[1]
     assert run("cache", "remove", name, *cache)[0] == 1
     assert run("cache", "remove", "--all", *cache)[0] == 0
     assert "0 caches" in run("cache", "list", *cache)[1]
+    assert run("cache", "verify", *cache)[:2] == (0, f"no cache in {cache[-1]}\n")
 
 
 def test_cache_flags_without_a_cache_are_named(run, tiny_checkpoint, tiny_data):
@@ -203,6 +204,7 @@ def test_merging_a_skip_adapter_says_why_not(run, tiny_checkpoint, tiny_data):
     assert err.startswith("error: a Skip adapter cannot be merged: ")
     run("train", "--out-dir", "lora", "--method", "lora", *common)
     status, out, _ = run("merge", "lora/final")
+    assert out == "lora/final/lit_model.pth\n"
     assert status == 0
     assert out.strip().endswith("lora/final/lit_model.pth")
 
@@ -309,6 +311,37 @@ def test_a_termination_while_loading_ends_as_an_interruption():
         "cli.load_compare_config = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
         "sys.argv = ['skip2bench', 'compare']\n"
         "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        # in the middle of loading the command line
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'skip2bench.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n",
+        # swallowed by a library that fails by it a moment later
+        "import os, signal, skip2bench.cli as cli\n"
+        "def load(*_):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ImportError('cannot load module more than once per process') from None\n"
+        "cli.load_compare_config = load\n",
+    ],
+)
+def test_an_interrupt_while_loading_leaves_no_traceback(code):
+    code += (
+        "import sys\n"
+        "from skip2bench.__main__ import main\n"
+        "sys.argv = ['skip2bench', 'compare']\n"
+        "main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")

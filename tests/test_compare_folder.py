@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ OK = Outcome(
     other_cpu_cores=0.0,
     exit_status=0,
 )
-KNOWN = {"schema_version": 1, "kind": "train", "status": "ok"}
+KNOWN = {"schema_version": 1, "kind": "bench", "status": "ok"}
 ENVIRONMENT = {"torch": "2.13.0", "threads": 2, "checkpoint": {"sha256": "a"}}
 
 
@@ -61,13 +62,37 @@ def test_a_cell_without_its_run_folder_runs_again(folder):
     assert folder.read_outcome("x", "key") is None
 
 
-def test_a_cell_whose_metrics_are_damaged_is_named_and_runs_again(folder, capsys):
-    logs = folder.run_folder("x") / "logs/version_0"
-    logs.mkdir(parents=True)
-    (logs / "metrics.csv").write_text("")
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: (run / "logs/version_0/metrics.csv").unlink(), "metrics.csv is missing, or"),
+        (lambda run: cut(run / "logs/version_0/metrics.csv"), "the metrics of the run in"),
+        (lambda run: (run / "logs/version_0/steps.csv").unlink(), "steps.csv is missing"),
+        (lambda run: cut(run / "logs/version_0/steps.csv"), "steps.csv has "),
+        (lambda run: shutil.rmtree(run / "final"), "no file in final has the adapter's "),
+        (lambda run: cut(run / "final/adapter.safetensors"), "no file in final has the adapter's "),
+        (lambda run: cut(run / "summary.json"), "summary.json is no JSON"),
+        (lambda run: shutil.rmtree(run), "summary.json is "),
+    ],
+)
+def test_a_cell_that_is_no_longer_whole_is_named_once_and_runs_again(
+    train, tmp_path, capsys, damage, said
+):
+    folder = CompareFolder(tmp_path)
+    train("cells/x", method="skip2")
+    folder.write_outcome("x", "key", OK)
+    assert folder.read_outcome("x", "key") == OK
+    damage(folder.run_folder("x"))
+    capsys.readouterr()
     assert folder.read_outcome("x", "key") is None
+    assert not folder.holds_another("x", "other key")
     err = capsys.readouterr().err
-    assert err.startswith("warning: x runs again: the metrics of the run in ")
+    assert err.startswith(f"warning: x runs again: {said}")
+    assert err.count("runs again") == 1
 
 
 def test_what_decides_a_result_changes_the_key(cell):
@@ -118,7 +143,8 @@ def test_a_comparison_is_not_begun_anew_over_another(tmp_path):
 def test_a_peer_is_at_its_target_where_its_end_is(folder, cell):
     summary = KNOWN | {"steps": 10, "final_val_loss": 2.0, "train_seconds": 5.0}
     write_json(folder.run_folder("x") / "summary.json", summary)
-    result = read_result(folder, replace(cell, name="x"), OK)
+    assert read_result(folder, replace(cell, name="x"), OK).curve == []  # its metrics are lost
+    result = read_result(folder, replace(cell, name="x", peer="litgpt"), OK)
     assert result.curve == [{"step": 10, "val_loss": 2.0, "train_seconds": 5.0}]
     failed = replace(OK, status="failed")
     assert not read_result(folder, replace(cell, name="x"), failed).curve

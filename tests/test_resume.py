@@ -346,6 +346,16 @@ def test_a_run_that_no_longer_says_what_it_is_does_not_go_on(train, stopped, los
     assert str(caught.value).startswith(f"{lost} of the run in {str(folder)!r} is missing; bring")
 
 
+def test_a_configuration_that_is_half_there_is_named(train, stopped):
+    folder = stopped()
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text("".join(text.splitlines(keepends=True)[:5]))
+    with pytest.raises(
+        Skip2BenchError, match=r"^config\.yaml of the run in .* has no .*: it is dam"
+    ):
+        train(resume=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_command_line_goes_on(train, tmp_path, number):
     """Only --resume and the folder are typed the second time."""
