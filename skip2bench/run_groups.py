@@ -30,8 +30,13 @@ _NEEDED = ("initial_val_loss", "final_val_loss", "train_seconds", "steps")
 def identify(run: Run) -> tuple[Any, ...]:
     """What makes two comparable runs the same configuration; sorts as `order_key` does."""
     details = (run.summary.get("rank"), *(run.config.get(name) for name in _ADAPTER_KEYS))
-    own = (str(run.summary.get("peer")), *read_switches(run).values())
+    own = (str(run.summary.get("peer")), *read_switches(run).values(), _micro_batch(run))
     return (*order_key(run.summary), *map(str, details), *own)
+
+
+def _micro_batch(run: Run) -> int:
+    """Samples in a forward pass; 0 where steps come from Skip-Cache, which knows none."""
+    return 0 if run.summary.get("method") == "skip2" else run.summary.get("micro_batch_size") or 0
 
 
 def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
@@ -61,13 +66,18 @@ def combine_runs(runs: Mapping[str, Run], curves: Mapping[str, LossCurve]) -> di
         groups.setdefault(identify(run), {})[name] = run
     firsts = [next(iter(group.values())) for group in groups.values()]
     labels = Counter(run.summary.get("label") for run in firsts)
+    sizes = Counter(
+        label for label, _ in {(r.summary.get("label"), _micro_batch(r)) for r in firsts}
+    )
     cells: dict[str, list[CellResult]] = {}
     entries: list[dict[str, Any]] = []
     for number, (first, group) in enumerate(zip(firsts, groups.values(), strict=True)):
         name = str(number)
         own = list(group.values())
         cells[name] = [_make_cell(name, it, run, own, curves.get(it)) for it, run in group.items()]
-        entries.append(_describe(name, first, is_shared=labels[first.summary.get("label")] > 1))
+        label = first.summary.get("label")
+        size = _micro_batch(first) if sizes[label] > 1 else None
+        entries.append(_describe(name, first, size, is_shared=labels[label] > 1))
     baseline = next((entry for entry in entries if entry["method"] == BASELINE), None)
     base_cells = cells[baseline["name"]] if baseline else []
     for entry in entries:
@@ -125,13 +135,15 @@ def _is_reused(run: Run, group: Sequence[Run]) -> bool:
     )
 
 
-def _describe(name: str, run: Run, *, is_shared: bool) -> dict[str, Any]:
+def _describe(
+    name: str, run: Run, micro_batch_size: int | None, *, is_shared: bool
+) -> dict[str, Any]:
     summary = run.summary
     label = str(summary.get("label") or run.folder.name)
     names = ("method", "blocks", "rank", "target", "trainable_parameters")
     return {
         "name": name,
-        "label": _label_with_details(run) if is_shared else label,
+        "label": _label_with_details(run, micro_batch_size) if is_shared else label,
         **{key: summary.get(key) for key in names},
         "peer": summary.get("peer"),
         "is_aa": False,
@@ -139,8 +151,8 @@ def _describe(name: str, run: Run, *, is_shared: bool) -> dict[str, Any]:
     }
 
 
-def _label_with_details(run: Run) -> str:
-    """The label of a run with its adapter's settings."""
+def _label_with_details(run: Run, micro_batch_size: int | None) -> str:
+    """The label of a run with its adapter's settings, and its micro-batch where that tells."""
     summary, config = run.summary, run.config
     details = {
         "blocks": ",".join(map(str, summary.get("blocks") or ())),
@@ -148,6 +160,7 @@ def _label_with_details(run: Run) -> str:
         "r": summary.get("rank"),
         "alpha": config.get("lora_alpha"),
         "dropout": config.get("lora_dropout"),
+        "micro-batch": micro_batch_size,
         **{name: value for name, value in read_switches(run).items() if value != OFF},
     }
     text = "; ".join(f"{key} {value}" for key, value in details.items() if value not in (None, ""))

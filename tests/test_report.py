@@ -465,6 +465,25 @@ def test_a_run_from_before_there_were_switches_had_them_off() -> None:
     assert render_report(ReportConfig(lang="en")) == before
 
 
+def test_runs_with_another_micro_batch_are_no_repetitions() -> None:
+    """Equal losses, other times and memory: a configuration of its own, which is named."""
+    other = LORA.with_name("20261123T101001Z-pystd-lora-large")
+    shutil.copytree(LORA, other)
+    edit(LORA, lambda summary: summary.update(micro_batch_size=4))
+    edit(other, lambda summary: summary.update(micro_batch_size=16, train_seconds=5.0))
+    rows = section(render_report(ReportConfig(lang="en")), "### Speed")
+    assert "Traditional LoRA \\[" in rows
+    assert "micro-batch 4" in rows
+    assert "micro-batch 16" in rows
+    cached = SKIP2_4.with_name("20261123T101301Z-pystd-skip2-large")
+    shutil.copytree(SKIP2_4, cached)
+    edit(cached, lambda summary: summary.update(micro_batch_size=16))
+    rows = section(render_report(ReportConfig(lang="en")), "### Speed")
+    cached_rows = [row for row in rows.splitlines() if row.startswith("| Skip2-LoRA")]
+    assert cached_rows
+    assert not any("micro-batch" in row for row in cached_rows)  # steps from Skip-Cache know none
+
+
 @pytest.mark.parametrize(
     ("lang", "line", "mismatch"),
     [
