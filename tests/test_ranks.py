@@ -91,8 +91,14 @@ def _adapter(folder):
         (4, {"method": "skip2"}),
         (2, {"method": "skip2", "cache_max_bytes": "200KiB"}),
         (2, {"method": "skip2", "strategy": "fsdp", "cache_max_bytes": "200KiB"}),
+        (2, {"method": "skip2", "cache_tier": "disk"}),
+        (2, {"method": "skip", "strategy": "fsdp"}),
+        (2, {"method": "lora", "micro_batch_size": "auto", "gradient_checkpointing": True}),
     ],
-    ids=["lora", "skip", "skip2", "skip2 with samples that do not fit", "fsdp"],
+    ids=[
+        *("lora", "skip", "skip2", "skip2 with samples that do not fit", "fsdp", "disk"),
+        *("fsdp without a cache", "switches"),
+    ],
 )
 def test_losses_are_those_of_one_process(values, size, changes):
     values |= changes
@@ -103,6 +109,18 @@ def test_losses_are_those_of_one_process(values, size, changes):
     assert summary["strategy"] == changes.get("strategy", "ddp")
     trained = summary["trainable_parameters"]
     assert summary["communication_bytes_per_step"] == 4 * (trained + 2)
+
+
+@pytest.mark.slow
+def test_ranks_find_the_shares_that_they_kept(values, tmp_path):
+    values |= {"method": "skip2", "cache_dir": tmp_path / "kept"}
+    for is_kept, name in ((False, "built"), (True, "found")):
+        values["out_dir"] = tmp_path / name / "ranks"
+        values["out_dir"].parent.mkdir()
+        assert [end.exit_code for end in run_ranks(2, values)] == [0, 0]
+        summary = _assert_like_one_process(values | {"cache_dir": None}, values["out_dir"])
+        assert summary["cache_kept"] == is_kept
+    assert len(list((tmp_path / "kept").glob("*/manifest.json"))) == 4  # two sides of two ranks
 
 
 @pytest.mark.slow
