@@ -18,7 +18,7 @@ demo: .venv/.installed
 
 # Two files of tests at a time. Threads that wait by spinning are in the way of other processes.
 test: .venv/.tested
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.checked
 	$(BIN)/ruff format --check .

@@ -105,7 +105,7 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys):
     assert stamps(folder) == after
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):
     """Its running cell ends too, and the next call repeats no cell that had ended."""
     matrix = {"methods": "lora,last,lora-last", "learning_rates": [1e-2]}

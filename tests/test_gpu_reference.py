@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from skip2bench import cli
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "gpu_reference.sh"
@@ -46,12 +49,13 @@ def run(folder: Path, *arguments: str, **changes: str):
 
 
 @pytest.mark.slow
-def test_the_stages_give_figures_that_can_be_committed(tmp_path):
-    done = run(tmp_path, "14", STAGES="2 3 5")
+def test_the_stages_give_figures_that_can_be_committed(tmp_path, tiny_data):
+    flags = f"{SMALL['TRAIN_FLAGS']} --data {tiny_data}"
+    done = run(tmp_path, "14", STAGES="3 5", TRAIN_FLAGS=flags)
     out = tmp_path / "out"
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"the figures are in {out}" in done.stdout
-    for name in ("train/lora", "train/skip2-fast", "train/skip2-all", "bench"):
+    for name in ("train/lora", "train/skip2-fast", "train/skip2-all"):
         assert json.loads((out / name / "summary.json").read_text())["status"] == "ok"
         assert not (out / name / "final").exists()
     summaries = [
@@ -64,7 +68,7 @@ def test_the_stages_give_figures_that_can_be_committed(tmp_path):
     assert inference["samples"] == 8
     assert inference["seconds"] > 0
     figures = pd.read_csv(out / "summary.csv")
-    assert set(figures["figure"]) == {"backward", "step", "cached step", "1 epoch", "3 epochs"}
+    assert set(figures["figure"]) == {"1 epoch", "3 epochs"}
     assert figures["measured"].notna().all()
     assert "Skip2-LoRA (4 blocks)" in (out / "report.en.md").read_text(encoding="utf-8")
     assert "評価レポート" in (out / "report.ja.md").read_text(encoding="utf-8")
@@ -72,7 +76,47 @@ def test_the_stages_give_figures_that_can_be_committed(tmp_path):
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     assert size < 2_000_000
     stages = (out / "stages.txt").read_text().splitlines()
-    assert [line.split(",")[0] for line in stages[1:]] == [f"stage {n}: ok" for n in (2, 3, 5)]
+    assert [line.split(",")[0] for line in stages[1:]] == [f"stage {n}: ok" for n in (3, 5)]
+
+
+def test_the_benchmark_is_called_as_its_command_takes_it(tmp_path, monkeypatch):
+    """Stage 2 by itself: what it would run, resolved by the command's own configuration."""
+    typed = tmp_path / "typed"
+    fake = tmp_path / "python"
+    fake.write_text(f'#!/bin/sh\nfor one in "$@"; do echo "$one"; done >> {typed}\n')
+    fake.chmod(0o755)
+    done = run(tmp_path, STAGES="2", PYTHON=str(fake), MODEL="Llama-2-7b-hf", BLOCKS="fast all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    arguments = typed.read_text().split("\n")[2:-1]
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["skip2bench", *arguments])
+    monkeypatch.setattr("skip2bench.bench.run_bench", lambda config, _: seen.append(config) or {})
+    monkeypatch.setattr("skip2bench.screens.print_bench", lambda _: None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
+    config = seen[0]
+    assert (config.model, config.methods) == ("Llama-2-7b-hf", ("lora", "skip2"))
+    assert config.blocks == ("fast", "all")
+    assert (config.batch_size, config.seq_length, config.device) == (1, 8, "cpu")
+    assert config.out_dir == tmp_path / "out" / "bench"
+
+
+def test_the_summary_puts_the_benchmark_beside_its_flops(script, tmp_path):
+    """The kept benchmark of the embedded model stands for a GPU's."""
+    kept = ROOT / "tests" / "data" / "results" / "bench"
+    shutil.copytree(next(path.parent for path in kept.rglob("summary.json")), tmp_path / "bench")
+    script.write_summary(tmp_path)
+    figures = pd.read_csv(tmp_path / "summary.csv")
+    assert set(figures["figure"]) == {"backward", "step", "cached step"}
+    assert figures["measured"].notna().all()
+    assert figures["by_flops"].between(0, 1).all()
+    assert (
+        (figures["share_of_flops"] * figures["by_flops"])
+        .round(9)
+        .equals(figures["measured"].round(9))
+    )
+    assert "| Skip2-LoRA (4 blocks) | cached step |" in (tmp_path / "summary.md").read_text()
 
 
 def test_a_stage_that_takes_too_long_ends_and_is_named(tmp_path):

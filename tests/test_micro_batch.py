@@ -12,10 +12,13 @@ from lightning.fabric import Fabric
 import skip2bench.compare_batch
 import skip2bench.micro_batch
 from skip2bench.compare import run_comparison
+from skip2bench.compare_batch import settle
 from skip2bench.compare_config import load_compare_config
 from skip2bench.config import ReportConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.matrix import list_configurations
 from skip2bench.micro_batch import find_largest, find_micro_batch_size, list_sizes
+from skip2bench.models import load_config
 from skip2bench.ranks import Ranks
 from skip2bench.report import render_report
 from skip2bench.training_plan import plan_training
@@ -206,7 +209,7 @@ def compared(tiny_checkpoint, tiny_data, tmp_path, monkeypatch):
         settings = {
             "checkpoint_dir": str(tiny_checkpoint),
             "data": str(tiny_data),
-            "methods": "lora,skip,skip2",
+            "methods": "lora,skip",
             "blocks": ["0,1"],
             "seeds": 1,
             "bench": False,
@@ -226,15 +229,14 @@ def compared(tiny_checkpoint, tiny_data, tmp_path, monkeypatch):
 def test_a_comparison_has_one_micro_batch_and_on_request_the_best_of_each(compared, capsys):
     results = compared(best_batch=True)
     labels = [entry["label"] for entry in results["configurations"]]
-    assert labels == ["Traditional LoRA", "Skip-LoRA (2 blocks)", "Skip2-LoRA (2 blocks)"]
+    assert labels == ["Traditional LoRA", "Skip-LoRA (2 blocks)"]
     assert {entry["micro_batch_size"] for entry in results["configurations"]} == {4}
     best = results["best_batch"]
     assert [(entry["label"], entry["micro_batch_size"]) for entry in best] == [
         ("Traditional LoRA", 4),
         ("Skip-LoRA (2 blocks) (micro-batch 8)", 8),
-        ("Skip2-LoRA (2 blocks)", 4),
     ]
-    assert [entry["is_baseline"] for entry in best] == [True, False, False]
+    assert [entry["is_baseline"] for entry in best] == [True, False]
     kept = json.loads((compared.folder / "micro_batch_sizes.json").read_text())
     assert kept == dict(zip(compared.searched, (4, 8), strict=True))
     cells = pd.read_csv(compared.folder / "comparison.csv")
@@ -249,16 +251,23 @@ def test_a_comparison_has_one_micro_batch_and_on_request_the_best_of_each(compar
     for lang, heading in (("en", "Best-batch: each"), ("ja", "ベストバッチ: ")):
         text = render_report(ReportConfig(results=compared.folder.parent, lang=lang))
         table = text.split(heading, 1)[1].split("\n\n")[1].splitlines()
-        assert [line.split("|")[3].strip() for line in table[2:]] == ["4", "8", "-"]
+        assert [line.split("|")[3].strip() for line in table[2:]] == ["4", "8"]
         equal = text.split(heading, 1)[0]
         assert "micro-batch 8)" not in equal
 
 
-def test_without_the_request_there_is_no_best_batch(compared):
-    results = compared()
-    assert results["best_batch"] == []
-    text = render_report(ReportConfig(results=compared.folder.parent, lang="en"))
-    assert "Best-batch" not in text
+@pytest.mark.parametrize("best_batch", [False, True])
+def test_who_gets_which_micro_batch(tiny_checkpoint, best_batch):
+    values = {"checkpoint_dir": str(tiny_checkpoint), "methods": "lora,skip,skip2", **AUTO}
+    values |= {"blocks": ["0,1"], "best_batch": best_batch, "aa": True}
+    config = load_compare_config(values)
+    configurations = list_configurations(config, load_config(tiny_checkpoint))
+    settled = settle(config, configurations, {"lora": 8, "skip-0-1": 4})
+    sizes = {one.name: config.cell_config(one.values).micro_batch_size for one in settled}
+    shared = {"lora": 4, "lora-aa": 4, "skip-0-1": 4, "skip2-0-1": 4}
+    assert sizes == shared | ({"lora-batch8": 8} if best_batch else {})
+    assert [one.best_of for one in settled if one.best_of] == ["lora"] * best_batch
+    assert settle(config, configurations, {}) == configurations
 
 
 def test_a_search_in_a_process_of_its_own_finds_what_fits(train):

@@ -356,7 +356,7 @@ def test_a_configuration_that_is_half_there_is_named(train, stopped):
         train(resume=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_the_command_line_goes_on(train, tmp_path, number):
     """Only --resume and the folder are typed the second time."""
     command = [sys.executable, "-m", "skip2bench", "train"]
