@@ -6,6 +6,7 @@ python scripts/gpu_reference.py summary OUT_DIR
 """
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Iterable, Mapping
@@ -89,12 +90,16 @@ def summarise(out_dir: Path) -> list[dict[str, Any]]:
     rows = []
     if (out_dir / "bench" / "summary.json").is_file():
         rows += list(_bench_figures(read_run(out_dir / "bench")))
-    runs = [read_run(path.parent) for path in sorted(out_dir.glob("train/*/summary.json"))]
-    rows += list(_epoch_figures([run for run in runs if run.summary["status"] == "ok"], out_dir))
+    rows += list(_epoch_figures(_read_runs(out_dir), out_dir))
     for row in rows:
         if row["by_flops"] and row["measured"] is not None:
             row["share_of_flops"] = row["measured"] / row["by_flops"]
     return rows
+
+
+def _read_runs(out_dir: Path) -> list[Run]:
+    runs = [read_run(path.parent) for path in sorted(out_dir.glob("train/*/summary.json"))]
+    return [run for run in runs if run.summary["status"] == "ok"]
 
 
 def _bench_figures(run: Run) -> Iterable[dict[str, Any]]:
@@ -134,7 +139,7 @@ def _epoch_figures(runs: list[Run], out_dir: Path) -> Iterable[dict[str, Any]]:
                 continue
             yield {
                 "configuration": run.summary["label"],
-                "figure": "1 epoch" if epoch == 1 else f"{epoch} epochs",
+                "figure": _count_epochs(epoch),
                 "by_flops": _flops_reduction(flops, run.summary["label"], epoch),
                 "measured": 1 - own[epoch] / baseline[epoch],
             }
@@ -183,8 +188,38 @@ def write_summary(out_dir: Path) -> None:
             f"| {row['configuration']} | {row['figure']} | {_percent(row['by_flops'])} | "
             f"{_percent(row['measured'])}{interval} |"
         )
+    lines += _describe_inference(out_dir)
     (out_dir / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
+
+
+def _describe_inference(out_dir: Path) -> list[str]:
+    """Training times as multiples of one forward pass over the same samples."""
+    path = out_dir / "inference.json"
+    if not path.is_file():
+        return []
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "",
+        f"One inference pass over the same {figures['samples']} samples "
+        f"({figures['tokens']:,} tokens) takes {figures['seconds']:.3g} s. Training time as a "
+        "multiple of it, building the cache included:",
+        "",
+        f"| configuration | {' | '.join(map(_count_epochs, EPOCHS))} |",
+        "|---" + "|---:" * len(EPOCHS) + "|",
+    ]
+    for run in _read_runs(out_dir):
+        clock = _clock_by_epoch(run)
+        ratios = [
+            f"{clock[epoch] / figures['seconds']:.3g} ×" if epoch in clock else "-"
+            for epoch in EPOCHS
+        ]
+        lines.append(f"| {run.summary['label']} | {' | '.join(ratios)} |")
+    return lines
+
+
+def _count_epochs(epochs: int) -> str:
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 def _percent(value: float | None) -> str:

@@ -118,7 +118,9 @@ def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):
         process = subprocess.Popen(command, stdout=log, stderr=log)
         second = folder / "cells/last-lr0.01-seed1337.spec.json"
         wait_for(second.exists)
+        time.sleep(1)  # its process is started a moment later, and loads for seconds
         children = psutil.Process(process.pid).children(recursive=True)
+        assert children
         os.kill(process.pid, number)
         process.wait()
     assert process.returncode != 0
