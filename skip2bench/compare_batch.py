@@ -20,10 +20,10 @@ from lightning.fabric import Fabric
 from skip2bench.compare_config import CompareConfig
 from skip2bench.config import TrainConfig
 from skip2bench.console import Waiting, note
-from skip2bench.errors import Skip2BenchError
 from skip2bench.matrix import Configuration
 from skip2bench.micro_batch import find_micro_batch_size
 from skip2bench.objective import TokenObjective
+from skip2bench.out_of_memory import is_out_of_memory
 from skip2bench.ranks import Ranks
 from skip2bench.results import write_json
 from skip2bench.training_parts import load_model
@@ -36,12 +36,9 @@ FILE = "micro_batch_sizes.json"
 def find_sizes(
     config: CompareConfig, configurations: Sequence[Configuration], folder: Path
 ) -> dict[str, int]:
-    """The largest micro-batch of each configuration that needs one, by its name.
+    """The largest micro-batch of each configuration that needs one, by its name; 0 where none fits.
 
     What the folder knows is taken from there: a comparison that goes on keeps its micro-batches.
-
-    Raises:
-        Skip2BenchError: a configuration does not fit at all.
     """
     known = _read(folder / FILE)
     wanted = {
@@ -57,7 +54,8 @@ def find_sizes(
         if one.name in wanted:
             with Waiting(f"{one.label}: the largest micro-batch"):
                 found[one.name] = _find_in_process(wanted[one.name], one)
-            note(f"{one.label}: a micro-batch of {found[one.name]} fits")
+            size = found[one.name]
+            note(f"{one.label}: " + (f"a micro-batch of {size} fits" if size else "none fits"))
     return found
 
 
@@ -82,7 +80,9 @@ def settle(
     """
     if not sizes:
         return list(configurations)
-    shared = min(sizes.values())
+    # one that does not fit is an oom cell of its own, and leaves the others what they can have
+    shared = min((size for size in sizes.values() if size), default=1)
+    note(f"all run with a micro-batch of {shared}")
     equal = [
         replace(one, values=one.values | {"micro_batch_size": shared})
         if config.cell_config(one.values).micro_batch_size == "auto"
@@ -107,11 +107,8 @@ def _find_in_process(config: TrainConfig, one: Configuration) -> int:
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
     try:
         return pool.submit(_find, config, torch.get_num_threads(), one.max_memory_bytes).result()
-    except BrokenProcessPool as error:
-        raise Skip2BenchError(
-            f"{one.label}: the search for its micro-batch was killed, as the system does where "
-            "memory runs out; give --micro-batch-size a number"
-        ) from error
+    except BrokenProcessPool:  # killed, as the system does where memory runs out
+        return 0
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -122,12 +119,21 @@ def _find(config: TrainConfig, threads: int, max_memory_bytes: int | None) -> in
 
         limit_memory(max_memory_bytes)
     torch.set_num_threads(threads)
+    try:
+        return _find_here(config)
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return 0
+
+
+def _find_here(config: TrainConfig) -> int:
     plan = plan_training(config)
     fabric = Fabric(accelerator=plan.device.type, devices=1, precision=plan.precision)
     model = load_model(plan, Ranks())
     objective = TokenObjective(fabric, fabric.setup_module(model), plan.data, 1)
     found = find_micro_batch_size(fabric, model, objective, config.global_batch_size, Ranks())
-    return found.micro_batch_size
+    return found.micro_batch_size if found.fits else 0
 
 
 def _read(path: Path) -> dict[str, int]:
@@ -138,4 +144,4 @@ def _read(path: Path) -> dict[str, int]:
         return {}
     if not isinstance(stored, dict):
         return {}
-    return {name: size for name, size in stored.items() if type(size) is int and size > 0}
+    return {name: size for name, size in stored.items() if type(size) is int and size >= 0}

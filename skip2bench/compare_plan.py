@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from skip2bench import STARTED
@@ -34,11 +34,12 @@ class ComparisonPlan:
     bench: BenchConfig | None
     """The micro-benchmark of the same methods, where there is one."""
     environment: dict[str, Any]
+    start_seconds: float = field(default_factory=lambda: time.monotonic() - STARTED)
+    """What a process takes to start, as this one did; not by the time of day, which may be set."""
 
     def estimate(self, cells: Sequence[Cell]) -> dict[str, float]:
         """Seconds of each cell by its name, the micro-benchmark under `BENCH`."""
-        # not by the time of day, which somebody may set meanwhile
-        rates = measure_rates(self.training, time.monotonic() - STARTED)
+        rates = measure_rates(self.training, self.start_seconds)
         seconds = estimate_cells(self.training, self.configurations, cells, rates)
         if self.bench:
             own = [one for one in self.configurations if one.peer is None and not one.is_aa]

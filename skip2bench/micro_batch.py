@@ -14,8 +14,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from skip2bench.console import note
-from skip2bench.errors import Skip2BenchError
+from skip2bench.console import note, warn
 from skip2bench.hardware import read_memory
 from skip2bench.measure import count_saved_bytes
 from skip2bench.objective import TokenObjective
@@ -35,6 +34,8 @@ class FoundSize:
     """What a search came to."""
 
     micro_batch_size: int
+    fits: bool
+    """False where, by what was found, not even one sample fits; the size is 1 then."""
     tried: tuple[int, ...]
     seconds: float
 
@@ -68,8 +69,6 @@ def find_micro_batch_size(
         most: Samples of a global batch that this rank gets.
         ranks: Those of the run; a size fits where it fits on all of them.
 
-    Raises:
-        Skip2BenchError: not even one sample fits.
     """
     started = time.monotonic()
     tried: list[int] = []
@@ -83,12 +82,20 @@ def find_micro_batch_size(
     model.train()
     found = find_largest(list_sizes(most), fits)
     if found is None:
-        raise Skip2BenchError(
-            "not even a micro-batch of one sample fits into memory; use --method skip2, a smaller "
-            "--max-seq-length, or --precision bf16-true"
+        # the run itself will say whether that is so
+        warn(
+            "not even a micro-batch of one sample seems to fit into memory; if the run fails, "
+            "use --method skip2, a smaller --max-seq-length, or --precision bf16-true"
         )
-    note(f"micro-batch {found}: the largest of {', '.join(map(str, list_sizes(most)))} that fits")
-    return FoundSize(micro_batch_size=found, tried=tuple(tried), seconds=time.monotonic() - started)
+    else:
+        sizes = ", ".join(map(str, list_sizes(most)))
+        note(f"micro-batch {found}: the largest of {sizes} that fits")
+    return FoundSize(
+        micro_batch_size=found or 1,
+        fits=found is not None,
+        tried=tuple(tried),
+        seconds=time.monotonic() - started,
+    )
 
 
 def _by_trial(fabric: Fabric, model: nn.Module, objective: TokenObjective) -> Callable[[int], bool]:

@@ -15,6 +15,7 @@ from litgpt.model import GPT
 from torch import Tensor
 
 from skip2bench.errors import Skip2BenchError
+from skip2bench.out_of_memory import is_out_of_memory
 
 _NAMED = 3
 """Names of tensors in an error."""
@@ -30,6 +31,7 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
 
     Raises:
         Skip2BenchError: it cannot be read, or holds something else.
+        MemoryError: there is no room to map it.
     """
     try:
         with warnings.catch_warnings():
@@ -38,6 +40,8 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
     except MemoryError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError(str(error).partition("\n")[0]) from error
         # torch raises many types for a broken file; whichever it is, the remedy is the same
         raise Skip2BenchError(
             f"{str(path)!r} cannot be read ({_explain(path, error)}); {remedy}"

@@ -69,7 +69,7 @@ def test_the_stages_give_figures_that_can_be_committed(tmp_path, tiny_data):
     assert inference["seconds"] > 0
     summary = (out / "summary.md").read_text()
     assert "One inference pass over the same 8 samples" in summary
-    multiples = summary.split("building the cache included:")[1].splitlines()[4:]
+    multiples = summary.split("and no logits):")[1].splitlines()[4:]
     assert [line.count(" ×") for line in multiples] == [2, 2, 2]  # after 1 and 3 epochs
     figures = pd.read_csv(out / "summary.csv")
     assert set(figures["figure"]) == {"1 epoch", "3 epochs"}
