@@ -17,14 +17,13 @@ import pandas as pd
 import torch
 from lightning.fabric import Fabric
 
-from skip2bench.building import build_empty_model, count_parameters
-from skip2bench.config import TrainConfig
+from skip2bench.compare_config import load_compare_config
 from skip2bench.config_file import load_train_config
 from skip2bench.data import collate, micro_batches
 from skip2bench.errors import Skip2BenchError
 from skip2bench.loss import token_loss
+from skip2bench.matrix import list_configurations
 from skip2bench.measure import Clock
-from skip2bench.methods import resolve_method
 from skip2bench.models import config_by_name
 from skip2bench.ranks import Ranks
 from skip2bench.results import write_csv, write_json
@@ -32,6 +31,7 @@ from skip2bench.run_folders import Run, read_run
 from skip2bench.tables import build_bench_rows
 from skip2bench.training_parts import load_model
 from skip2bench.training_plan import plan_training
+from skip2bench.units import format_amount
 
 PRESETS = ("fast", "balanced", "accurate", "all")
 EPOCHS = (1, 3, 5, 10)
@@ -40,18 +40,14 @@ PASSES = 3
 COLUMNS = ("configuration", "figure", "by_flops", "measured", "low", "high", "share_of_flops")
 
 
-def find_ranks(model: str, lora_r: int = 4) -> dict[str, int]:
+def find_ranks(model: str) -> dict[str, int]:
     """Rank of the Skip adapters of each preset that trains as many parameters as LoRA does."""
-    config = config_by_name(model)
-
-    def count(method: str, blocks: str) -> int:
-        cell = TrainConfig(method=method, blocks=blocks, lora_r=lora_r, skip_r=1)
-        settings = resolve_method(method, blocks, cell, config)
-        with torch.device("meta"):
-            return count_parameters(build_empty_model(settings, config))[1]
-
-    wanted = count("lora", "all")
-    return {blocks: max(1, round(wanted / count("skip2", blocks))) for blocks in PRESETS}
+    ranks = {}
+    for blocks in PRESETS:  # one by one: on a small model, several mean the same blocks
+        flags = {"methods": "lora,skip2", "blocks": [blocks], "match_params": True}
+        _, matched = list_configurations(load_compare_config(flags), config_by_name(model))
+        ranks[blocks] = matched.settings.rank
+    return ranks
 
 
 def time_inference(arguments: list[str]) -> dict[str, Any]:
@@ -139,7 +135,7 @@ def _epoch_figures(runs: list[Run], out_dir: Path) -> Iterable[dict[str, Any]]:
                 continue
             yield {
                 "configuration": run.summary["label"],
-                "figure": _count_epochs(epoch),
+                "figure": format_amount(epoch, "epoch"),
                 "by_flops": _flops_reduction(flops, run.summary["label"], epoch),
                 "measured": 1 - own[epoch] / baseline[epoch],
             }
@@ -206,7 +202,7 @@ def _describe_inference(out_dir: Path) -> list[str]:
         "multiple of it, building the cache included (which computes a prompt that all share once, "
         "and no logits):",
         "",
-        f"| configuration | {' | '.join(map(_count_epochs, EPOCHS))} |",
+        f"| configuration | {' | '.join(format_amount(epoch, 'epoch') for epoch in EPOCHS)} |",
         "|---" + "|---:" * len(EPOCHS) + "|",
     ]
     for run in _read_runs(out_dir):
@@ -217,10 +213,6 @@ def _describe_inference(out_dir: Path) -> list[str]:
         ]
         lines.append(f"| {run.summary['label']} | {' | '.join(ratios)} |")
     return lines
-
-
-def _count_epochs(epochs: int) -> str:
-    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 def _percent(value: float | None) -> str:

@@ -97,7 +97,9 @@ def _open(plan: ComparisonPlan, path: Path) -> tuple[_Comparison, list["_Task"]]
     folder, config = CompareFolder(path), plan.config
     sizes = find_sizes(config, plan.configurations, path)
     settled = replace(plan, configurations=settle(config, plan.configurations, sizes))
-    comparison, tasks = _list(settled, folder, sizes)
+    cells = list_cells(config, settled.configurations, folder.cache)
+    comparison = _Comparison(plan=settled, folder=folder, cells=cells, micro_batch_sizes=sizes)
+    tasks = _list_tasks(comparison)
     others = [task.name for task in tasks if folder.holds_another(task.name, task.key)]
     if not others or config.force:
         return comparison, tasks
@@ -107,14 +109,6 @@ def _open(plan: ComparisonPlan, path: Path) -> tuple[_Comparison, list["_Task"]]
             f"({', '.join(others[:3])}); choose another --out-dir, or add --force to replace them"
         )
     return _open(plan, create_run_folder("compare", plan.training.model_name, config.flow))
-
-
-def _list(
-    plan: ComparisonPlan, folder: CompareFolder, sizes: dict[str, int]
-) -> tuple[_Comparison, list["_Task"]]:
-    cells = list_cells(plan.config, plan.configurations, folder.cache)
-    comparison = _Comparison(plan=plan, folder=folder, cells=cells, micro_batch_sizes=sizes)
-    return comparison, _list_tasks(comparison)
 
 
 def _run(

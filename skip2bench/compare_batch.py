@@ -23,7 +23,7 @@ from skip2bench.console import Waiting, note
 from skip2bench.matrix import Configuration
 from skip2bench.micro_batch import find_micro_batch_size
 from skip2bench.objective import TokenObjective
-from skip2bench.out_of_memory import is_out_of_memory
+from skip2bench.out_of_memory import DoesNotFitError, fitting
 from skip2bench.ranks import Ranks
 from skip2bench.results import write_json
 from skip2bench.training_parts import load_model
@@ -120,10 +120,9 @@ def _find(config: TrainConfig, threads: int, max_memory_bytes: int | None) -> in
         limit_memory(max_memory_bytes)
     torch.set_num_threads(threads)
     try:
-        return _find_here(config)
-    except (RuntimeError, MemoryError, OSError) as error:
-        if not is_out_of_memory(error):
-            raise
+        with fitting("search"):
+            return _find_here(config)
+    except DoesNotFitError:
         return 0
 
 

@@ -14,7 +14,7 @@ from skip2bench.estimate import estimate_bench, estimate_cells, measure_rates
 from skip2bench.matrix import Cell, Configuration, list_configurations
 from skip2bench.text_files import check_folder
 from skip2bench.training_plan import TrainingPlan, plan_training
-from skip2bench.units import format_duration
+from skip2bench.units import format_amount, format_duration
 
 _INPUT_KEYS = {
     *("data", "domain_text", "prompt_style", "mask_prompt", "val_split_fraction"),
@@ -109,15 +109,12 @@ def announce(plan: ComparisonPlan, cells: Sequence[Cell], seconds: Mapping[str, 
         rates = ", ".join(f"{rate:g}" for rate in one.learning_rates)
         note(
             f"  {one.label}: {one.trainable_parameters:,} parameters, learning rate {rates}, "
-            f"{_count(len(own), 'run')}, about {format_duration(total, 'en')}"
+            f"{format_amount(len(own), 'run')}, about {format_duration(total, 'en')}"
         )
     extra = " and the micro-benchmark" if plan.bench else ""
+    runs, seeds = format_amount(len(cells), "run"), format_amount(config.seeds, "seed")
     note(
-        f"{_count(len(cells), 'run')}{extra}, {_count(config.seeds, 'seed')} each, on "
+        f"{runs}{extra}, {seeds} each, on "
         f"{plan.training.model_name} and "
         f"{plan.training.data.name}: about {format_duration(sum(seconds.values()), 'en')}"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

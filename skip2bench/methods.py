@@ -14,6 +14,7 @@ from skip2bench.blocks import parse_blocks
 from skip2bench.config import LORA_TARGETS, RunConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.skip2 import SkipSettings
+from skip2bench.units import format_amount
 
 Weights = Literal["all", "lm_head", "biases"]
 _BLOCK_TARGETS = tuple(name for name in LORA_TARGETS if name != "lora_head")
@@ -121,7 +122,7 @@ class MethodSettings:
         """Name in tables: "Traditional LoRA", "Skip2-LoRA (4 blocks)"."""
         if self.blocks is None:
             return self.method.title
-        return f"{self.method.title} ({len(self.blocks)} block{'s' * (len(self.blocks) > 1)})"
+        return f"{self.method.title} ({format_amount(len(self.blocks), 'block')})"
 
     @property
     def slug(self) -> str:

@@ -4,7 +4,6 @@ On a GPU by trying: forward and backward pass of the longest samples, beside wha
 hold. On a CPU, where a process that takes too much is killed, by what autograd keeps of one sample.
 """
 
-import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +15,9 @@ from torch import nn
 
 from skip2bench.console import note, warn
 from skip2bench.hardware import read_memory
-from skip2bench.measure import count_saved_bytes
+from skip2bench.measure import count_saved_bytes, release_memory
 from skip2bench.objective import TokenObjective
-from skip2bench.out_of_memory import is_out_of_memory
+from skip2bench.out_of_memory import DoesNotFitError, fitting
 from skip2bench.ranks import Ranks
 from skip2bench.sharded_backbone import local_tensors
 
@@ -106,25 +105,19 @@ def _by_trial(fabric: Fabric, model: nn.Module, objective: TokenObjective) -> Ca
     def fits(size: int) -> bool:
         ids = objective.longest(size)
         try:
-            ballast = torch.empty(state_bytes + margin_bytes, dtype=torch.uint8, device=device)
-            fabric.backward(objective.load(ids).loss())
-            del ballast
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+            with fitting("backward"):
+                ballast = torch.empty(state_bytes + margin_bytes, dtype=torch.uint8, device=device)
+                fabric.backward(objective.load(ids).loss())
+                del ballast
+        except DoesNotFitError:
             return False
         finally:
             model.zero_grad(set_to_none=True)
         return True
 
     def fits_from_clean(size: int) -> bool:
-        gc.collect()
-        torch.cuda.empty_cache()
-        try:
-            return fits(size)  # what it held on to goes with its frame
-        finally:
-            gc.collect()
-            torch.cuda.empty_cache()
+        release_memory(device)  # what the last trial held on to went with its frame
+        return fits(size)
 
     return fits_from_clean
 

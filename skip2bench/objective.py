@@ -112,13 +112,7 @@ class TokenObjective:
 
     def describe(self) -> dict[str, Any]:
         """There is no cache; the micro-batch, where it was found and not given."""
-        if self.search_seconds is None:
-            return {"cache_bytes": 0}
-        return {
-            "cache_bytes": 0,
-            "micro_batch_size": self.micro_batch_size,
-            "micro_batch_search_seconds": self.search_seconds,
-        }
+        return {"cache_bytes": 0} | (self.describe_state() or {})
 
     def describe_state(self) -> dict[str, Any] | None:
         """The micro-batch that was found; everything else depends on the configuration alone."""

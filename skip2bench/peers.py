@@ -28,6 +28,7 @@ from skip2bench.objective import token_validation_loss
 from skip2bench.recording import record_run
 from skip2bench.records import is_records_file, load_records
 from skip2bench.results import open_run_folder
+from skip2bench.run_switches import CONDITIONS
 from skip2bench.stop_request import interrupted_by_sigterm
 from skip2bench.training_plan import TrainingPlan, plan_training
 
@@ -63,7 +64,7 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
             data is of a kind that peers cannot get.
     """
     config = plan.config
-    for name in ("gradient_checkpointing", "quantize", "compile") if names else ():
+    for name in CONDITIONS if names else ():
         if getattr(config, name):
             raise Skip2BenchError(
                 f"peers run without {name}, so that they would not compare; leave it or --peers out"

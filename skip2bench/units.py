@@ -64,6 +64,11 @@ def format_count(count: int) -> str:
     return f"{count:,}"
 
 
+def format_amount(number: int, noun: str) -> str:
+    """A number of things, in English: "1 run", "3 runs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_percent(ratio: float, *, signed: bool = False) -> str:
     """A ratio in percent: one decimal, below 1 % two significant digits ("25.3 %", "0.031 %").
 

@@ -37,8 +37,6 @@ def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of what is refused anyway
             content = torch.load(path, mmap=True, weights_only=True, map_location="cpu")
-    except MemoryError:
-        raise
     except Exception as error:
         if is_out_of_memory(error):
             raise MemoryError(str(error).partition("\n")[0]) from error
