@@ -1,0 +1,165 @@
+"""Draw docs/architecture.svg: the packages of skip2bench in their layers, and their real imports.
+
+    python scripts/draw_architecture.py            # writes the picture
+    python scripts/draw_architecture.py --check    # exit status 1 where it is not up to date
+
+Packages are the folders of `skip2bench/`; their words are the first line of their `__init__.py`. A
+dot says that the row's package imports from the column's, at a module's top or inside a function;
+one that does not go down a layer is red. So the picture changes when an edge between packages does.
+"""
+
+import argparse
+import ast
+import sys
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURE = ROOT / "docs" / "architecture.svg"
+LAYERS = (
+    ("cli",),
+    ("compare", "doctor", "tune"),
+    ("train",),
+    ("bench",),
+    ("cache",),
+    ("models",),
+    ("report",),
+    ("data", "results"),
+    ("config", "machine"),
+    ("io",),
+    ("errors",),
+)
+TORCH_FREE = ("cli", "config", "io", "results", "report")
+LOOSE = "*.py"
+"""Stands for modules beside the packages, as long as there are any; above all layers."""
+LEGEND = (
+    "A dot: the row's package imports from the column's.",
+    "Green: without torch. Red: an import that does not go down a layer.",
+)
+
+MARGIN, NAME_WIDTH, WORDS_WIDTH, CELL, ROW_HEIGHT, LAYER_GAP, HEAD = 16, 108, 272, 30, 40, 7, 78
+
+
+@dataclass
+class Package:
+    """A folder of modules, or a single module that is a layer by itself."""
+
+    name: str
+    words: str = ""
+    imports: set[str] = field(default_factory=set)
+
+
+def read_packages(folder: Path) -> dict[str, Package]:
+    """The packages below `folder`, with what each of them imports from the others.
+
+    Raises:
+        SystemExit: there is a package that `LAYERS` does not have.
+    """
+    known = {path.parent.name for path in folder.glob("*/__init__.py")} | {"errors"}
+    if unknown := sorted(known.difference(*LAYERS)):
+        raise SystemExit(f"no layer for {', '.join(unknown)}; add it to LAYERS in {sys.argv[0]}")
+    packages: dict[str, Package] = {}
+    for path in sorted(folder.rglob("*.py")):
+        top = path.relative_to(folder).parts[0].removesuffix(".py")
+        if top in ("__init__", "__main__"):
+            continue
+        name = top if top in known else LOOSE
+        package = packages.setdefault(name, Package(name))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path in (folder / name / "__init__.py", folder / f"{name}.py"):
+            package.words = (ast.get_docstring(tree) or "").partition("\n")[0]
+        imported = {part if part in known else LOOSE for part in _imported(tree, folder.name)}
+        package.imports |= imported - {name}
+    return packages
+
+
+def _imported(tree: ast.AST, root: str) -> Iterable[str]:
+    """First names below `root` of all that a module imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == root and len(parts) > 1 and not parts[1].startswith("__"):
+                yield parts[1]
+
+
+def render_picture(packages: dict[str, Package]) -> str:
+    """The picture as SVG text; the same packages give the same bytes."""
+    layer = {name: index for index, row in enumerate(((LOOSE,), *LAYERS)) for name in row}
+    names = [name for name in layer if name in packages]
+    left = MARGIN + NAME_WIDTH + WORDS_WIDTH
+    x = {name: left + CELL * index + CELL // 2 for index, name in enumerate(names)}
+    y = {}  # upper edges of the rows; layers stand apart
+    bottom = MARGIN + HEAD
+    for name, before in zip(names, [names[0], *names], strict=False):
+        y[name] = bottom + (LAYER_GAP if layer[before] != layer[name] else 0)
+        bottom = y[name] + ROW_HEIGHT
+    width, height = max(left + CELL * len(names) + MARGIN, 480), bottom + 52
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
+        "<title>The packages of skip2bench in their layers, and what they import</title>",
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+    ]
+    for name in names:
+        parts += _draw_row(packages[name], y[name], width)
+        parts.append(
+            f'<text transform="translate({x[name] + 4} {MARGIN + HEAD - 8}) rotate(-60)" '
+            f'fill="#334">{name}</text>'
+        )
+    for name in names:
+        middle = y[name] + ROW_HEIGHT // 2
+        parts.append(f'<circle cx="{x[name]}" cy="{middle}" r="3" fill="#9ab"/>')
+        for target in (target for target in names if target in packages[name].imports):
+            fill = "#4a6fa5" if layer[target] > layer[name] else "#c0392b"
+            parts.append(
+                f'<circle cx="{x[target]}" cy="{middle}" r="8" fill="{fill}">'
+                f"<title>{name} imports {target}</title></circle>"
+            )
+    for index, line in enumerate(LEGEND):
+        parts.append(f'<text x="{MARGIN}" y="{height - 30 + 17 * index}" fill="#556">{line}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _draw_row(package: Package, y: int, width: int) -> list[str]:
+    fill, stroke = ("#e3f3e6", "#4a8f5a") if package.name in TORCH_FREE else ("#e6edf8", "#4a6fa5")
+    lines = textwrap.wrap(package.words, 42, max_lines=2, placeholder=" …")
+    first = y + 24 - 8 * (len(lines) - 1)
+    return [
+        f'<rect x="{MARGIN}" y="{y + 1}" width="{width - 2 * MARGIN}" '
+        f'height="{ROW_HEIGHT - 2}" rx="4" fill="#f6f8fa"/>',
+        f'<rect x="{MARGIN}" y="{y + 1}" width="{NAME_WIDTH - 10}" height="{ROW_HEIGHT - 2}" '
+        f'rx="4" fill="{fill}" stroke="{stroke}"/>',
+        f'<text x="{MARGIN + 9}" y="{y + 25}" font-size="14" font-weight="bold" fill="#112">'
+        f"{package.name}</text>",
+        *(
+            f'<text x="{MARGIN + NAME_WIDTH}" y="{first + 15 * index}" fill="#223">'
+            f"{escape(line)}</text>"
+            for index, line in enumerate(lines)
+        ),
+    ]
+
+
+def main() -> int:
+    """Write the picture, or compare it with what would be written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; compare")
+    text = render_picture(read_packages(ROOT / "skip2bench"))
+    if not parser.parse_args().check:
+        PICTURE.write_text(text, encoding="utf-8")
+    elif PICTURE.read_text(encoding="utf-8") != text:
+        print(f"docs/{PICTURE.name} is out of date; run: python {sys.argv[0]}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
