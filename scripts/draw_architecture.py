@@ -32,7 +32,7 @@ LAYERS = (
     ("io",),
     ("errors",),
 )
-TORCH_FREE = ("cli", "config", "io", "results", "report")
+TORCH_FREE = ("cli", "config", "io", "results", "report", "errors")
 LOOSE = "*.py"
 """Stands for modules beside the packages, as long as there are any; above all layers."""
 LEGEND = (

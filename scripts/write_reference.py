@@ -11,6 +11,7 @@ import argparse
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -71,7 +72,7 @@ def _section(command: Any, name: str, seen: dict[str, str]) -> str:
         text += ["| flag | default | |", "|---|---|---|", *own, ""]
     if len(own) < len(rows):
         names = ", ".join(flag for flag, row in rows.items() if seen.get(flag) == row)
-        text += [f"As for `train`: {names}.", ""]
+        text += [*textwrap.wrap(f"As for `train`: {names}.", 110, break_on_hyphens=False), ""]
     return "\n".join(text)
 
 
