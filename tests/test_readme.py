@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer.main
 
+import skip2bench
 from skip2bench.cli import app
 from skip2bench.flags import normalise_flags
 
@@ -131,3 +132,13 @@ def test_both_readmes_say_the_same():
     linked = [set(re.findall(r"\]\((docs/[\w.-]+)", _read(page))) for page in READMES]
     assert linked[1] - linked[0] == {"docs/guide.ja.md"}
     assert linked[0] <= linked[1]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in _read(page)])
+def test_imports_in_python_blocks_work(page):
+    if not hasattr(skip2bench, "__getattr__"):
+        pytest.skip("the package has no public face yet")
+    for block in re.findall(r"```python\n(.*?)```", _read(page), flags=re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith(("import ", "from ")):
+                exec(line, {})
