@@ -1,75 +1,18 @@
 import pytest
 import torch
-from litgpt.config import Config
-from tiny import TINY
+from caches import CPU, build, make_model, serve
 
-from skip2bench.cache import BuildOrder, SampleIndex, SkipCache, fill, supervised_rows
-from skip2bench.cache_arrays import Arrays, FileWriter, Layout, MemoryWriter
+from skip2bench.cache import BuildOrder, SampleIndex, supervised_rows
+from skip2bench.cache_arrays import Arrays
 from skip2bench.data import IGNORE_INDEX, Samples
 from skip2bench.loss import token_loss
 from skip2bench.served_loss import ServedLoss
-from skip2bench.skip2 import SkipGPT, SkipSettings
-
-CPU = torch.device("cpu")
-
-
-def make_model(target="hidden", **config):
-    torch.manual_seed(0)
-    model = SkipGPT(
-        Config(**(TINY | {"vocab_size": 40, "padded_vocab_size": 40} | config)),
-        SkipSettings(blocks=(0, 2), r=2, alpha=4, dropout=0.3, target=target),
-    )
-    model.requires_grad_(False)
-    model.adapters.requires_grad_(True)
-    torch.nn.init.normal_(model.adapters.lora_B)
-    return model
+from skip2bench.skip2 import SkipGPT
 
 
 @pytest.fixture
 def model() -> SkipGPT:
     return make_model()
-
-
-@pytest.fixture
-def samples() -> Samples:
-    torch.manual_seed(1)
-    ids = [torch.randint(40, (n,)) for n in (7, 12, 3, 12, 9)]
-    labels = [i.clone() for i in ids]
-    for number, label in enumerate(labels):
-        label[: number + 1] = IGNORE_INDEX  # prompts of different lengths
-    return Samples(input_ids=ids, labels=labels)
-
-
-def make_layout(model, dtype=torch.float32, n_logits=0):
-    return Layout(
-        blocks=model.feature_blocks,
-        n_embd=16,
-        dtype=dtype,
-        compute_dtype=torch.float32,
-        n_logits=n_logits,
-    )
-
-
-def build(model, samples, ids=range(5), *, folder=None, seen=None, **layout):
-    """A cache in memory, or in files below `folder`."""
-    order = BuildOrder.of(model, samples, ids, CPU)
-    index = SampleIndex.of(order.ids, samples)
-    layout = make_layout(model, **layout)
-    writer = FileWriter(layout, folder) if folder else MemoryWriter(layout, index.rows, CPU)
-    fill(
-        writer,
-        layout,
-        model,
-        samples,
-        order,
-        CPU,
-        lambda done, _: seen.extend(done) if seen is not None else None,
-    )
-    return SkipCache(layout=layout, arrays=writer.finish(), index=index)
-
-
-def serve(cache, ids):
-    return cache.serve(cache.index.find_rows(ids), CPU)
 
 
 def plain_loss(model, samples, ids):

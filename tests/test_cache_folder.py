@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from test_cache import CPU, build, make_layout, make_model, samples, serve  # noqa: F401
+from caches import CPU, build, make_layout, make_model, serve
 
 from skip2bench.cache import BuildOrder
 from skip2bench.cache_entry import DamagedError, hash_sample
@@ -24,7 +24,7 @@ def folder(tmp_path):
     return CacheFolder(tmp_path / "cache")
 
 
-def keep(folder, model, samples, n_logits=0):  # noqa: F811
+def keep(folder, model, samples, n_logits=0):
     cache = build(model, samples, STORED, n_logits=n_logits)
     name = entry_name(KEY, cache.layout, samples, STORED)
     order = BuildOrder.of(model, samples, STORED, CPU).ids
@@ -34,7 +34,7 @@ def keep(folder, model, samples, n_logits=0):  # noqa: F811
 
 
 @pytest.mark.parametrize("tier", ["ram", "disk"])
-def test_a_kept_cache_serves_the_same_numbers(folder, samples, tier):  # noqa: F811
+def test_a_kept_cache_serves_the_same_numbers(folder, samples, tier):
     model = make_model()
     cache, _ = keep(folder, model, samples)
     entry = folder.find(KEY, cache.layout, samples, [4, 1])
@@ -44,7 +44,7 @@ def test_a_kept_cache_serves_the_same_numbers(folder, samples, tier):  # noqa: F
     assert bool(opened.arrays.maps) == (tier == "disk")
 
 
-def test_samples_are_known_by_their_tokens_not_their_numbers(folder, samples):  # noqa: F811
+def test_samples_are_known_by_their_tokens_not_their_numbers(folder, samples):
     cache, _ = keep(folder, make_model(), samples)
     order = [4, 1, 0]
     other = Samples(
@@ -56,7 +56,7 @@ def test_samples_are_known_by_their_tokens_not_their_numbers(folder, samples):  
 
 
 @pytest.mark.parametrize("tier", ["ram", "disk"])
-def test_a_subset_of_the_blocks_is_served(folder, samples, tier):  # noqa: F811
+def test_a_subset_of_the_blocks_is_served(folder, samples, tier):
     cache, _ = keep(folder, make_model(), samples, n_logits=40)
     fewer = type(cache.layout)(
         blocks=(2, 3), n_embd=16, dtype=torch.float32, compute_dtype=torch.float32
@@ -67,7 +67,7 @@ def test_a_subset_of_the_blocks_is_served(folder, samples, tier):  # noqa: F811
     assert served.base_logits is None
 
 
-def test_what_an_entry_does_not_hold_is_not_found(folder, samples):  # noqa: F811
+def test_what_an_entry_does_not_hold_is_not_found(folder, samples):
     model = make_model()
     cache, _ = keep(folder, model, samples)
     layout = cache.layout
@@ -89,7 +89,7 @@ def test_what_an_entry_does_not_hold_is_not_found(folder, samples):  # noqa: F81
 
 @pytest.mark.parametrize("tier", ["ram", "disk"])
 @pytest.mark.parametrize("harm", ["truncated", "longer", "flipped", "missing"])
-def test_damage_is_seen(folder, samples, harm, tier):  # noqa: F811
+def test_damage_is_seen(folder, samples, harm, tier):
     cache, entry = keep(folder, make_model(), samples)
     path = entry.folder / "features.bin"
     content = bytearray(path.read_bytes())
@@ -108,7 +108,7 @@ def test_damage_is_seen(folder, samples, harm, tier):  # noqa: F811
     assert folder.entries() == []
 
 
-def test_what_was_not_finished_does_not_exist_and_is_cleared_away(folder, samples):  # noqa: F811
+def test_what_was_not_finished_does_not_exist_and_is_cleared_away(folder, samples):
     cache = build(make_model(), samples)
 
     def build_and_fail():
@@ -132,7 +132,7 @@ def test_what_was_not_finished_does_not_exist_and_is_cleared_away(folder, sample
     lock.release()
 
 
-def test_a_manifest_that_cannot_be_read_is_passed_over(folder, samples):  # noqa: F811
+def test_a_manifest_that_cannot_be_read_is_passed_over(folder, samples):
     _, entry = keep(folder, make_model(), samples)
     manifest = entry.folder / "manifest.json"
     for text in ("{", json.dumps(entry.manifest | {"format": 0}), "[]"):
@@ -140,14 +140,14 @@ def test_a_manifest_that_cannot_be_read_is_passed_over(folder, samples):  # noqa
         assert folder.entries() == []
 
 
-def test_identity_of_a_sample_is_its_tokens_and_labels(samples):  # noqa: F811
+def test_identity_of_a_sample_is_its_tokens_and_labels(samples):
     names = {hash_sample(samples, i) for i in range(5)}
     assert len(names) == 5
     swapped = Samples(input_ids=samples.labels, labels=samples.input_ids)
     assert hash_sample(swapped, 1) not in names
 
 
-def test_removing(folder, samples):  # noqa: F811
+def test_removing(folder, samples):
     _, entry = keep(folder, make_model(), samples)
     with pytest.raises(Skip2BenchError, match="has no cache 'other'"):
         folder.select(["other"])
@@ -158,7 +158,7 @@ def test_removing(folder, samples):  # noqa: F811
         CacheFolder(folder.root / "none").select(None)
 
 
-def test_what_is_being_built_is_not_removed(folder, samples):  # noqa: F811
+def test_what_is_being_built_is_not_removed(folder, samples):
     _, entry = keep(folder, make_model(), samples)
     lock = folder.lock(entry.name)
     with pytest.raises(Skip2BenchError, match="is being built"):

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_cache import CPU, make_model, samples  # noqa: F401
+from caches import CPU, make_model
 
 from skip2bench.byte_sizes import parse_bytes
 from skip2bench.cache_plan import (
@@ -18,7 +18,7 @@ POSITION_BYTES = 3 * 16 * 4 + 8
 
 
 @pytest.fixture
-def use(samples):  # noqa: F811
+def use(samples):
     side = Samples(input_ids=samples.input_ids, labels=samples.labels)
     return CacheUse(
         train=side,

@@ -1,28 +1,13 @@
 import errno
 import os
-import resource
-import signal
-from contextlib import contextmanager
 
 import pytest
+from full_disk import full_at
 
 from skip2bench.csv_log import CsvLog, DamagedLogError, keep_rows
 
 COLUMNS = ("step", "loss")
 TEXT = "step,loss\n1,0.5\n2,0.25\n3,0.125\n"
-
-
-@contextmanager
-def full_at(size: int):
-    """Within, no file of this process may grow beyond `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_every_row_is_in_the_file_at_once(tmp_path):

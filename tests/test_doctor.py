@@ -4,7 +4,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-from test_cli import run  # noqa: F401
 
 from skip2bench import doctor, machine
 from skip2bench.config import DoctorConfig
@@ -389,7 +388,7 @@ def tiny(tiny_checkpoint, tiny_data):
     return ("doctor", "--model", str(tiny_checkpoint), "--data", str(tiny_data), "--blocks", "0,1")
 
 
-def test_the_table(run, on, tiny):  # noqa: F811
+def test_the_table(run, on, tiny):
     on(LAPTOP)
     status, out, err = run(*tiny)
     assert (status, err) == (0, "")
@@ -416,7 +415,7 @@ def test_the_table(run, on, tiny):  # noqa: F811
     assert max(map(len, out.splitlines()[:-1])) <= 120
 
 
-def test_json_has_the_same_as_data(run, on, tiny):  # noqa: F811
+def test_json_has_the_same_as_data(run, on, tiny):
     on(LAPTOP)
     status, out, _ = run(*tiny, "--methods", "skip2", "--json")
     result = json.loads(out)
@@ -430,7 +429,7 @@ def test_json_has_the_same_as_data(run, on, tiny):  # noqa: F811
     assert ram["verdict"] == "ok"
 
 
-def test_a_device_that_is_not_there_ends_with_1_after_the_table(run, on, tiny):  # noqa: F811
+def test_a_device_that_is_not_there_ends_with_1_after_the_table(run, on, tiny):
     problem = "device 'cuda' is not available to torch 2.9.0; use --device auto"
     on(replace(LAPTOP, device=None, precision=None, problem=problem))
     status, out, err = run(*tiny, "--device", "cuda")
@@ -441,7 +440,7 @@ def test_a_device_that_is_not_there_ends_with_1_after_the_table(run, on, tiny): 
     assert err == f"error: {problem}\n"
 
 
-def test_weights_that_fit_nowhere_end_with_1_after_the_table(run, on, tiny):  # noqa: F811
+def test_weights_that_fit_nowhere_end_with_1_after_the_table(run, on, tiny):
     on(replace(LAPTOP, memory=Memory(total_bytes=999, available_bytes=9, limit_bytes=None)))
     status, out, err = run(*tiny, "--json")
     assert status == 1
@@ -459,14 +458,14 @@ def test_weights_that_fit_nowhere_end_with_1_after_the_table(run, on, tiny):  # 
         (("--max-seq-length", "0"), "error: max_seq_length is 0; give 1 or more\n"),
     ],
 )
-def test_mistakes_are_one_line(run, on, tiny, arguments, text):  # noqa: F811
+def test_mistakes_are_one_line(run, on, tiny, arguments, text):
     on(LAPTOP)
     status, out, err = run(*tiny, *arguments)
     assert (status, out) == (1, "")
     assert err.startswith(text)
 
 
-def test_without_torch_nothing_of_it_is_imported(run, monkeypatch):  # noqa: F811
+def test_without_torch_nothing_of_it_is_imported(run, monkeypatch):
     real = machine.installed_version
     monkeypatch.setattr(
         machine, "installed_version", lambda name: None if name == "torch" else real(name)

@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from test_csv_log import full_at
+from full_disk import full_at
 
 from skip2bench.files import replacing, write_bytes
 

@@ -1,23 +1,10 @@
 import pytest
 import torch
-from test_cache import CPU, build, make_model
+from caches import CPU, PREFIX, build, make_model, make_samples
 
-from skip2bench.data import IGNORE_INDEX, Samples
+from skip2bench.data import Samples
 from skip2bench.measure import count_flops
 from skip2bench.prefix import Backbone, find_prefix
-
-PREFIX = list(range(1, 13))
-
-
-def make_samples(first=0):
-    """Samples of different lengths that share twelve tokens; labels from position `first` on."""
-    torch.manual_seed(3)
-    ids = [torch.tensor(PREFIX + torch.randint(40, (n,)).tolist()) for n in (5, 9, 1, 7)]
-    ids = [torch.cat([i[:12], torch.tensor([number]), i[13:]]) for number, i in enumerate(ids)]
-    labels = [i.clone() for i in ids]
-    for label in labels:
-        label[:first] = IGNORE_INDEX
-    return Samples(input_ids=ids, labels=labels)
 
 
 def test_the_prefix_is_what_all_start_with():

@@ -8,36 +8,12 @@ from litgpt.lora import GPT as LoraGPT
 from litgpt.lora import Config as LoraConfig
 from litgpt.lora import mark_only_lora_as_trainable
 from litgpt.model import GPT
-from tiny import TINY
+from tiny import ARCHITECTURES, TINY, small_config
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.skip2 import SkipAdapters, SkipGPT, SkipSettings, merge_skip_adapter
 
-SMALL = {
-    "n_layer": 3,
-    "n_embd": 16,
-    "n_head": 4,
-    "padded_vocab_size": 40,
-    "vocab_size": 40,
-    "block_size": 32,
-}
-# One of each family that LitGPT builds differently: fused and grouped queries, parallel residuals,
-# LayerNorm with biases, logit soft-capping with extra norms, embeddings that are scaled, RoPE
-# adjustments.
-ARCHITECTURES = {
-    "llama-2": ("Llama-2-7b-hf", {"intermediate_size": 24, "n_query_groups": 4}),
-    "llama-3": ("Llama-3.1-8B", {"intermediate_size": 24, "n_query_groups": 2}),
-    "pythia": ("pythia-14m", {"intermediate_size": 24, "n_query_groups": 4}),
-    "falcon-parallel": ("falcon-7b", {"intermediate_size": 24, "n_query_groups": 1}),
-    "gemma-2": ("Gemma-2-2b", {"intermediate_size": 24, "n_query_groups": 2, "head_size": 4}),
-    "qwen-2.5": ("Qwen2.5-0.5B", {"intermediate_size": 24, "n_query_groups": 2}),
-}
 SETTINGS = SkipSettings(blocks=(0, 2), r=2, alpha=4)
-
-
-def small_config(architecture: str) -> Config:
-    name, extra = ARCHITECTURES[architecture]
-    return Config.from_name(name, **(SMALL | extra))
 
 
 def build_pair(config: Config, settings: SkipSettings) -> tuple[GPT, SkipGPT]:

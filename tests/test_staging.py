@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_cache import build, make_layout, make_model, samples  # noqa: F401
+from caches import build, make_layout, make_model
 
 import skip2bench.cached_objective
 import skip2bench.portions
@@ -102,7 +102,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.int8]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_that_a_gpu_fills_are_those_that_are_filled_in_place(samples, dtype):  # noqa: F811
+def test_rows_that_a_gpu_fills_are_those_that_are_filled_in_place(samples, dtype):
     """One batch a sample, so that every buffer is used again."""
     model = make_model()
     layout = make_layout(model, dtype=dtype)
@@ -144,7 +144,7 @@ def test_a_run_through_the_stager_is_the_run_without_it(train, monkeypatch):
 
 
 @pytest.mark.parametrize(("free", "moves"), [(10_000, True), (100, False)])
-def test_a_cache_in_ram_moves_where_there_is_room_by_now(samples, monkeypatch, free, moves):  # noqa: F811
+def test_a_cache_in_ram_moves_where_there_is_room_by_now(samples, monkeypatch, free, moves):
     """The meta device stands for a GPU: nothing can be computed there."""
     cache, meta = build(make_model(), samples), torch.device("meta")
     monkeypatch.setattr(skip2bench.cached_objective, "measure_free", lambda *_: {"device": free})

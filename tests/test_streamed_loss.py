@@ -1,7 +1,8 @@
 import pytest
-from test_streamed_build import STEPS
 
 from skip2bench.errors import Skip2BenchError
+
+STEPS = {"method": "skip2", "lora_dropout": 0.1, "max_steps": 6, "eval_interval": 3}
 
 
 @pytest.fixture

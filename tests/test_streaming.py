@@ -4,13 +4,11 @@ import weakref
 
 import pytest
 import torch
+from caches import CPU, PREFIX, make_samples
 from litgpt.config import Config
 from litgpt.model import GPT
 from litgpt.utils import save_config
-from test_cache import CPU
-from test_prefix import PREFIX, make_samples
-from test_skip2 import ARCHITECTURES, small_config
-from tiny import TINY
+from tiny import ARCHITECTURES, TINY, small_config
 
 import skip2bench.streaming as streaming
 from skip2bench.building import build_model, count_parameters
