@@ -2,11 +2,10 @@
 
 import errno
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import torch
 
 _WORDS = (
     *("can't allocate memory", "cannot allocate memory", "bad_alloc"),
@@ -67,8 +66,13 @@ def read_requested_bytes(error: BaseException) -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True for CUDA's error, Python's, the system's, and the RuntimeErrors of torch's libraries."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, MemoryError) or _is_torchs(error):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+
+
+def _is_torchs(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")  # whoever only reads results does not load it
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
