@@ -1,5 +1,6 @@
 """A model, a tokenizer and a data set small enough for a test: made here, in a moment, offline."""
 
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -7,8 +8,10 @@ import pytest
 import torch
 from tiny import make_checkpoint, make_records
 
-from skip2bench.config import TrainConfig
-from skip2bench.train import run_training
+import skip2bench.cli.app as cli
+from skip2bench.config.train import TrainConfig
+from skip2bench.data.samples import IGNORE_INDEX, Samples
+from skip2bench.train.run import run_training
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,3 +70,31 @@ def train(tiny_checkpoint, tiny_data, tmp_path):
 
     run.folder, run.checkpoint, run.data = tmp_path, tiny_checkpoint, tiny_data
     return run
+
+
+@pytest.fixture
+def samples() -> Samples:
+    torch.manual_seed(1)
+    ids = [torch.randint(40, (n,)) for n in (7, 12, 3, 12, 9)]
+    labels = [i.clone() for i in ids]
+    for number, label in enumerate(labels):
+        label[: number + 1] = IGNORE_INDEX  # prompts of different lengths
+    return Samples(input_ids=ids, labels=labels)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command line in an empty folder; returns (exit status, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["skip2bench", *arguments])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call

@@ -25,6 +25,32 @@ TINY = {
 }
 
 
+SMALL = {
+    "n_layer": 3,
+    "n_embd": 16,
+    "n_head": 4,
+    "padded_vocab_size": 40,
+    "vocab_size": 40,
+    "block_size": 32,
+}
+# One of each family that LitGPT builds differently: fused and grouped queries, parallel residuals,
+# LayerNorm with biases, logit soft-capping with extra norms, embeddings that are scaled, RoPE
+# adjustments.
+ARCHITECTURES = {
+    "llama-2": ("Llama-2-7b-hf", {"intermediate_size": 24, "n_query_groups": 4}),
+    "llama-3": ("Llama-3.1-8B", {"intermediate_size": 24, "n_query_groups": 2}),
+    "pythia": ("pythia-14m", {"intermediate_size": 24, "n_query_groups": 4}),
+    "falcon-parallel": ("falcon-7b", {"intermediate_size": 24, "n_query_groups": 1}),
+    "gemma-2": ("Gemma-2-2b", {"intermediate_size": 24, "n_query_groups": 2, "head_size": 4}),
+    "qwen-2.5": ("Qwen2.5-0.5B", {"intermediate_size": 24, "n_query_groups": 2}),
+}
+
+
+def small_config(architecture: str) -> Config:
+    name, extra = ARCHITECTURES[architecture]
+    return Config.from_name(name, **(SMALL | extra))
+
+
 def make_checkpoint(folder: Path) -> Path:
     """A LitGPT checkpoint folder of a 4-block model, 16 wide."""
     folder.mkdir()
