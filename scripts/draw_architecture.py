@@ -32,15 +32,14 @@ LAYERS = (
     ("io",),
     ("errors",),
 )
+LAYER = {name: index for index, row in enumerate(LAYERS) for name in row}
 TORCH_FREE = ("cli", "config", "io", "results", "report", "errors")
-LOOSE = "*.py"
-"""Stands for modules beside the packages, as long as there are any; above all layers."""
 LEGEND = (
     "A dot: the row's package imports from the column's.",
     "Green: without torch. Red: an import that does not go down a layer.",
 )
 
-MARGIN, NAME_WIDTH, WORDS_WIDTH, CELL, ROW_HEIGHT, LAYER_GAP, HEAD = 16, 108, 272, 30, 40, 7, 78
+MARGIN, NAME_WIDTH, WORDS_WIDTH, CELL, ROW_HEIGHT, LAYER_GAP, HEAD = 16, 108, 336, 30, 40, 7, 78
 
 
 @dataclass
@@ -58,21 +57,18 @@ def read_packages(folder: Path) -> dict[str, Package]:
     Raises:
         SystemExit: there is a package that `LAYERS` does not have.
     """
-    known = {path.parent.name for path in folder.glob("*/__init__.py")} | {"errors"}
-    if unknown := sorted(known.difference(*LAYERS)):
-        raise SystemExit(f"no layer for {', '.join(unknown)}; add it to LAYERS in {sys.argv[0]}")
     packages: dict[str, Package] = {}
     for path in sorted(folder.rglob("*.py")):
-        top = path.relative_to(folder).parts[0].removesuffix(".py")
-        if top in ("__init__", "__main__"):
+        name = path.relative_to(folder).parts[0].removesuffix(".py")
+        if name in ("__init__", "__main__"):
             continue
-        name = top if top in known else LOOSE
         package = packages.setdefault(name, Package(name))
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if path in (folder / name / "__init__.py", folder / f"{name}.py"):
             package.words = (ast.get_docstring(tree) or "").partition("\n")[0]
-        imported = {part if part in known else LOOSE for part in _imported(tree, folder.name)}
-        package.imports |= imported - {name}
+        package.imports |= set(_imported(tree, folder.name)) - {name}
+    if unknown := sorted(packages.keys() - LAYER.keys()):
+        raise SystemExit(f"no layer for {', '.join(unknown)}; add it to LAYERS in {sys.argv[0]}")
     return packages
 
 
@@ -93,16 +89,15 @@ def _imported(tree: ast.AST, root: str) -> Iterable[str]:
 
 def render_picture(packages: dict[str, Package]) -> str:
     """The picture as SVG text; the same packages give the same bytes."""
-    layer = {name: index for index, row in enumerate(((LOOSE,), *LAYERS)) for name in row}
-    names = [name for name in layer if name in packages]
+    names = [name for name in LAYER if name in packages]
     left = MARGIN + NAME_WIDTH + WORDS_WIDTH
     x = {name: left + CELL * index + CELL // 2 for index, name in enumerate(names)}
     y = {}  # upper edges of the rows; layers stand apart
     bottom = MARGIN + HEAD
     for name, before in zip(names, [names[0], *names], strict=False):
-        y[name] = bottom + (LAYER_GAP if layer[before] != layer[name] else 0)
+        y[name] = bottom + (LAYER_GAP if LAYER[before] != LAYER[name] else 0)
         bottom = y[name] + ROW_HEIGHT
-    width, height = max(left + CELL * len(names) + MARGIN, 480), bottom + 52
+    width, height = left + CELL * len(names) + MARGIN, bottom + 52
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
@@ -115,15 +110,7 @@ def render_picture(packages: dict[str, Package]) -> str:
             f'<text transform="translate({x[name] + 4} {MARGIN + HEAD - 8}) rotate(-60)" '
             f'fill="#334">{name}</text>'
         )
-    for name in names:
-        middle = y[name] + ROW_HEIGHT // 2
-        parts.append(f'<circle cx="{x[name]}" cy="{middle}" r="3" fill="#9ab"/>')
-        for target in (target for target in names if target in packages[name].imports):
-            fill = "#4a6fa5" if layer[target] > layer[name] else "#c0392b"
-            parts.append(
-                f'<circle cx="{x[target]}" cy="{middle}" r="8" fill="{fill}">'
-                f"<title>{name} imports {target}</title></circle>"
-            )
+        parts += _draw_dots(packages[name], x, y[name] + ROW_HEIGHT // 2)
     for index, line in enumerate(LEGEND):
         parts.append(f'<text x="{MARGIN}" y="{height - 30 + 17 * index}" fill="#556">{line}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -131,7 +118,7 @@ def render_picture(packages: dict[str, Package]) -> str:
 
 def _draw_row(package: Package, y: int, width: int) -> list[str]:
     fill, stroke = ("#e3f3e6", "#4a8f5a") if package.name in TORCH_FREE else ("#e6edf8", "#4a6fa5")
-    lines = textwrap.wrap(package.words, 42, max_lines=2, placeholder=" …")
+    lines = textwrap.wrap(package.words, 54, max_lines=2, placeholder=" …")
     first = y + 24 - 8 * (len(lines) - 1)
     return [
         f'<rect x="{MARGIN}" y="{y + 1}" width="{width - 2 * MARGIN}" '
@@ -146,6 +133,16 @@ def _draw_row(package: Package, y: int, width: int) -> list[str]:
             for index, line in enumerate(lines)
         ),
     ]
+
+
+def _draw_dots(package: Package, x: dict[str, int], y: int) -> Iterable[str]:
+    yield f'<circle cx="{x[package.name]}" cy="{y}" r="3" fill="#9ab"/>'  # the diagonal
+    for target in (target for target in x if target in package.imports):
+        fill = "#4a6fa5" if LAYER[target] > LAYER[package.name] else "#c0392b"
+        yield (
+            f'<circle cx="{x[target]}" cy="{y}" r="8" fill="{fill}">'
+            f"<title>{package.name} imports {target}</title></circle>"
+        )
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 import typer.main
 
-from skip2bench.cli import app
+from skip2bench.cli.app import app
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 OPENING = """\
