@@ -24,6 +24,7 @@ check: .venv/.checked
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python scripts/write_reference.py --check
 	$(BIN)/python scripts/draw_architecture.py --check
 	$(BIN)/python scripts/check_links.py
@@ -57,4 +58,4 @@ wheel-check: .venv/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -10,6 +10,7 @@ one that does not go down a layer is red. So the picture changes when an edge be
 
 import argparse
 import ast
+import re
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -19,20 +20,6 @@ from xml.sax.saxutils import escape
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "architecture.svg"
-LAYERS = (
-    ("cli",),
-    ("compare", "doctor", "tune"),
-    ("train",),
-    ("bench",),
-    ("cache",),
-    ("models",),
-    ("report",),
-    ("data", "results"),
-    ("config", "machine"),
-    ("io",),
-    ("errors",),
-)
-LAYER = {name: index for index, row in enumerate(LAYERS) for name in row}
 TORCH_FREE = ("cli", "config", "io", "results", "report", "errors")
 LEGEND = (
     "A dot: the row's package imports from the column's.",
@@ -40,6 +27,18 @@ LEGEND = (
 )
 
 MARGIN, NAME_WIDTH, WORDS_WIDTH, CELL, ROW_HEIGHT, LAYER_GAP, HEAD = 16, 108, 336, 30, 40, 7, 78
+
+
+def _read_layers() -> dict[str, int]:
+    """Number of each package's layer, from the top; as import-linter has them in pyproject.toml."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    match = re.search(r"^layers = \[(.*?)^\]", text, flags=re.MULTILINE | re.DOTALL)
+    assert match
+    rows = re.findall(r'"([^"]+)"', match[1])
+    return {name: index for index, row in enumerate(rows) for name in row.split(" | ")}
+
+
+LAYER = _read_layers()
 
 
 @dataclass
@@ -55,7 +54,7 @@ def read_packages(folder: Path) -> dict[str, Package]:
     """The packages below `folder`, with what each of them imports from the others.
 
     Raises:
-        SystemExit: there is a package that `LAYERS` does not have.
+        SystemExit: there is a package in no layer.
     """
     packages: dict[str, Package] = {}
     for path in sorted(folder.rglob("*.py")):
@@ -68,13 +67,15 @@ def read_packages(folder: Path) -> dict[str, Package]:
             package.words = (ast.get_docstring(tree) or "").partition("\n")[0]
         package.imports |= set(_imported(tree, folder.name)) - {name}
     if unknown := sorted(packages.keys() - LAYER.keys()):
-        raise SystemExit(f"no layer for {', '.join(unknown)}; add it to LAYERS in {sys.argv[0]}")
+        raise SystemExit(f"no layer for {', '.join(unknown)}; give it one in pyproject.toml")
     return packages
 
 
 def _imported(tree: ast.AST, root: str) -> Iterable[str]:
     """First names below `root` of all that a module imports."""
     for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []  # what types alone need is no import at run time
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -3,8 +3,8 @@
     python scripts/pretrain_pystd.py --out-dir skip2bench/assets/pystd
 
 Data: the standard library's source without docstrings (`skip2bench.data.stdlib`), training modules
-only. About 50 minutes on 2 cores. The result depends on the Python version (its library is the data)
-and, in the last digits, on the processor.
+only. About 50 minutes on 2 cores. The result depends on the Python version (its library is the
+data) and, in the last digits, on the processor.
 """
 
 import argparse

@@ -73,7 +73,7 @@ def test_the_picture_shows_packages_words_and_imports(made_up):
             "train/run": "import torch\ndef f():\n    from skip2bench import io\n",
             "train/ranks/__init__": "",
             "train/ranks/launch": "import skip2bench.errors",
-            "train/loop": "from skip2bench.train.run import f",
+            "train/loop": "if TYPE_CHECKING:\n    from skip2bench.cli import app\n",
         }
     )
     packages = draw_architecture.read_packages(folder)

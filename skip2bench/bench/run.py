@@ -6,6 +6,7 @@ pair. Memory comes from processes of their own (`memory`), FLOPs from the meta d
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,12 @@ from skip2bench.results.run_folder import MEASUREMENT_COLUMNS, open_run_folder, 
 _RECORDED = ("batch_size", "seq_length", "rounds", "iterations", "seed")
 
 
-def run_bench(config: BenchConfig, arguments: list[str]) -> dict[str, Any]:
+def run_bench(config: BenchConfig, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """Measure, write the run folder, and return its summary.
 
     Args:
         config: What to measure.
-        arguments: The command line, recorded so that the run can be repeated.
+        arguments: The command line, recorded so that the run can be repeated; a program has none.
 
     Raises:
         Skip2BenchError: bad input; nothing is written then.

@@ -55,7 +55,7 @@ class ComparisonPlan:
         return seconds
 
 
-def plan_comparison(config: CompareConfig, arguments: list[str]) -> ComparisonPlan:
+def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> ComparisonPlan:
     """Check all input; nothing is written yet.
 
     Raises:

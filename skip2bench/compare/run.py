@@ -47,12 +47,12 @@ class _Comparison:
     """Of the cells that have ended, by name; the micro-benchmark is `BENCH`."""
 
 
-def run_comparison(config: CompareConfig, arguments: list[str]) -> dict[str, Any]:
+def run_comparison(config: CompareConfig, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """Run every cell that is not done, write the results, and return them.
 
     Args:
         config: The matrix.
-        arguments: The command line, recorded so that it can be repeated.
+        arguments: The command line, recorded so that it can be repeated; a program has none.
 
     Returns:
         What `comparison_results.json` holds, and `folder`; after a dry run, `cells`, a list of

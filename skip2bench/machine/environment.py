@@ -4,7 +4,7 @@ import os
 import platform
 import shlex
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from skip2bench.machine.hardware import (
 )
 
 
-def describe_environment(device: torch.device, arguments: list[str]) -> dict[str, Any]:
+def describe_environment(device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:
     """Describe this machine and process as the content of `environment.json`.
 
     Args:

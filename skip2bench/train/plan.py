@@ -1,5 +1,6 @@
 """A training run before it starts: its input checked and loaded, nothing written yet."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class TrainingPlan:
         """Name of the base model's folder."""
         return self.base_folder.name
 
-    def describe_environment(self, arguments: list[str]) -> dict[str, Any]:
+    def describe_environment(self, arguments: Sequence[str]) -> dict[str, Any]:
         """What `environment.json` says: machine and versions, and hashes of data and weights."""
         quantised = {"bitsandbytes": installed_version("bitsandbytes")}
         return describe_environment(self.device, arguments) | {

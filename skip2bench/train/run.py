@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,12 +53,12 @@ from skip2bench.train.training import (
 )
 
 
-def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
+def run_training(config: TrainConfig, arguments: Sequence[str] = ()) -> dict[str, Any]:
     """Fine-tune, write the run folder, and return its summary.
 
     Args:
         config: What to run.
-        arguments: The command line, recorded so that the run can be repeated.
+        arguments: The command line, recorded so that the run can be repeated; a program has none.
 
     Raises:
         Skip2BenchError: bad input (nothing is written then), a loss that is not finite, or a
@@ -78,7 +78,11 @@ def run_training(config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
 
 
 def _run(
-    plan: TrainingPlan, ranks: Ranks, fabric: Fabric | None, arguments: list[str], started: float
+    plan: TrainingPlan,
+    ranks: Ranks,
+    fabric: Fabric | None,
+    arguments: Sequence[str],
+    started: float,
 ) -> dict[str, Any]:
     """The run on this rank; its summary on the first, nothing on the others."""
     config = plan.config

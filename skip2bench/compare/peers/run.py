@@ -6,6 +6,7 @@ as every other method's. What a peer does otherwise, it lists as `differences`.
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,7 +70,7 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
         make_hf_config(plan)
 
 
-def run_peer(name: str, config: TrainConfig, arguments: list[str]) -> dict[str, Any]:
+def run_peer(name: str, config: TrainConfig, arguments: Sequence[str]) -> dict[str, Any]:
     """Train with a peer, validate what it leaves, write the run folder, and return its summary.
 
     Raises:

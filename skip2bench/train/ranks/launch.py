@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -127,7 +127,9 @@ class _Watch:
 
 
 @contextmanager
-def open_ranks(config: TrainConfig, arguments: list[str]) -> Iterator[tuple[Ranks, Fabric | None]]:
+def open_ranks(
+    config: TrainConfig, arguments: Sequence[str]
+) -> Iterator[tuple[Ranks, Fabric | None]]:
     """The ranks of a run and the Fabric that connects them; (alone, None) for one process.
 
     Args:
@@ -212,7 +214,7 @@ def _close(ranks: Ranks, watch: _Watch) -> None:
     watch.close()
 
 
-def _check(config: TrainConfig, device: torch.device, arguments: list[str]) -> None:
+def _check(config: TrainConfig, device: torch.device, arguments: Sequence[str]) -> None:
     if device.type == "mps":
         raise Skip2BenchError("there is one mps device; leave --devices out, or use --device cpu")
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
@@ -227,7 +229,7 @@ def _check(config: TrainConfig, device: torch.device, arguments: list[str]) -> N
             f"num_nodes is {config.num_nodes}; start the run on every node with torchrun or srun "
             "(see docs/scaling.md)"
         )
-    if arguments != sys.argv[1:]:
+    if list(arguments) != sys.argv[1:]:
         raise Skip2BenchError(
             f"devices is {config.devices}, and this is no command that could be repeated for each; "
             "start the script with torchrun"
