@@ -62,7 +62,8 @@ def time_inference(arguments: list[str]) -> dict[str, Any]:
     model = fabric.setup_module(load_model(plan, Ranks())).eval()
     samples = plan.data.train
     parts = micro_batches(range(len(samples)), samples.lengths, plan.micro_batch_size or 1)
-    batches = [fabric.to_device(collate(samples, part)) for part in parts]
+    batches = [collate(samples, part) for part in parts]
+    batches = [(fabric.to_device(input_ids), labels) for input_ids, labels in batches]
     passes = []
     with torch.inference_mode():
         for _ in range(1 + PASSES):

@@ -23,12 +23,15 @@ def token_loss(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
     Args:
         model: Maps (B, T) token ids to (B, T, V) logits.
         input_ids: Token ids, (B, T).
-        labels: Labels of the same positions, (B, T); position t predicts label t + 1.
+        labels: Labels of the same positions, (B, T); position t predicts label t + 1. On the host,
+            as finding the supervised ones waits for the device that they are on.
     """
-    logits = model(input_ids)[:, :-1]
     targets = labels[:, 1:]
-    supervised = targets != IGNORE_INDEX
-    return logits_loss(logits[supervised], targets[supervised])
+    places = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
+    chosen = (*places, targets[places])
+    rows, columns, targets = (t.to(input_ids.device, non_blocking=True) for t in chosen)
+    logits = model(input_ids)[:, :-1]
+    return logits_loss(logits[rows, columns], targets)
 
 
 def logits_loss(logits: Tensor, targets: Tensor) -> Tensor:
