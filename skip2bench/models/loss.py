@@ -82,8 +82,8 @@ def _torch_can_fuse(head: nn.Linear, hidden: Tensor) -> bool:
         and hasattr(nn, "LinearCrossEntropyOptions")
         and type(head) is nn.Linear
         and hidden.dtype == head.weight.dtype == torch.float32
-        and not torch.is_autocast_enabled(hidden.device.type)
         and hidden.device.type != "meta"
+        and not torch.is_autocast_enabled(hidden.device.type)
     )
 
 
