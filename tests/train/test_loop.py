@@ -16,6 +16,7 @@ from skip2bench.train import loop
 from skip2bench.train.cached_objective import CachedObjective
 from skip2bench.train.logs import RunLogs
 from skip2bench.train.objective import TokenObjective
+from skip2bench.train.ranks.ranks import Ranks
 
 METHODS = ["lora", "skip2"]
 META = torch.device("meta")
@@ -126,6 +127,36 @@ def test_a_step_asks_for_nothing_that_the_device_has(train, monkeypatch, method)
     monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: reads.append(tensor) or 0.5)
     assert loop._take_step(run, 0, run.batches[0], 100)[0] == 0.5
     assert [tensor.device for tensor in reads] == [META]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_on_a_gpu_waits_for_nothing_before_its_loss_is_read(train, monkeypatch, method):
+    """torch raises where an operation would wait, until the loss is read."""
+    reduce_step, take_step, read = Ranks.reduce_step, loop._take_step, []
+
+    def reduce(*arguments):
+        read_sums = reduce_step(*arguments)
+
+        def read_at_last():
+            torch.cuda.set_sync_debug_mode("default")
+            read.append(True)
+            return read_sums()
+
+        return read_at_last
+
+    def take(run, step, *arguments):
+        if step > 0:  # the first one makes what later ones have
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            return take_step(run, step, *arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Ranks, "reduce_step", reduce)
+    monkeypatch.setattr(loop, "_take_step", take)
+    train(method=method, device="cuda", precision="32-true")
+    assert len(read) == 10
 
 
 def _to_meta(run):
