@@ -10,6 +10,7 @@ is read every 50 ms: anonymous (which no file stands behind) and the peak of all
 """
 
 import argparse
+import csv
 import json
 import shutil
 import subprocess
@@ -18,8 +19,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from skip2bench.data.load import pydoc_records
 from skip2bench.io.console import note
@@ -94,9 +93,14 @@ def train(
     memory = watch([*command, *["--stream-blocks"] * streamed], folder / f"{name}.log")
     summary = json.loads((out_dir / "summary.json").read_text(encoding="utf-8"))
     logs = out_dir / summary["log_folder"]
-    losses = [*pd.read_csv(logs / "steps.csv")["loss"]]
-    losses += [*pd.read_csv(logs / "metrics.csv")["val_loss"]]
+    losses = read_column(logs / "steps.csv", "loss") + read_column(logs / "metrics.csv", "val_loss")
     return {"run": name, **memory, "summary": summary, "losses": losses}
+
+
+def read_column(path: Path, name: str) -> list[float]:
+    """Numbers of one column of a CSV file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
 
 
 def measure_case(case: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:

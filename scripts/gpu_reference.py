@@ -6,6 +6,7 @@ python scripts/gpu_reference.py summary OUT_DIR
 """
 
 import argparse
+import csv
 import json
 import statistics
 import sys
@@ -13,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from lightning.fabric import Fabric
 
@@ -62,7 +62,8 @@ def time_inference(arguments: list[str]) -> dict[str, Any]:
     model = fabric.setup_module(load_model(plan, Ranks())).eval()
     samples = plan.data.train
     parts = micro_batches(range(len(samples)), samples.lengths, plan.micro_batch_size or 1)
-    batches = [fabric.to_device(collate(samples, part)) for part in parts]
+    batches = [collate(samples, part) for part in parts]
+    batches = [(fabric.to_device(input_ids), labels) for input_ids, labels in batches]
     passes = []
     with torch.inference_mode():
         for _ in range(1 + PASSES):
@@ -143,9 +144,10 @@ def _epoch_figures(runs: list[Run], out_dir: Path) -> Iterable[dict[str, Any]]:
 
 def _clock_by_epoch(run: Run) -> dict[int, float]:
     """Seconds of the training clock at the end of each whole epoch."""
-    steps = pd.read_csv(run.folder / run.summary["log_folder"] / "steps.csv")
-    ends = steps[steps["epoch"] == steps["epoch"].round()]
-    return dict(zip(ends["epoch"].astype(int), ends["train_seconds"], strict=True))
+    path = run.folder / run.summary["log_folder"] / "steps.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        seconds = {float(row["epoch"]): row["train_seconds"] for row in csv.DictReader(file)}
+    return {int(epoch): float(at) for epoch, at in seconds.items() if epoch.is_integer()}
 
 
 def _flops_by_label(out_dir: Path) -> dict[str, Mapping[str, Any]]:

@@ -120,7 +120,9 @@ class Arrays:
     def select(self, rows: Tensor, device: torch.device) -> dict[str, Tensor]:
         """Copies of the given rows (n,) on `device`."""
         return {
-            name: tensor.index_select(0, rows.to(tensor.device)).to(device, non_blocking=True)
+            name: tensor.index_select(0, rows.to(tensor.device, non_blocking=tensor.is_cuda)).to(
+                device, non_blocking=True
+            )
             for name, tensor in self.tensors.items()
         }
 

@@ -103,7 +103,8 @@ class SkipCache:
         """What is in rows of the arrays, copied to wherever they are needed."""
         features = self.layout.decode(picked)
         if self.columns is not None:
-            features = features[:, list(self.columns)]
+            # not by a list, which would wait for the device to have it
+            features = torch.stack([features[:, k] for k in self.columns], dim=1)
         return Served(
             features=features, targets=picked["targets"], base_logits=picked.get("base_logits")
         )

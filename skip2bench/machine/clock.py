@@ -5,11 +5,14 @@ the machine gave.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from skip2bench.machine.memory import _record_event, _Unread
 
 
 def synchronize(device: torch.device) -> None:
@@ -21,67 +24,92 @@ def synchronize(device: torch.device) -> None:
 
 
 class Clock:
-    """Seconds by named part; whatever runs outside `part` is not counted."""
+    """Seconds by named part; whatever runs outside `part` is not counted.
+
+    A part begins and ends where the device is done with what it was given. On CUDA nobody waits for
+    that: both are events on the current stream, read once they have passed. The seconds are those
+    of the device then. It passes an event at once where it has nothing to do, so a part that keeps
+    only the host busy counts as long as the device is idle for it, and no second counts twice.
+    """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
-        """Start all parts at zero; `now` is replaced in tests."""
-        self.seconds: dict[str, float] = {}
-        self._device = device
-        self._now = now
+        """Start all parts at zero; `now` is the clock of devices without events."""
+        self._seconds: dict[str, float] = {}
+        self._device, self._now = device, now
+        self._unread: deque[_Unread] = deque()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By part; waits for the end of the last one where the device has not come there."""
+        for one in reversed(self._unread):  # after the last of a stream, none is waited for
+            if not one.has_passed:
+                one.last.synchronize()
+        self._read_passed()
+        return self._seconds
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Add the time spent inside to `name`, the device's pending work included."""
-        synchronize(self._device)
-        start = self._now()
-        try:
+        self._read_passed()
+        with self._span(name, 1):
             yield
-        finally:
-            synchronize(self._device)
-            self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
 
     @contextmanager
     def excluded(self, name: str) -> Iterator[None]:
         """Within `part(name)`: leave the time spent inside out of it (progress, not work)."""
+        with self._span(name, -1):
+            yield
+
+    def total(self, names: Iterable[str]) -> float:
+        """Sum of the named parts, in seconds; waits as `seconds` does."""
+        seconds = self.seconds
+        return sum(seconds.get(name, 0.0) for name in names)
+
+    @contextmanager
+    def _span(self, name: str, sign: int) -> Iterator[None]:
+        if self._device.type == "cuda":
+            first = _record_event(self._device)
+            try:
+                yield
+            finally:
+                last = _record_event(self._device)
+                self._unread.append(_Unread(name, sign, first, last))
+            return
+        is_work = sign > 0
+        if is_work:
+            synchronize(self._device)
         start = self._now()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) - (self._now() - start)
+            if is_work:
+                synchronize(self._device)
+            self._add(name, sign * (self._now() - start))
 
-    def total(self, names: Iterable[str]) -> float:
-        """Sum of the named parts, in seconds."""
-        return sum(self.seconds.get(name, 0.0) for name in names)
+    def _read_passed(self) -> None:
+        """Add what the device has come past, without waiting; so few events exist at a time."""
+        while self._unread and self._unread[0].has_passed:
+            one = self._unread.popleft()
+            self._add(one.name, one.sign * one.first.elapsed_time(one.last) / 1000)
+
+    def _add(self, name: str, seconds: float) -> None:
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
 
 def time_call(
     call: Callable[[], object], device: torch.device, now: Callable[[], float] = time.perf_counter
 ) -> float:
-    """Seconds of one call, the device's work included.
-
-    On CUDA they are those between two events on the current stream, which the host's waiting for
-    the device does not lengthen; `now` is the clock of every other device.
-    """
+    """Seconds of one call by `Clock`, the device's work included and nothing before it."""
     synchronize(device)
-    if device.type == "cuda":
-        stream = torch.cuda.current_stream(device)
-        first, last = (
-            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            for _ in range(2)
-        )
-        first.record(stream)
+    clock = Clock(device, now)
+    with clock.part("call"):
         call()
-        last.record(stream)
-        synchronize(device)  # also what the call left on other streams, so that it disturbs no next
-        return float(first.elapsed_time(last)) / 1000
-    start = now()
-    call()
-    synchronize(device)
-    return now() - start
+    synchronize(device)  # also what the call left on other streams, so that it disturbs no next
+    return clock.seconds["call"]
 
 
 def clock_name(device: torch.device) -> str:
-    """The clock that `time_call` reads."""
+    """What `Clock` reads."""
     return "cuda events" if device.type == "cuda" else "perf_counter"
 
 

@@ -23,12 +23,15 @@ def token_loss(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
     Args:
         model: Maps (B, T) token ids to (B, T, V) logits.
         input_ids: Token ids, (B, T).
-        labels: Labels of the same positions, (B, T); position t predicts label t + 1.
+        labels: Labels of the same positions, (B, T); position t predicts label t + 1. On the host,
+            as finding the supervised ones waits for the device that they are on.
     """
-    logits = model(input_ids)[:, :-1]
     targets = labels[:, 1:]
-    supervised = targets != IGNORE_INDEX
-    return logits_loss(logits[supervised], targets[supervised])
+    places = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
+    chosen = (*places, targets[places])
+    rows, columns, targets = (t.to(input_ids.device, non_blocking=True) for t in chosen)
+    logits = model(input_ids)[:, :-1]
+    return logits_loss(logits[rows, columns], targets)
 
 
 def logits_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -79,8 +82,8 @@ def _torch_can_fuse(head: nn.Linear, hidden: Tensor) -> bool:
         and hasattr(nn, "LinearCrossEntropyOptions")
         and type(head) is nn.Linear
         and hidden.dtype == head.weight.dtype == torch.float32
-        and not torch.is_autocast_enabled(hidden.device.type)
         and hidden.device.type != "meta"
+        and not torch.is_autocast_enabled(hidden.device.type)
     )
 
 

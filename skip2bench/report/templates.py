@@ -16,8 +16,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import BlockReference, LoopContext, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
-from jinja2.utils import Cycler, Joiner, Namespace
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Cycler, Joiner
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io import units
@@ -38,24 +38,31 @@ _PADDING_FILTERS = ("batch", "center", "format", "indent", "slice", "wordwrap")
 # a width or a precision of four digits, or one that an argument gives
 _WIDE_FORMAT = re.compile(r"%(\([^)]*\))?[-#0 +]*(\d{4}|\*|\d*\.(\d{4}|\*))")
 _PLAIN = (str, int, float, bool, list, tuple, dict, range)
-_JINJAS_OWN = (Macro, BlockReference, LoopContext)
-_JINJAS_FUNCTIONS = (safe_range, dict, Cycler, Joiner, Namespace)
+_JINJAS_OWN = (Macro, BlockReference, LoopContext, Joiner)
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, made stricter: what it may call is listed here, and nothing else is."""
+    """Jinja's sandbox, by its own hooks made stricter: by default it calls what it can reach."""
 
     intercepted_binops = frozenset(("*", "**", "%"))
 
+    def __init__(self, **options: Any) -> None:
+        """Without what makes text of any length."""
+        super().__init__(**options)
+        del self.globals["lipsum"]
+        for name in _PADDING_FILTERS:
+            # a copy of Jinja's table, of this environment alone
+            del self.filters[name]
+
     def is_safe_callable(self, obj: Any) -> bool:
         """True for Jinja's own callables and for methods of plain values."""
-        if isinstance(obj, _JINJAS_OWN) or any(obj is one for one in _JINJAS_FUNCTIONS):
+        if isinstance(obj, _JINJAS_OWN) or any(obj is one for one in self.globals.values()):
             return True
         owner = getattr(obj, "__self__", None)
         if isinstance(obj, BuiltinMethodType):
             # of exactly these types: a class method such as dict.fromkeys has a type as its owner
             return type(owner) in _PLAIN and obj.__name__ not in _PADDING_METHODS
-        return isinstance(owner, Cycler | Joiner | LoopContext)
+        return isinstance(owner, Cycler | LoopContext)
 
     def call_binop(self, context: Any, operator_name: str, left: Any, right: Any) -> Any:
         """Arithmetic of numbers; of `*`, `**` and `%` nothing that could fill the memory."""
@@ -86,10 +93,8 @@ def render_users(path: Path, lang: Language, data: Mapping[str, Any]) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise Skip2BenchError(f"the template {str(path)!r} cannot be read ({error})") from error
     try:
-        environment = _prepare(TemplateSandbox, lang)
-        for name in _PADDING_FILTERS:
-            del environment.filters[name]
-        return _render_within_limit(environment.from_string(source), data)
+        template = _prepare(TemplateSandbox, lang).from_string(source)
+        return _render_within_limit(template, data)
     # whatever a template does wrong with the data is the template's error, and its user's to mend
     except (
         *(TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError),

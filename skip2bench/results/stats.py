@@ -10,8 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Student's t, 97.5 % quantile, for 1 to 30 degrees of freedom; beyond, the normal distribution's is
-# near enough.
+# Student's t, 97.5 % quantile, for 1 to 30 degrees of freedom; beyond, see `student_t`.
 _T_975 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
@@ -82,6 +81,22 @@ def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> Ratio:
     mean, n = statistics.fmean(logs), len(logs)
     if n == 1:
         return Ratio(ratio=math.exp(mean), low=None, high=None, n=n)
-    t = _T_975[n - 2] if n - 2 < len(_T_975) else 1.96
-    half = t * statistics.stdev(logs) / math.sqrt(n)
+    half = student_t(n - 1) * statistics.stdev(logs) / math.sqrt(n)
     return Ratio(ratio=math.exp(mean), low=math.exp(mean - half), high=math.exp(mean + half), n=n)
+
+
+def student_t(degrees: int) -> float:
+    """97.5 % quantile of Student's t, to three decimals.
+
+    Beyond the table it is the Cornish-Fisher expansion around the normal distribution's quantile
+    (Abramowitz and Stegun, 26.7.5), up to the second power of 1 / degrees.
+
+    Args:
+        degrees: Of freedom, from 1.
+    """
+    if degrees <= len(_T_975):
+        return _T_975[degrees - 1]
+    z = statistics.NormalDist().inv_cdf(0.975)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    return z + first / degrees + second / degrees**2

@@ -334,7 +334,7 @@ class PortionSource:
             )
         input_ids, labels = collate(self._samples, part)
         rows, targets = supervised_rows(labels)
-        tensors = (input_ids.to(device), rows.to(device), targets.to(device))
+        tensors = tuple(map(self._fabric.to_device, (input_ids, rows, targets)))
         return Portion(tensors=tensors, loss=partial(self._recomputed_loss, *tensors))
 
     def _served_loss(self, served: Served) -> Tensor:

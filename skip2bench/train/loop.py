@@ -6,7 +6,7 @@ them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 
 import torch
@@ -151,21 +151,22 @@ def _take_step(
         run.objective.finish_step()
         run.ranks.finish_passes()
         own = torch.stack(losses).sum() if losses else torch.zeros(())  # a rank may have no sample
-        loss_sum = _add_up(run, own)
+        read_sums = _add_up(run, own)
     with run.clock.part("optimizer"):
         run.optimizer.step()
         run.optimizer.zero_grad()
+    # last, and the only time that the host waits for the device: the clock's events are past then
+    loss_sum, is_wished = read_sums()
+    if is_wished:
+        run.stop.is_made = True  # on all ranks after the same step
     return loss_sum, learning_rate
 
 
-def _add_up(run: TrainingRun, loss: Tensor) -> float:
-    """Bring gradients, loss and the wish to stop of all ranks together; return the step's loss."""
+def _add_up(run: TrainingRun, loss: Tensor) -> Callable[[], tuple[float, bool]]:
+    """Bring gradients, loss and the wish to stop of all ranks together; see `reduce_step`."""
     trained = [p for p in run.model.parameters() if p.requires_grad]
     wish = run.stop.is_wished if isinstance(run.stop, RankStop) else False
-    total, is_wished = run.ranks.reduce_step(trained, loss, wish)
-    if is_wished:
-        run.stop.is_made = True  # on all ranks after the same step
-    return total
+    return run.ranks.reduce_step(trained, loss, wish)
 
 
 @torch.no_grad()

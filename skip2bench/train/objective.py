@@ -97,7 +97,7 @@ class TokenObjective:
         return micro_batches(own, self._train_lengths, self.micro_batch_size)
 
     def load(self, part: list[int]) -> Portion:
-        """Padded token ids and labels, each (B, T)."""
+        """Padded token ids, and labels that stay on the host, each (B, T)."""
         return _token_portion(self._fabric, self._model, self._data.train, part)
 
     def prefetch(self, ids: Sequence[int]) -> None:
@@ -139,7 +139,8 @@ def token_validation_loss(
 def _token_portion(
     fabric: Fabric, model: nn.Module, samples: Samples, ids: Sequence[int]
 ) -> Portion:
-    input_ids, labels = map(fabric.to_device, collate(samples, ids))
+    input_ids, labels = collate(samples, ids)
+    input_ids = fabric.to_device(input_ids)
     return Portion(tensors=(input_ids, labels), loss=partial(token_loss, model, input_ids, labels))
 
 

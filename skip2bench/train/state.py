@@ -164,7 +164,7 @@ class TrainingState:
             self._restore_weights(state.tensors)
             self._restore_optimizer(state.tensors)
         self.clock.seconds.clear()
-        self.clock.seconds |= state.values["clock_seconds"]
+        self.clock.seconds.update(state.values["clock_seconds"])
         if state.values["scaler"] is not None:
             _scaler(self.fabric).load_state_dict(state.values["scaler"])
         own = {

@@ -2,6 +2,7 @@ import pytest
 import torch
 from caches import CPU, make_model
 
+from skip2bench.cache import algebra
 from skip2bench.cache.plan import (
     CacheUse,
     break_even_epoch,
@@ -84,9 +85,7 @@ def test_narrow_dtypes_take_less_and_use_the_head(use):
 
 
 def test_base_logits_are_cached_only_where_they_fit(use, monkeypatch):
-    monkeypatch.setitem(
-        __import__("skip2bench.cache.algebra").algebra.FLOPS_PER_BYTE, ("cpu", "ram"), 0
-    )
+    monkeypatch.setitem(algebra.FLOPS_PER_BYTE, ("cpu", "ram"), 0)
     folded = plan(use)
     assert folded.algebra.name == "folded"
     assert folded.layout.position_bytes == POSITION_BYTES + 40 * 4

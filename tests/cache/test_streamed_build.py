@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from skip2bench.cache import algebra
 from skip2bench.cache.build import CacheBuilder
 from skip2bench.cache.kept import CacheFolder
 from skip2bench.cache.streaming import StreamedBackbone
@@ -68,7 +69,7 @@ def test_a_streamed_run_is_the_same_run(whole, streamed, changes):
 
 
 def test_the_folded_algebra(whole, streamed, monkeypatch):
-    balances = __import__("skip2bench.cache.algebra").algebra.FLOPS_PER_BYTE
+    balances = algebra.FLOPS_PER_BYTE
     monkeypatch.setitem(balances, ("cpu", "ram"), 0)
     thin = {"skip_r": 1, "blocks": "0"}
     found = streamed(**thin)

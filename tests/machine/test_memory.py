@@ -1,9 +1,10 @@
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import pytest
 import torch
+from stand_in_gpu import StandInGpu
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -85,6 +86,9 @@ def test_on_cuda_the_time_is_that_between_two_events(monkeypatch):
             log.append(f"record on {stream}")
             self.number = len(log)
 
+        def query(self):
+            return log[-1] in ("synchronize", "read")
+
         def elapsed_time(self, end):
             assert self.number < end.number
             log.append("read")
@@ -101,6 +105,66 @@ def test_on_cuda_the_time_is_that_between_two_events(monkeypatch):
     ]
     assert clock_name(device) == "cuda events"
     assert clock_name(CPU) == "perf_counter"
+
+
+def test_on_cuda_parts_are_those_of_the_device_and_nobody_waits(monkeypatch):
+    """Forward 4 s, backward 6 s on the device, each given in 1 s; the host reads for 3 s first."""
+    gpu = StandInGpu(monkeypatch)
+    clock = Clock(gpu.device)
+    gpu.host_works(100)  # outside
+    for _ in range(2):  # what the first round leaves pending, the second one begins behind
+        with clock.part("data"):
+            gpu.host_works(3)
+        for name, seconds in (("forward", 4.0), ("backward", 6.0)):
+            with clock.part(name):
+                gpu.launch(seconds)
+                gpu.host_works(1)
+    assert (gpu.now, gpu.waits) == (110.0, 0)
+    # 3 s of the first round's data the device was idle for; the second's are hidden behind its work
+    assert clock.seconds == {"data": 3.0, "forward": 8.0, "backward": 12.0}
+    assert (gpu.now, gpu.waits) == (123.0, 1)
+    assert clock.total(("data", "forward", "backward")) == gpu.now - 100
+    assert gpu.waits == 1  # nothing was left to wait for
+
+
+def test_on_cuda_what_is_excluded_is_what_the_device_was_idle_for(monkeypatch):
+    gpu = StandInGpu(monkeypatch)
+    clock = Clock(gpu.device)
+    with clock.part("cache_build"):
+        gpu.launch(5)
+        with clock.excluded("cache_build"):
+            gpu.host_works(2)  # hidden: the device computes meanwhile
+        gpu.launch(1)
+        with clock.excluded("cache_build"):
+            gpu.host_works(10)  # 4 s of it are hidden
+    assert clock.seconds == {"cache_build": 6.0}
+    assert gpu.now == 12
+
+
+def test_on_cuda_events_are_read_as_they_pass(monkeypatch):
+    """So that a build of many batches holds few of them; and a part that fails counts too."""
+    gpu = StandInGpu(monkeypatch)
+    clock = Clock(gpu.device)
+    for _ in range(100):
+        with suppress(ValueError), clock.part("cache_build"):
+            gpu.launch(1)
+            gpu.host_works(1.5)
+            raise ValueError
+    assert len(clock._unread) <= 2
+    assert clock.seconds == {"cache_build": 150.0}
+    assert gpu.waits == 0
+
+
+def test_seconds_that_a_stopped_run_had_replace_those_of_the_device(monkeypatch):
+    gpu = StandInGpu(monkeypatch)
+    clock = Clock(gpu.device)
+    with clock.part("forward"):
+        gpu.launch(5)
+    clock.seconds.clear()
+    clock.seconds.update(forward=30.0)
+    with clock.part("forward"):
+        gpu.launch(2)
+    assert clock.seconds == {"forward": 32.0}
 
 
 def test_peak_memory_sees_what_was_freed_again():

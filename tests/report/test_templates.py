@@ -53,6 +53,7 @@ def test_the_shipped_templates_work_as_users_own(lang: Language) -> None:
         ("{% set ns = namespace(n=0) %}{% set ns.n = ns.n + 2 * 3 %}{{ ns.n }}", "6"),
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(1) }}{{ dict(a=2).a }}", "<1>2"),
         ("{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}", "ab"),
+        ("{% set j = joiner('|') %}{% for c in 'abc' %}{{ j() }}{{ c }}{% endfor %}", "a|b|c"),
         ("{{ '%.2f' % 1.5 }}{{ 2 ** 10 }}", "1.501024"),
     ],
 )

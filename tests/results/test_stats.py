@@ -1,9 +1,10 @@
 import random
 import statistics
+from math import exp, sqrt
 
 import pytest
 
-from skip2bench.results.stats import paired_ratio, summarise
+from skip2bench.results.stats import paired_ratio, student_t, summarise
 
 
 def test_summary_of_known_values():
@@ -26,8 +27,6 @@ def test_nothing_to_summarise_is_an_error():
 
 def test_ratio_of_a_known_case():
     """Logs 0.1, 0.2, 0.3: mean 0.2, sd 0.1, t(2) = 4.303."""
-    from math import exp, sqrt
-
     ratio = paired_ratio([exp(0.1), exp(0.2), exp(0.3)], [1, 1, 1])
     assert ratio.ratio == pytest.approx(exp(0.2))
     assert ratio.low == pytest.approx(exp(0.2 - 4.303 * 0.1 / sqrt(3)))
@@ -56,6 +55,27 @@ def test_pairing_removes_a_drift_that_both_share():
 def test_what_cannot_be_compared_is_an_error(values, baseline, text):
     with pytest.raises(ValueError, match=text):
         paired_ratio(values, baseline)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    [(1, 12.706), (30, 2.042), (31, 2.0395), (40, 2.0211), (60, 2.0003), (120, 1.9799)],
+)
+def test_quantiles_are_those_of_the_tables(degrees, quantile):
+    assert student_t(degrees) == pytest.approx(quantile, abs=1e-4)
+
+
+def test_quantiles_fall_to_that_of_the_normal_distribution():
+    values = [student_t(degrees) for degrees in range(1, 200)]
+    assert values == sorted(values, reverse=True)
+    assert student_t(10**9) == pytest.approx(1.95996, abs=1e-5)
+
+
+def test_an_interval_of_many_pairs_is_that_of_t():
+    values = [exp(x / 100) for x in range(32)]
+    ratio = paired_ratio(values, [1.0] * 32)
+    half = 2.0395 * statistics.stdev([x / 100 for x in range(32)]) / sqrt(32)
+    assert ratio.high / ratio.ratio == pytest.approx(exp(half), rel=1e-5)
 
 
 @pytest.mark.parametrize("n", [3, 5, 10, 40])

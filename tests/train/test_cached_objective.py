@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from skip2bench.cache import algebra
 from skip2bench.cache.checksums import read_file
 from skip2bench.errors import Skip2BenchError
 
@@ -71,9 +72,7 @@ def test_fifty_steps_are_those_of_skip(train, skip, changes):
 
 def test_both_algebras_are_those_of_skip(train, skip, monkeypatch):
     for balance, name in ((0, "folded"), (10**9, "head")):
-        monkeypatch.setitem(
-            __import__("skip2bench.cache.algebra").algebra.FLOPS_PER_BYTE, ("cpu", "ram"), balance
-        )
+        monkeypatch.setitem(algebra.FLOPS_PER_BYTE, ("cpu", "ram"), balance)
         result = train(name, method="skip2", skip_r=1, blocks="0", **STEPS)
         assert result[0]["algebra"] == name
         assert_same(result, skip(skip_r=1, blocks="0"), 1e-5)
@@ -236,7 +235,7 @@ def test_a_kept_cache_larger_than_the_cap_is_mapped(train, skip, tmp_path):
 def test_a_kept_cache_without_base_logits_serves_the_other_algebra(
     train, skip, tmp_path, monkeypatch
 ):
-    balances = __import__("skip2bench.cache.algebra").algebra.FLOPS_PER_BYTE
+    balances = algebra.FLOPS_PER_BYTE
     thin = {"skip_r": 1, "blocks": "0"}
     settings = {"method": "skip2", "cache_dir": tmp_path / "kept", **thin, **STEPS}
     monkeypatch.setitem(balances, ("cpu", "ram"), 10**9)

@@ -110,7 +110,7 @@ class Ranks:
 
     def reduce_step(
         self, parameters: Sequence[Tensor], loss: Tensor, wish: bool
-    ) -> tuple[float, bool]:
+    ) -> Callable[[], tuple[float, bool]]:
         """Add up the gradients of a global batch over the ranks: the one collective of a step.
 
         They travel in float32, whatever they are held in; a rank that had no sample adds zeros.
@@ -121,11 +121,11 @@ class Ranks:
             wish: Whether this rank has been asked to stop.
 
         Returns:
-            The step's loss, and whether any rank has been asked.
+            Reads the step's loss, and whether any rank has been asked; it waits for the device.
         """
         self.step += 1
         if self.is_alone:
-            return float(loss), wish
+            return lambda: (float(loss), wish)
         flat = torch.zeros(step_numbers(parameters), dtype=torch.float32, device=self.device)
         places = torch.split(flat[:-_STEP_EXTRAS], [p.numel() for p in parameters])
         for parameter, place in zip(parameters, places, strict=True):
@@ -135,8 +135,12 @@ class Ranks:
         self._call(lambda: dist.all_reduce(flat))
         for parameter, place in zip(parameters, places, strict=True):
             parameter.grad = place.view_as(parameter).to(parameter.dtype)
-        total, wishes = flat[-_STEP_EXTRAS:].tolist()
-        return total, wishes > 0
+
+        def read_sums() -> tuple[float, bool]:
+            total, wishes = flat[-_STEP_EXTRAS:].tolist()
+            return total, wishes > 0
+
+        return read_sums
 
     def wait_for_first(self, most_seconds: float) -> None:
         """Let the first rank finish its files before any other process ends."""
