@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # Few enough steps for a laptop; the same samples in the same order for every method.
 DEMO := --max-steps 100 --train-samples 400 --eval-interval 20
 
-.PHONY: demo test check format wheel-check clean
+.PHONY: demo test check format docs wheel-check clean
 
 demo: .venv/.installed
 	$(BIN)/skip2bench bench
@@ -25,10 +25,20 @@ check: .venv/.checked
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/write_reference.py --check
+	$(BIN)/python scripts/draw_architecture.py --check
+	$(BIN)/python scripts/check_links.py
+	$(BIN)/mkdocs build --strict # --quiet would let warnings pass
 
 format: .venv/.checked
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The pages of docs/ as a site in site/: open site/index.html.
+docs: .venv/.checked
+	$(BIN)/python scripts/write_reference.py
+	$(BIN)/python scripts/draw_architecture.py
+	$(BIN)/mkdocs build --strict
 
 # Installs the built wheel into an empty environment and runs it outside the checkout.
 wheel-check: .venv/.installed
@@ -48,4 +58,4 @@ wheel-check: .venv/.installed
 	@touch $@
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
