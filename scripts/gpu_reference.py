@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
+from skip2bench.cache.skip_cache import supervised_rows
 from skip2bench.compare.matrix import list_configurations
 from skip2bench.config.compare import load_compare_config
 from skip2bench.config.load import load_train_config
@@ -62,15 +63,17 @@ def time_inference(arguments: list[str]) -> dict[str, Any]:
     model = fabric.setup_module(load_model(plan, Ranks())).eval()
     samples = plan.data.train
     parts = micro_batches(range(len(samples)), samples.lengths, plan.micro_batch_size or 1)
-    batches = [collate(samples, part) for part in parts]
-    batches = [(fabric.to_device(input_ids), labels) for input_ids, labels in batches]
+    batches = [
+        fabric.to_device((input_ids, *supervised_rows(labels)))
+        for input_ids, labels in (collate(samples, part) for part in parts)
+    ]
     passes = []
     with torch.inference_mode():
         for _ in range(1 + PASSES):
             clock = Clock(plan.device)
             with clock.part("forward"):
-                for input_ids, labels in batches:
-                    token_loss(model, input_ids, labels)
+                for batch in batches:
+                    token_loss(model, *batch)
             passes.append(clock.seconds["forward"])
     return {
         "seconds": statistics.median(passes[1:]),

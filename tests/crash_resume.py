@@ -31,9 +31,9 @@ from lightning.fabric import Fabric
 from tiny import make_checkpoint, make_records
 
 import skip2bench.cache.loss
+import skip2bench.cache.portions
 import skip2bench.io.whole
 import skip2bench.train.cached_objective
-import skip2bench.train.objective
 from skip2bench.config.train import TrainConfig
 from skip2bench.train.logs import CsvLog
 from skip2bench.train.run import run_training
@@ -78,7 +78,7 @@ def watch(moments: Moments) -> None:
         (skip2bench.train.cached_objective.CacheBuilder, "provide", "cache building"),
         (Fabric, "backward", "step"),
         (torch.optim.AdamW, "step", "step"),
-        (skip2bench.train.objective, "token_loss", "step"),
+        (skip2bench.cache.portions, "token_loss", "step"),
         (skip2bench.cache.loss.ServedLoss, "__call__", "step"),
         (skip2bench.io.whole, "sync", "file, before it is safe"),
         (os, "replace", "file, before the rename"),

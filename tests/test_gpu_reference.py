@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from skip2bench.cli import app as cli
 
@@ -166,7 +167,9 @@ def test_reductions_by_flops_are_those_of_llama_2_7b(script):
     model, flops = config_by_name("Llama-2-7b-hf"), {}
     for method, blocks in (("lora", "all"), ("skip2", "0,1,2,3")):
         settings = resolve_method(method, blocks, TrainConfig(skip_r=64), model)
-        flops[settings.label] = count_workload_flops(settings, model, 1, 512)
+        flops[settings.label] = count_workload_flops(
+            settings, model, (1, 512), torch.device("cuda"), "bf16-true", "head"
+        )
     label = "Skip2-LoRA (4 blocks)"
     own, lora = flops[label], flops["Traditional LoRA"]
     step = lora["train_forward_flops"] + lora["backward_flops"]

@@ -4,6 +4,8 @@ In one process for all, what the first configuration left behind would hide what
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -107,13 +109,10 @@ def _measure_here(request: MemoryRequest) -> dict[str, Any]:
 
 
 def _measure_steps(work: Workload, device: torch.device) -> dict[str, Any]:
-    step = work.list_phases(cached=work.is_cached)
     reset_peak_memory(device)
     before = read_memory(device)
     for _ in range(_STEPS):
-        for phase, call in step.items():
-            with fitting(phase):
-                call()
+        work.take_step(nullcontext, cached=work.is_cached)
     peak, reserved = read_peak_memory(device), read_reserved_memory(device)
     with fitting("saved_for_backward"):
         saved = work.count_saved_bytes(cached=work.is_cached)
@@ -130,20 +129,29 @@ def _measure_steps(work: Workload, device: torch.device) -> dict[str, Any]:
 
 
 def _measure_phases(work: Workload, device: torch.device) -> dict[str, dict[str, int | None]]:
-    """Peaks of each phase by itself, from the optimizer's state on; after the steps."""
-    if work.is_cached:
-        calls = work.list_phases(cached=True)
-    else:
-        calls = {"forward": work.forward} | work.list_phases(cached=False)
-    phases = {}
-    for phase, call in calls.items():
+    """Peaks of each phase by itself, of its largest portion; after the steps.
+
+    The optimizer's state is there from the first phase on.
+    """
+    phases: dict[str, dict[str, int | None]] = {}
+
+    @contextmanager
+    def measured(phase: str) -> Iterator[None]:
         reset_peak_memory(device)
-        with fitting(phase):
-            call()
+        yield
+        peak, reserved = read_peak_memory(device), read_reserved_memory(device)
+        before = phases.get(phase, {})
         phases[phase] = {
-            "peak_memory_bytes": read_peak_memory(device),
-            "reserved_memory_bytes": read_reserved_memory(device),
+            "peak_memory_bytes": max(peak, before.get("peak_memory_bytes") or 0),
+            "reserved_memory_bytes": None
+            if reserved is None
+            else max(reserved, before.get("reserved_memory_bytes") or 0),
         }
+
+    if not work.is_cached:
+        with fitting("forward"), measured("forward"):
+            work.forward()
+    work.take_step(measured, cached=work.is_cached)
     if work.is_cached:
         del phases["optimizer"]  # the same step as the uncached one's
     return phases

@@ -140,7 +140,11 @@ def _measure(
             _describe(settings, model_config)
             | {
                 "flops": count_workload_flops(
-                    settings, model_config, config.batch_size, config.seq_length
+                    settings,
+                    model_config,
+                    (config.batch_size, config.seq_length),
+                    device,
+                    precision,
                 ),
                 "memory": measure_memory(request),
             }

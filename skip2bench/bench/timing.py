@@ -6,7 +6,8 @@ fit all the same is left out and named, and the others are measured.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from skip2bench.bench.summary import Rows, blocks_text
 from skip2bench.bench.workload import Workload, build_workload
 from skip2bench.config.commands import BenchConfig
 from skip2bench.io.console import Bar
-from skip2bench.machine.clock import time_call
+from skip2bench.machine.clock import stopwatch
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import release_memory
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
@@ -134,16 +135,20 @@ class _Rounds:
 
 
 def _time_iteration(work: Workload, device: torch.device) -> dict[str, float]:
-    """Seconds of each phase, each one timed by itself."""
-    seconds = {}
-    for phase, call in ({"forward": work.forward} | work.list_phases(cached=False)).items():
-        with fitting(phase):
-            seconds[phase] = time_call(call, device)
+    """Seconds of each phase, over all portions of the batch."""
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(phase: str) -> Iterator[None]:
+        with stopwatch(device) as passed:
+            yield
+        seconds[phase] = seconds.get(phase, 0.0) + passed()
+
+    with fitting("forward"), timed("forward"):
+        work.forward()
+    work.take_step(timed, cached=False)
     if work.is_cached:
-        for phase, call in work.list_phases(cached=True).items():
-            with fitting(phase):
-                if phase == "optimizer":  # timed above; it costs the same from the cache
-                    call()
-                else:
-                    seconds[phase] = time_call(call, device)
+        optimizer = seconds["optimizer"]
+        work.take_step(timed, cached=True)
+        seconds["optimizer"] = optimizer  # it costs the same from the cache
     return seconds

@@ -1,12 +1,19 @@
-"""One configuration's forward, backward and optimizer step on a fixed batch of random tokens.
+"""One configuration's inference pass and training steps on a fixed batch of random tokens.
 
-What `bench` times, what it measures the memory of, and (on the meta device) what it counts the
-FLOPs of are the same few calls. Every position is supervised: the most work a batch of this size
-can give.
+The steps are those of training: the portions, their losses and the passes are made by `portions`,
+with the micro-batch as large as the batch. What `bench` times, what it measures the memory of, and
+(on the meta device) what it counts the FLOPs of are the same few calls; whoever measures enters
+something of its own around their phases. Every position is supervised: the most work a batch of
+this size can give.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -14,113 +21,243 @@ from litgpt.config import Config
 from litgpt.model import GPT
 from torch import Tensor, nn
 
+from skip2bench.cache.algebra import Name
+from skip2bench.cache.arrays import MemoryWriter
+from skip2bench.cache.loss import ServedLoss, portion_rows
+from skip2bench.cache.plan import CachePlan, CacheUse, plan_cache
+from skip2bench.cache.portions import (
+    Portion,
+    PortionSource,
+    count_largest_saved,
+    make_passes,
+    token_portion,
+)
+from skip2bench.cache.skip_cache import BuildOrder, SampleIndex, SkipCache, fill
 from skip2bench.config.commands import BenchConfig
-from skip2bench.machine.clock import count_flops
-from skip2bench.machine.memory import count_saved_bytes
+from skip2bench.config.train import TrainConfig
+from skip2bench.data.samples import Samples
+from skip2bench.machine.clock import counting_flops
+from skip2bench.machine.environment import weights_dtype
+from skip2bench.machine.out_of_memory import fitting
 from skip2bench.models.base import Base
 from skip2bench.models.methods import MethodSettings, build_empty_model, build_model
 from skip2bench.models.skip import SkipGPT
 
+Phase = Callable[[str], AbstractContextManager[Any]]
+"""Entered around a phase, by its name."""
+
+_PASSES = TrainConfig.epochs
+"""How often a run serves a cached position, where it is not asked for anything else."""
+
+
+class OnMeta:
+    """Stands in place of a Fabric on the meta device, where nothing is computed."""
+
+    device = torch.device("meta")
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """No other precision: no figure there depends on it."""
+        return nullcontext()
+
+    def setup_module(self, module: nn.Module, *, move_to_device: bool) -> nn.Module:
+        """The module as it is."""
+        return module
+
+    def backward(self, loss: Tensor) -> None:
+        """Of a loss."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
 
 class Workload:
-    """A model, a batch, and the phases of a training step on them."""
+    """A model, a batch, and training steps on them."""
 
     def __init__(
         self,
         settings: MethodSettings,
         model: GPT,
+        fabric: Fabric | OnMeta,
+        shape: tuple[int, int],
         *,
-        batch_size: int,
-        seq_length: int,
-        seed: int,
-        device: torch.device,
-        precision: str = "32-true",
-        with_cache: bool = True,
+        seed: int = 0,
+        plan: CachePlan | None = None,
     ) -> None:
-        """Prepare the batch and, for a cached method, its features (unless `with_cache` is off)."""
-        self.settings = settings
-        self.model = model
-        is_meta = device.type == "meta"
-        self._fabric = (
-            None if is_meta else Fabric(accelerator=device.type, devices=1, precision=precision)
-        )
-        generator = None if is_meta else torch.Generator().manual_seed(seed)
-        vocabulary = model.config.vocab_size
-        self.input_ids = torch.randint(
-            vocabulary, (batch_size, seq_length), generator=generator
-        ).to(device)
+        """Prepare the batch and, with a plan, the Skip-Cache of it.
+
+        Args:
+            settings: Of the method.
+            model: Its model, on the device of `fabric`.
+            fabric: Of the steps.
+            shape: Of the batch, (B, T).
+            seed: Of its tokens.
+            plan: How the batch is cached; None where no step is made from Skip-Cache.
+        """
+        self.settings, self.model, self._fabric = settings, model, fabric
+        device, generator = fabric.device, torch.Generator().manual_seed(seed)
+        tokens = torch.randint(model.config.vocab_size, shape, generator=generator)
+        self.input_ids = tokens.to(device)
+        places = torch.arange(tokens.numel(), device=device).view(shape)
+        self._rows, self._targets = places[:, :-1].flatten(), self.input_ids[:, 1:].flatten()
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self.trainable, lr=1e-3, fused=device.type in ("cpu", "cuda")
         )
-        self._features: Tensor | None = None
-        if with_cache and settings.method.is_cached and isinstance(model, SkipGPT):
-            model.eval()
-            with self._autocast():
-                outputs = model.compute_features(self.input_ids)
-            stacked = torch.stack([h[:, :-1].flatten(0, 1) for h in outputs], dim=1)
-            # a plain tensor, that autograd may save
-            self._features = torch.empty_like(stacked).copy_(stacked)
+        self._source: PortionSource | None = None
+        if plan is not None:
+            assert isinstance(model, SkipGPT)
+            self._loss = ServedLoss(model, plan.algebra.name)
+            self._source = _cache_batch(model, fabric, _as_samples(tokens), plan, self._loss)
+        # not moved: it is there
+        self._module = fabric.setup_module(model, move_to_device=False)
 
     @property
     def is_cached(self) -> bool:
-        """True where a step can run from cached features."""
-        return self._features is not None
+        """True where a step can be made from Skip-Cache."""
+        return self._source is not None
 
     @torch.no_grad()
     def forward(self) -> None:
         """Inference forward pass."""
         self.model.eval()
-        with self._autocast():
+        with self._fabric.autocast():
             self.model(self.input_ids)
 
-    def train_forward(self) -> Tensor:
-        """Forward pass with autograd and the loss."""
-        self.model.train()
-        with self._autocast():
-            logits = self.model(self.input_ids)
-        return self._mean_loss(logits[:, :-1].flatten(0, 1))
+    def take_step(self, phase: Phase, *, cached: bool) -> None:
+        """Make a step of training, from tokens or from Skip-Cache.
 
-    def cached_forward(self) -> Tensor:
-        """The same loss from cached features; no block runs."""
-        assert self._features is not None
-        assert isinstance(self.model, SkipGPT)
+        Args:
+            phase: Entered around each of the step's phases: of every portion `train_forward` and
+                `backward`, or `cached_forward` and `cached_backward`, and in the end `optimizer`.
+                Bringing rows of the cache to where they are used is in none of them.
+            cached: From Skip-Cache.
+
+        Raises:
+            DoesNotFitError: memory ran out; it names the phase.
+        """
+        self.make_passes(phase, cached=cached)
+        with fitting("optimizer"), phase("optimizer"):
+            self.optimizer_step()
+
+    def make_passes(self, phase: Phase, *, cached: bool) -> None:
+        """The forward and backward passes of `take_step`; gradients are left in place."""
+        names = {"forward": "train_forward", "backward": "backward"}
+        if cached:
+            names = {"forward": "cached_forward", "backward": "cached_backward"}
+
+        @contextmanager
+        def named(part: str) -> Iterator[None]:
+            if part == "data":
+                with fitting(names["forward"]):
+                    yield
+            else:
+                with fitting(names[part]), phase(names[part]):
+                    yield
+
         self.model.train()
-        with self._autocast():
-            logits = self.model.forward_features(self._features)
-        return self._mean_loss(logits)
+        make_passes(
+            self._list_loads(cached=cached),
+            len(self._rows),
+            named,
+            self.backward,
+            self._loss.finish_step if cached else lambda: None,
+        )
+
+    def load_tokens(self) -> Portion:
+        """The batch as one micro-batch."""
+        return token_portion(self._module, self.input_ids, self._rows, self._targets)
 
     def backward(self, loss: Tensor) -> None:
-        """Backward pass; gradients are left in place."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        """Backward pass of one portion."""
+        self._fabric.backward(loss)
 
     def optimizer_step(self) -> None:
         """AdamW update of what trains, and reset of the gradients."""
         self._optimizer.step()
         self._optimizer.zero_grad()
 
-    def list_phases(self, *, cached: bool) -> dict[str, Callable[[], None]]:
-        """The calls of one training step by phase, to be made in their order."""
-        losses: list[Tensor] = []
-        prefix, forward = ("cached_", self.cached_forward) if cached else ("", self.train_forward)
-        return {
-            f"{prefix or 'train_'}forward": lambda: losses.append(forward()),
-            f"{prefix}backward": lambda: self.backward(losses.pop()),
-            "optimizer": self.optimizer_step,
-        }
-
     def count_saved_bytes(self, *, cached: bool) -> int:
-        """Bytes that autograd keeps for backward in one step."""
-        excluded = [*self.model.parameters(), self.input_ids]
-        if self._features is not None:
-            excluded.append(self._features)
-        return count_saved_bytes(self.cached_forward if cached else self.train_forward, excluded)
+        """Most bytes that autograd keeps for backward in one forward pass of a step."""
+        self.model.train()
+        portions = (load() for load in self._list_loads(cached=cached))
+        largest = count_largest_saved(portions, self.model.parameters())
+        if cached:
+            self._loss.finish_step()
+            self._optimizer.zero_grad()
+        return largest
 
-    def _mean_loss(self, logits: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(logits.float(), self.input_ids[:, 1:].flatten())
+    def _list_loads(self, *, cached: bool) -> Sequence[Callable[[], Portion]]:
+        if not cached:
+            return [self.load_tokens]
+        assert self._source is not None
+        parts = self._source.split(range(len(self.input_ids)))
+        return [partial(self._source.load, part) for part in parts]
 
-    def _autocast(self) -> AbstractContextManager[None]:
-        return torch.enable_grad() if self._fabric is None else self._fabric.autocast()
+
+def _as_samples(tokens: Tensor) -> Samples:
+    """Rows of tokens (B, T) as samples that are supervised everywhere."""
+    return Samples(input_ids=list(tokens), labels=list(tokens))
+
+
+def _cache_batch(
+    model: SkipGPT,
+    fabric: Fabric | OnMeta,
+    samples: Samples,
+    plan: CachePlan,
+    loss: ServedLoss,
+) -> PortionSource:
+    """A Skip-Cache of all samples, filled as a run does; on the meta device there is nothing to."""
+    device = fabric.device
+    order = BuildOrder.of(model, samples, range(len(samples)), device)
+    index = SampleIndex.of(order.ids, samples)
+    writer = MemoryWriter(plan.layout, index.rows, device)
+    if device.type != "meta":
+        with fabric.autocast():
+            fill(writer, plan.layout, model, samples, order, device)
+    cache = SkipCache(layout=plan.layout, arrays=writer.finish(), index=index)
+    max_rows = portion_rows(model, plan.layout, plan.algebra.name, device)
+    return PortionSource(fabric, model, samples, cache, loss, max_rows)
+
+
+def plan_step(
+    model: GPT,
+    shape: tuple[int, int],
+    device: torch.device,
+    precision: str,
+    algebra: Name | None = None,
+) -> CachePlan:
+    """How training would cache a batch, if every global batch of a run were like it.
+
+    Args:
+        model: A Skip model; its weights are not looked at.
+        shape: Of the batch, (B, T).
+        device: Where the steps are made, and the cache is.
+        precision: Fabric's name of it.
+        algebra: None for the one that training would choose.
+    """
+    assert isinstance(model, SkipGPT)
+    samples = _as_samples(torch.zeros(shape, dtype=torch.int64))
+    use = CacheUse(
+        train=samples,
+        train_ids=range(len(samples)),
+        val=Samples(input_ids=[], labels=[]),
+        steps=_PASSES,
+        passes=_PASSES,
+    )
+    plenty = sys.maxsize // 2
+    plan = plan_cache(
+        model,
+        use,
+        device,
+        weights_dtype(precision),
+        free={"ram" if device.type == "cpu" else "device": plenty},
+    )
+    if algebra is None or algebra == plan.algebra.name:
+        return plan
+    n_logits = model.config.padded_vocab_size if algebra == "folded" else 0
+    return replace(
+        plan,
+        algebra=replace(plan.algebra, name=algebra),
+        layout=replace(plan.layout, n_logits=n_logits),
+    )
 
 
 def build_workload(
@@ -132,54 +269,69 @@ def build_workload(
     *,
     with_cache: bool = True,
 ) -> Workload:
-    """The workload of a method on a base model's weights, with the sizes and seed of `config`."""
+    """The workload of a method on a base model's weights, with the sizes and seed of `config`.
+
+    `with_cache` off leaves out the Skip-Cache of a method that has one.
+    """
+    model = build_model(settings, base, device, config.seed)
+    shape = (config.batch_size, config.seq_length)
+    is_cached = with_cache and settings.method.is_cached
     return Workload(
         settings,
-        build_model(settings, base, device, config.seed),
-        batch_size=config.batch_size,
-        seq_length=config.seq_length,
+        model,
+        Fabric(accelerator=device.type, devices=1, precision=precision),
+        shape,
         seed=config.seed,
-        device=device,
-        precision=precision,
-        with_cache=with_cache,
+        plan=plan_step(model, shape, device, precision) if is_cached else None,
     )
 
 
 def count_workload_flops(
-    settings: MethodSettings, base_config: Config, batch_size: int, seq_length: int
+    settings: MethodSettings,
+    base_config: Config,
+    shape: tuple[int, int],
+    device: torch.device,
+    precision: str,
+    algebra: Name | None = None,
 ) -> dict[str, int | None]:
     """FLOPs of every phase, counted on the meta device: exact, and free of memory and time.
+
+    Args:
+        settings: Of the method.
+        base_config: Of the base model.
+        shape: Of the batch, (B, T).
+        device: Where the steps are made, which with the precision decides their algebra.
+        precision: Fabric's name of it.
+        algebra: None for the one that training would choose there.
 
     Returns:
         `<phase>_flops` for forward, train_forward, backward, cached_forward and cached_backward;
         None where a phase does not exist, or where the architecture cannot run on the meta device
-        (mixtures of experts).
+        (mixtures of experts). A loss that takes its gradient in the forward pass counts it there.
     """
-    device = torch.device("meta")
     counts: dict[str, int | None] = dict.fromkeys(
         f"{phase}_flops"
         for phase in ("forward", "train_forward", "backward", "cached_forward", "cached_backward")
     )
-    with device:
+    with torch.device("meta"):
         model = build_empty_model(settings, base_config)
-        try:
-            work = Workload(
-                settings, model, batch_size=batch_size, seq_length=seq_length, seed=0, device=device
-            )
-            counts["forward_flops"] = count_flops(work.forward)
-            counts["train_forward_flops"], counts["backward_flops"] = _count_pair(
-                work, work.train_forward
-            )
-            if work.is_cached:
-                counts["cached_forward_flops"], counts["cached_backward_flops"] = _count_pair(
-                    work, work.cached_forward
-                )
-        except NotImplementedError:
-            return counts
-    return counts
+    plan = (
+        plan_step(model, shape, device, precision, algebra) if settings.method.is_cached else None
+    )
+    found: Counter[str] = Counter()
 
+    @contextmanager
+    def counted(phase: str) -> Iterator[None]:
+        with counting_flops() as flops:
+            yield
+        found[f"{phase}_flops"] += flops()
 
-def _count_pair(work: Workload, forward: Callable[[], Tensor]) -> tuple[int, int]:
-    losses: list[Tensor] = []
-    forward_flops = count_flops(lambda: losses.append(forward()))
-    return forward_flops, count_flops(lambda: work.backward(losses.pop()))
+    try:
+        work = Workload(settings, model, OnMeta(), shape, plan=plan)
+        with counted("forward"):
+            work.forward()
+        for cached in (False, True) if work.is_cached else (False,):
+            work.make_passes(counted, cached=cached)
+    except NotImplementedError:
+        pass
+    return counts | found

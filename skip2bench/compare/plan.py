@@ -7,8 +7,11 @@ import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+
+from lightning.fabric import Fabric
 
 from skip2bench import STARTED
 from skip2bench.bench.workload import Workload, count_workload_flops
@@ -148,23 +151,17 @@ def measure_rates(plan: TrainingPlan, start_seconds: float) -> Rates:
     model_config = copy.copy(plan.model_config)
     model_config.n_layer = 1
     length = max(2, round(_mean(plan.data.train.lengths)))
-    batch_size = max(1, _TRIAL_TOKENS // length)
+    shape = (max(1, _TRIAL_TOKENS // length), length)
     settings = resolve_method("lora", "", plan.config, model_config)
     with plan.device:
         model = build_empty_model(settings, model_config).to(weights_dtype(plan.precision))
-    work = Workload(
-        settings,
-        model,
-        batch_size=batch_size,
-        seq_length=length,
-        seed=0,
-        device=plan.device,
-        precision=plan.precision,
-    )
+    fabric = Fabric(accelerator=plan.device.type, devices=1, precision=plan.precision)
+    work = Workload(settings, model, fabric, shape)
     seconds = [
-        time_call(lambda: work.backward(work.train_forward()), plan.device) for _ in range(_TRIALS)
+        time_call(lambda: work.make_passes(nullcontext, cached=False), plan.device)
+        for _ in range(_TRIALS)
     ]
-    flops = count_workload_flops(settings, model_config, batch_size, length)
+    flops = count_workload_flops(settings, model_config, shape, plan.device, plan.precision)
     counted = (flops["train_forward_flops"] or 0) + (flops["backward_flops"] or 0)
     return Rates(
         flops_per_second=max(counted, 1) / sorted(seconds)[_TRIALS // 2],
@@ -181,7 +178,10 @@ def estimate_cells(
     """Seconds of each cell by its name; the cells' own data are taken to be like the plan's."""
     length = max(2, round(_mean(plan.data.train.lengths)))
     flops = {
-        one.name: count_workload_flops(one.settings, plan.model_config, 1, length)
+        # the other algebra has a price a step, which one sample does not show
+        one.name: count_workload_flops(
+            one.settings, plan.model_config, (1, length), plan.device, plan.precision, "head"
+        )
         for one in configurations
     }
     widest = max(flops, key=lambda name: flops[name]["cached_backward_flops"] or 0)
@@ -203,14 +203,15 @@ def _count_cell(plan: TrainingPlan, cell: Cell, flops: Flops) -> float:
     forward, step = (
         _total(flops, names) for names in (("forward",), ("train_forward", "backward"))
     )
-    cached_forward = _total(flops, ("cached_forward",))
+    cached_step = _total(flops, ("cached_forward", "cached_backward"))
     domain = 2 * sum(plan.domain.lengths) * forward if plan.domain else 0
-    if cell.role == "run" and not cached_forward:
+    if cell.role == "run" and not cached_step:
         own = served * _mean(train.lengths) * step + evaluations * sum(val.lengths) * forward
         return own + domain
     supervised = served * _mean(train.supervised_counts)
-    own = supervised * _total(flops, ("cached_forward", "cached_backward"))
-    own += evaluations * sum(val.supervised_counts) * cached_forward
+    own = supervised * cached_step
+    # without gradients, half of what a step takes, nearly all of which is products with the head
+    own += evaluations * sum(val.supervised_counts) * cached_step / 2
     if cell.role != "reused":
         used = min(served, len(train)) * _mean(train.lengths)
         own += (used + sum(val.lengths)) * forward
@@ -224,7 +225,11 @@ def estimate_bench(
     seconds = 0.0
     for one in configurations:
         flops = count_workload_flops(
-            one.settings, plan.model_config, config.batch_size, config.seq_length
+            one.settings,
+            plan.model_config,
+            (config.batch_size, config.seq_length),
+            plan.device,
+            plan.precision,
         )
         names = ("forward", "train_forward", "backward", "cached_forward", "cached_backward")
         iterations = config.rounds * config.iterations

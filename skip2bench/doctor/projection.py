@@ -16,21 +16,20 @@ import torch
 from lightning.fabric import Fabric
 from litgpt.config import Config
 from litgpt.model import GPT
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from skip2bench.bench.workload import Workload
 from skip2bench.cache.algebra import Name
-from skip2bench.cache.arrays import Layout, Tier
+from skip2bench.cache.arrays import Layout, MemoryWriter, Tier
 from skip2bench.cache.loss import ServedLoss, portion_rows
 from skip2bench.cache.plan import CachePlan, CacheUse, plan_cache, share_of_free
+from skip2bench.cache.portions import count_largest_saved, served_portion
 from skip2bench.cache.skip_cache import Served
 from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.methods import METHODS
 from skip2bench.data.samples import count_steps
 from skip2bench.doctor.subject import Subject
 from skip2bench.machine.environment import weights_dtype
-from skip2bench.machine.memory import count_saved_bytes
 from skip2bench.models.base import Base
 from skip2bench.models.methods import MethodSettings, build_model, resolve_method
 from skip2bench.models.skip import SkipGPT
@@ -265,7 +264,9 @@ class _Run:
         )
         algebra = plan.algebra.name if plan else "head"
         most = portion_rows(model, layout, algebra, self.device)
-        positions = min(most, self.subject.largest_batch_positions)
+        smallest, largest = self.subject.batch_positions
+        # of a batch between them, cut into even portions
+        positions = min(most, -(-largest // -(-smallest // most)))
         with self.fake:
             saved = count_saved_on_features(
                 model, layout, algebra, self.device, self.precision, positions
@@ -308,17 +309,14 @@ def count_saved_on_tokens(
     shape: tuple[int, int],
 ) -> int:
     """Bytes saved in a forward pass on tokens of `shape` (B, T), every position supervised."""
-    work = Workload(
-        settings,
-        model,
-        batch_size=shape[0],
-        seq_length=shape[1],
-        seed=0,
-        device=device,
-        precision=precision,
-        with_cache=False,
-    )
-    return work.count_saved_bytes(cached=False)
+    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+    if isinstance(next(model.parameters()), FakeTensor):
+        # parameters without bytes cannot be swapped; what is left to convert are the buffers
+        dtype = weights_dtype(precision)
+        model.cos, model.sin = model.cos.to(dtype), model.sin.to(dtype)
+        precision_plugin = fabric.strategy.precision
+        precision_plugin.convert_module = lambda module: module
+    return Workload(settings, model, fabric, shape).count_saved_bytes(cached=False)
 
 
 def count_saved_on_features(
@@ -331,15 +329,12 @@ def count_saved_on_features(
 ) -> int:
     """Bytes saved in a forward pass on what Skip-Cache serves for that many positions."""
     fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
-    shape = (positions, len(layout.blocks), layout.n_embd)
-    features = torch.empty(shape, dtype=layout.compute_dtype, device=device)
-    targets = torch.zeros(positions, dtype=torch.int64, device=device)
-    logits: Tensor | None = None
-    if layout.n_logits:
-        logits = torch.empty(positions, layout.n_logits, dtype=layout.compute_dtype, device=device)
-    served = Served(features=features, targets=targets, base_logits=logits)
-    given = [features, targets, *([] if logits is None else [logits])]
-    loss = ServedLoss(model, algebra)
+    rows = MemoryWriter(layout, positions, device).finish().tensors
+    served = Served(
+        features=layout.decode(rows),
+        targets=torch.zeros_like(rows["targets"]),
+        base_logits=rows.get("base_logits"),
+    )
     model.train()
-    with fabric.autocast():
-        return count_saved_bytes(lambda: loss(served), [*model.parameters(), *given])
+    portion = served_portion(fabric, ServedLoss(model, algebra), served)
+    return count_largest_saved([portion], model.parameters())

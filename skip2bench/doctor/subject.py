@@ -40,12 +40,15 @@ class Subject:
         return max(self.data.train.lengths)
 
     @property
-    def largest_batch_positions(self) -> int:
-        """Supervised positions of a global batch, at most."""
+    def batch_positions(self) -> tuple[int, int]:
+        """Supervised positions of a global batch, at least and at most."""
         size = self.training.global_batch_size
         if self.data is None:
-            return size * (self.longest_tokens - 1)
-        return sum(sorted(self.data.train.supervised_counts)[-size:])
+            positions = size * (self.longest_tokens - 1)
+            return positions, positions
+        counts = sorted(self.data.train.supervised_counts)
+        # what is left over is an epoch's last batch
+        return sum(counts[: len(counts) % size or size]), sum(counts[-size:])
 
 
 def load_subject(config: DoctorConfig) -> Subject:

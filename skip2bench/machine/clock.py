@@ -8,11 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-
-from skip2bench.machine.memory import _record_event, _Unread
 
 
 def synchronize(device: torch.device) -> None:
@@ -21,6 +20,25 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+class _Unread(NamedTuple):
+    """Time between two events that the device may not have come to."""
+
+    name: str
+    sign: int
+    first: torch.cuda.Event
+    last: torch.cuda.Event
+
+    @property
+    def has_passed(self) -> bool:
+        return bool(self.last.query())  # type: ignore[no-untyped-call]
+
+
+def _record_event(device: torch.device) -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 class Clock:
@@ -96,16 +114,28 @@ class Clock:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
 
-def time_call(
-    call: Callable[[], object], device: torch.device, now: Callable[[], float] = time.perf_counter
-) -> float:
-    """Seconds of one call by `Clock`, the device's work included and nothing before it."""
+@contextmanager
+def stopwatch(
+    device: torch.device, now: Callable[[], float] = time.perf_counter
+) -> Iterator[Callable[[], float]]:
+    """Gives a function that returns, afterwards, the seconds of what ran within by a `Clock`.
+
+    The device's work is included, and nothing that it was given before.
+    """
     synchronize(device)
     clock = Clock(device, now)
     with clock.part("call"):
+        yield lambda: clock.seconds["call"]
+    synchronize(device)  # also what was left on other streams, so that it disturbs no next
+
+
+def time_call(
+    call: Callable[[], object], device: torch.device, now: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of one call, as by `stopwatch`."""
+    with stopwatch(device, now) as seconds:
         call()
-    synchronize(device)  # also what the call left on other streams, so that it disturbs no next
-    return clock.seconds["call"]
+    return seconds()
 
 
 def clock_name(device: torch.device) -> str:
@@ -113,8 +143,15 @@ def clock_name(device: torch.device) -> str:
     return "cuda events" if device.type == "cuda" else "perf_counter"
 
 
+@contextmanager
+def counting_flops() -> Iterator[Callable[[], int]]:
+    """Gives a function that returns, afterwards, what `count_flops` would of what runs within."""
+    with FlopCounterMode(display=False) as counter:
+        yield lambda: int(counter.get_total_flops())
+
+
 def count_flops(call: Callable[[], object]) -> int:
     """Floating-point operations of `call` by torch's FlopCounterMode; a multiply-add is two."""
-    with FlopCounterMode(display=False) as counter:
+    with counting_flops() as flops:
         call()
-    return int(counter.get_total_flops())
+    return flops()

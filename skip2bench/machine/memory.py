@@ -10,30 +10,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
 from torch import Tensor
-
-
-class _Unread(NamedTuple):
-    """Time between two events that the device may not have come to."""
-
-    name: str
-    sign: int
-    first: torch.cuda.Event
-    last: torch.cuda.Event
-
-    @property
-    def has_passed(self) -> bool:
-        return bool(self.last.query())  # type: ignore[no-untyped-call]
-
-
-def _record_event(device: torch.device) -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return event
 
 
 def release_memory(device: torch.device) -> None:

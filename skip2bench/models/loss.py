@@ -10,28 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from skip2bench.data.samples import IGNORE_INDEX
-
 CHUNK = 512
 """Positions whose logits exist at one time on a CPU; their gradient is taken at once."""
 _GPU_CHUNK = 4096
 
 
-def token_loss(model: nn.Module, input_ids: Tensor, labels: Tensor) -> Tensor:
+def token_loss(model: nn.Module, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
     """Summed loss of a padded batch.
 
     Args:
         model: Maps (B, T) token ids to (B, T, V) logits.
         input_ids: Token ids, (B, T).
-        labels: Labels of the same positions, (B, T); position t predicts label t + 1. On the host,
-            as finding the supervised ones waits for the device that they are on.
+        rows: Supervised positions (n,) in the flattened (B T): found before, on the CPU, so that
+            no device is waited for and the shapes are known.
+        targets: The token that follows each, (n,).
     """
-    targets = labels[:, 1:]
-    places = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
-    chosen = (*places, targets[places])
-    rows, columns, targets = (t.to(input_ids.device, non_blocking=True) for t in chosen)
-    logits = model(input_ids)[:, :-1]
-    return logits_loss(logits[rows, columns], targets)
+    return logits_loss(model(input_ids).flatten(0, 1)[rows], targets)
 
 
 def logits_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -113,7 +107,10 @@ class _ChunkedLoss(torch.autograd.Function):
             # what this graph keeps is gone with the chunk: hidden from whoever counts
             with torch.enable_grad(), saved_tensors_hooks(_same, _same):
                 part_loss = loss(leaf, part_targets)
-            part_gradient.copy_(torch.autograd.grad(part_loss, leaf)[0])
+            # not autograd.grad, which torch's FLOP counter cannot follow to a module's input
+            torch.autograd.backward(part_loss, inputs=[leaf])
+            assert leaf.grad is not None
+            part_gradient.copy_(leaf.grad)
             total += part_loss.detach()
         ctx.save_for_backward(gradient)
         return total

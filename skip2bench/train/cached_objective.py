@@ -18,16 +18,17 @@ from skip2bench.cache.arrays import Tier, Writer
 from skip2bench.cache.build import CacheBuilder, Side
 from skip2bench.cache.loss import ServedLoss, portion_rows
 from skip2bench.cache.plan import CachePlan, describe_projection, measure_free
-from skip2bench.cache.skip_cache import Served, SkipCache, supervised_rows, token_budget
-from skip2bench.cache.staging import Stager, is_afar, is_worth_staging
+from skip2bench.cache.portions import Portion, PortionSource
+from skip2bench.cache.skip_cache import SkipCache
+from skip2bench.cache.staging import is_afar
 from skip2bench.cache.streamed_build import Request, provide_streamed
 from skip2bench.cache.streaming import StreamedBackbone
-from skip2bench.data.samples import Samples, TokenizedData, collate, length_buckets
+from skip2bench.data.samples import Samples, TokenizedData
 from skip2bench.io.console import Bar, note
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.signals import StopRequest
 from skip2bench.models.skip import SkipGPT
-from skip2bench.train.objective import Portion, mean_loss
+from skip2bench.train.objective import mean_loss
 from skip2bench.train.ranks.ranks import Ranks, share
 
 _PROJECT_AFTER_TOKENS = 8192
@@ -267,83 +268,3 @@ def own_val_ids(data: TokenizedData, ranks: Ranks) -> list[int]:
 
 def _count_cached(cache: SkipCache | None, ids: Sequence[int]) -> int:
     return 0 if cache is None else int((cache.index.counts[list(ids)] > 0).sum())
-
-
-class PortionSource:
-    """Cuts samples of one side into portions, and brings these to the device."""
-
-    def __init__(
-        self,
-        fabric: Fabric,
-        model: SkipGPT,
-        samples: Samples,
-        cache: SkipCache | None,
-        loss: ServedLoss,
-        max_rows: int,
-    ) -> None:
-        """Nothing is computed or copied yet.
-
-        Args:
-            fabric: Of the run.
-            model: The Skip model; its backbone is needed where a sample is not cached.
-            samples: All of the side.
-            cache: What is cached of them.
-            loss: Of what is served, shared by both sides.
-            max_rows: Supervised positions in a portion.
-        """
-        self._fabric, self._model, self._samples, self._cache = fabric, model, samples, cache
-        self._loss, self._max_rows = loss, max_rows
-        is_staged = cache is not None and is_worth_staging(cache.arrays, fabric.device)
-        self._stager = Stager(cache.arrays, fabric.device) if cache and is_staged else None
-
-    def split(self, ids: Sequence[int]) -> list[Tensor | list[int]]:
-        """Rows of cached samples in even portions, and samples of similar length to recompute."""
-        cache = self._cache
-        cached = [i for i in ids if cache is not None and cache.index.counts[i] > 0]
-        parts: list[Tensor | list[int]] = []
-        if cache is not None and cached:
-            rows = cache.index.find_rows(cached)
-            parts += rows.chunk(-(-len(rows) // self._max_rows))
-        if len(cached) < len(ids):
-            there = set(cached)
-            left = [i for i in ids if i not in there]
-            parts += length_buckets(left, self._samples.lengths, token_budget(self._fabric.device))
-        return parts
-
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Have samples that come next read ahead from disk and brought to a GPU."""
-        if self._cache is not None:
-            self._cache.prefetch(ids)
-        if self._stager is not None:
-            self._stager.expect([part for part in self.split(ids) if isinstance(part, Tensor)])
-
-    def load(self, part: Tensor | list[int]) -> Portion:
-        """Rows of the cache, or tokens."""
-        device = self._fabric.device
-        if isinstance(part, Tensor):
-            assert self._cache is not None
-            served = (
-                self._cache.serve(part, device)
-                if self._stager is None
-                else self._cache.unpack(self._stager.take(part))
-            )
-            logits = () if served.base_logits is None else (served.base_logits,)
-            return Portion(
-                tensors=(served.features, served.targets, *logits),
-                loss=partial(self._served_loss, served),
-            )
-        input_ids, labels = collate(self._samples, part)
-        rows, targets = supervised_rows(labels)
-        tensors = tuple(map(self._fabric.to_device, (input_ids, rows, targets)))
-        return Portion(tensors=tensors, loss=partial(self._recomputed_loss, *tensors))
-
-    def _served_loss(self, served: Served) -> Tensor:
-        with self._fabric.autocast():
-            return self._loss(served)
-
-    def _recomputed_loss(self, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-        with self._fabric.autocast():
-            outputs = self._model.compute_features(input_ids)
-            # plain tensors, that autograd may save
-            features = torch.stack([h.flatten(0, 1)[rows] for h in outputs], dim=1)
-            return self._loss(Served(features=features, targets=targets))

@@ -7,15 +7,17 @@ them.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
+from skip2bench.cache.portions import count_largest_saved, make_passes
 from skip2bench.errors import DivergedError
 from skip2bench.io.console import Bar
 from skip2bench.machine.clock import Clock
-from skip2bench.machine.memory import count_saved_bytes, read_peak_memory, reset_peak_memory
+from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
 from skip2bench.train.parts import learning_rate_factor
 from skip2bench.train.ranks.ranks import RankStop
 from skip2bench.train.ranks.sharded import local_tensors
@@ -136,19 +138,16 @@ def _take_step(
     learning_rate = run.config.learning_rate * factor
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate
-    losses: list[Tensor] = []
     with run.clock.part("data"):
         parts = run.objective.split(batch)
-    for part in parts:
-        with run.clock.part("data"):
-            portion = run.objective.load(part)
-        with run.clock.part("forward"):
-            loss = portion.loss() / supervised_tokens
-        with run.clock.part("backward"):
-            run.fabric.backward(loss)
-        losses.append(loss.detach())
+    losses = make_passes(
+        [partial(run.objective.load, part) for part in parts],
+        supervised_tokens,
+        run.clock.part,
+        run.fabric.backward,
+        run.objective.finish_step,
+    )
     with run.clock.part("backward"):
-        run.objective.finish_step()
         run.ranks.finish_passes()
         own = torch.stack(losses).sum() if losses else torch.zeros(())  # a rank may have no sample
         read_sums = _add_up(run, own)
@@ -224,13 +223,10 @@ def _check_finite(run: TrainingRun, progress: Progress, loss: float) -> None:
 def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
     """Most bytes that autograd keeps for one forward pass of a step, outside the clock."""
     run.model.train()
-    largest = 0
     cpu_only = run.fabric.device.type != "cuda"
     with torch.random.fork_rng(devices=[] if cpu_only else [run.fabric.device]):
-        for part in run.objective.split(batch):
-            portion = run.objective.load(part)
-            excluded = [*local_tensors(run.model), *portion.tensors]
-            largest = max(largest, count_saved_bytes(portion.loss, excluded))
+        portions = map(run.objective.load, run.objective.split(batch))
+        largest = count_largest_saved(portions, local_tensors(run.model))
         run.objective.finish_step()
     run.ranks.finish_passes()
     return int(run.ranks.max(largest)[0])

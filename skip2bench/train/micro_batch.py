@@ -13,9 +13,10 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from skip2bench.cache.portions import count_largest_saved
 from skip2bench.io.console import note, warn
 from skip2bench.machine.hardware import read_memory
-from skip2bench.machine.memory import count_saved_bytes, release_memory
+from skip2bench.machine.memory import release_memory
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
 from skip2bench.train.objective import TokenObjective
 from skip2bench.train.ranks.ranks import Ranks
@@ -124,7 +125,7 @@ def _by_trial(fabric: Fabric, model: nn.Module, objective: TokenObjective) -> Ca
 
 def _by_estimate(model: nn.Module, objective: TokenObjective) -> Callable[[int], bool]:
     portion = objective.load(objective.longest(1))
-    saved = count_saved_bytes(portion.loss, [*local_tensors(model), *portion.tensors])
+    saved = count_largest_saved([portion], local_tensors(model))
     state_bytes = 3 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
     free = _SHARE_OF_FREE * _free_bytes() - state_bytes  # gradients, and what AdamW keeps
     return lambda size: _PASS_OVER_SAVED * saved * size <= free

@@ -4,30 +4,19 @@ The training loop knows nothing else of a method. Loss is a sum over supervised 
 `loss`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
-from skip2bench.cache.skip_cache import token_budget
+from skip2bench.cache.portions import Portion, token_portion
+from skip2bench.cache.skip_cache import supervised_rows, token_budget
 from skip2bench.data.samples import Samples, TokenizedData, collate, length_buckets, micro_batches
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.signals import StopRequest
-from skip2bench.models.loss import token_loss
 from skip2bench.train.ranks.ranks import Ranks, share
-
-
-@dataclass(frozen=True, kw_only=True)
-class Portion:
-    """What one forward and backward pass takes, on the device."""
-
-    tensors: tuple[Tensor, ...]
-    loss: Callable[[], Tensor]
-    """Summed loss of it."""
 
 
 class Objective(Protocol):
@@ -97,7 +86,7 @@ class TokenObjective:
         return micro_batches(own, self._train_lengths, self.micro_batch_size)
 
     def load(self, part: list[int]) -> Portion:
-        """Padded token ids, and labels that stay on the host, each (B, T)."""
+        """Padded token ids (B, T), and which positions are supervised by what."""
         return _token_portion(self._fabric, self._model, self._data.train, part)
 
     def prefetch(self, ids: Sequence[int]) -> None:
@@ -140,8 +129,7 @@ def _token_portion(
     fabric: Fabric, model: nn.Module, samples: Samples, ids: Sequence[int]
 ) -> Portion:
     input_ids, labels = collate(samples, ids)
-    input_ids = fabric.to_device(input_ids)
-    return Portion(tensors=(input_ids, labels), loss=partial(token_loss, model, input_ids, labels))
+    return token_portion(model, *map(fabric.to_device, (input_ids, *supervised_rows(labels))))
 
 
 def mean_loss(portions: Any, samples: Samples, ranks: Ranks) -> float:

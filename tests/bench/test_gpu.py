@@ -1,6 +1,7 @@
 """What only a CUDA device can show: its clock, its allocator, and a batch that is too large."""
 
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -150,17 +151,22 @@ def test_an_oversized_batch_is_a_row_and_a_status_and_frees_the_device(tmp_path)
 
 def test_the_others_are_measured_where_one_does_not_fit(tmp_path, monkeypatch):
     """LoRA asks for more than the device has; what it held until then is given back."""
-    forward = Workload.train_forward
+    load = Workload.load_tokens
     size = torch.cuda.get_device_properties(CUDA).total_memory
 
-    def train_forward(self):
-        loss = forward(self)
-        if self.settings.method.name == "lora" and not self.input_ids.is_meta:
+    def load_tokens(self):
+        portion = load(self)
+
+        def loss():
+            found = portion.loss()
             torch.empty(2 * size, dtype=torch.uint8, device=CUDA)
-        return loss
+            return found
+
+        fails = self.settings.method.name == "lora" and not self.input_ids.is_meta
+        return replace(portion, loss=loss) if fails else portion
 
     # in this process alone: the one that measures memory knows nothing of it
-    monkeypatch.setattr(Workload, "train_forward", train_forward)
+    monkeypatch.setattr(Workload, "load_tokens", load_tokens)
     summary = run_bench(bench_config(tmp_path / "run"), ["bench"])
     lora, skip2 = summary["configurations"]
     assert (lora["status"], lora["oom_phase"]) == ("oom", "train_forward")

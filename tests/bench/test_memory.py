@@ -7,6 +7,7 @@ import torch
 
 from skip2bench.bench import memory
 from skip2bench.bench.workload import Workload, build_workload
+from skip2bench.cache import portions
 from skip2bench.config.commands import BenchConfig
 from skip2bench.models.base import load_base
 from skip2bench.models.methods import resolve_method
@@ -75,14 +76,15 @@ def test_running_out_of_memory_is_a_status(monkeypatch, error, requested_bytes):
 @pytest.mark.parametrize(
     ("call", "phase"),
     [
-        ("train_forward", "train_forward"),
+        ("token_loss", "train_forward"),
         ("backward", "backward"),
         ("optimizer_step", "optimizer"),
         ("count_saved_bytes", "saved_for_backward"),
     ],
 )
 def test_the_phase_that_ran_out_is_named(monkeypatch, tiny_checkpoint, call, phase):
-    monkeypatch.setattr(Workload, call, failing(torch.OutOfMemoryError(CUDA_MESSAGE)))
+    error = failing(torch.OutOfMemoryError(CUDA_MESSAGE))
+    monkeypatch.setattr(*((portions, call) if call == "token_loss" else (Workload, call)), error)
     config = BenchConfig(model=str(tiny_checkpoint), batch_size=2, seq_length=16, device="cpu")
     request = memory.MemoryRequest(config=config, method="lora", blocks="", threads=1)
     misfit = {"status": "oom", "requested_bytes": 2 * 2**30, "oom_phase": phase}

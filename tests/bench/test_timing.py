@@ -1,6 +1,7 @@
 """Rounds on the CPU and, with the calls that need a device replaced, as they go on CUDA."""
 
 import weakref
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -65,17 +66,17 @@ def log(monkeypatch):
         def forward(self):
             events.append(("run", self.settings.slug, len(alive)))
 
-        def list_phases(self, *, cached):
-            return {}
+        def take_step(self, phase, *, cached):
+            """No phase but `forward`."""
 
-    def time_call(call, device):
+    @contextmanager
+    def stopwatch(device):
         assert device == CUDA
-        call()
-        return 1.0
+        yield lambda: 1.0
 
     monkeypatch.setattr(timing, "load_base", lambda *_args: "base")
     monkeypatch.setattr(timing, "build_workload", lambda settings, *_args: Fake(settings))
-    monkeypatch.setattr(timing, "time_call", time_call)
+    monkeypatch.setattr(timing, "stopwatch", stopwatch)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append(("empty", "", len(alive))))
     return events
 

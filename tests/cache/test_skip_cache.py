@@ -16,7 +16,10 @@ def model() -> SkipGPT:
 
 
 def plain_loss(model, samples, ids):
-    return sum(token_loss(model, samples.input_ids[i][None], samples.labels[i][None]) for i in ids)
+    return sum(
+        token_loss(model, samples.input_ids[i][None], *supervised_rows(samples.labels[i][None]))
+        for i in ids
+    )
 
 
 def gradients(model, loss):

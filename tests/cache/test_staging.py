@@ -7,6 +7,7 @@ import pytest
 import torch
 from caches import build, make_layout, make_model
 
+import skip2bench.cache.portions
 import skip2bench.train.cached_objective
 from skip2bench.cache.arrays import Arrays, MemoryWriter
 from skip2bench.cache.skip_cache import BuildOrder, SampleIndex, fill
@@ -133,7 +134,7 @@ def test_a_run_through_the_stager_is_the_run_without_it(train, monkeypatch):
     taken = []
     take = Stager.take
     monkeypatch.setattr(Stager, "take", lambda self, rows: taken.append(rows) or take(self, rows))
-    monkeypatch.setattr(skip2bench.train.cached_objective, "is_worth_staging", lambda *_: True)
+    monkeypatch.setattr(skip2bench.cache.portions, "is_worth_staging", lambda *_: True)
     _, same_metrics, same_steps, same = train("staged", method="skip2", cache_tier="ram")
     assert len(taken) > len(steps)
     assert steps["loss"].equals(same_steps["loss"])

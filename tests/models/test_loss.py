@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import skip2bench.models.loss
+from skip2bench.cache.skip_cache import supervised_rows
 from skip2bench.data.samples import IGNORE_INDEX
 from skip2bench.machine.memory import count_saved_bytes
 from skip2bench.models.loss import CHUNK, head_loss, logits_loss, token_loss
@@ -73,4 +74,4 @@ def test_token_loss_leaves_out_what_is_not_supervised():
     ids = torch.tensor([[1, 2, 3, 4]])
     labels = torch.tensor([[IGNORE_INDEX, IGNORE_INDEX, 3, 4]])
     expected = logits_loss(table(ids)[0, 1:3], torch.tensor([3, 4]))
-    torch.testing.assert_close(token_loss(table, ids, labels), expected)
+    torch.testing.assert_close(token_loss(table, ids, *supervised_rows(labels)), expected)

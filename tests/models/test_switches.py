@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from skip2bench.cache.skip_cache import supervised_rows
 from skip2bench.config.methods import METHODS
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
@@ -37,13 +38,15 @@ def make(tiny_checkpoint):
 
 def loss_and_gradients(model):
     torch.manual_seed(3)
-    loss = token_loss(model, IDS, IDS)
+    loss = token_loss(model, IDS, *supervised_rows(IDS))
     loss.backward()
     return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
 def saved_bytes(model):
-    return count_saved_bytes(lambda: token_loss(model, IDS, IDS), list(model.parameters()))
+    return count_saved_bytes(
+        lambda: token_loss(model, IDS, *supervised_rows(IDS)), list(model.parameters())
+    )
 
 
 WALKED = ("lora", "lora-all", "full", "full+lora")

@@ -171,7 +171,7 @@ def _to_meta(run):
     objective._fabric = fabric
     if isinstance(objective, CachedObjective):
         source = objective._sources["train"]
-        source._fabric = fabric
+        source._place = fabric
         source._cache = replace(source._cache, arrays=source._cache.arrays.to(META))
     else:
         objective._model = model

@@ -131,7 +131,7 @@ def test_on_a_cpu_it_follows_free_memory(train, monkeypatch, capsys, free, size)
 
 def test_on_a_cpu_memory_for_three_samples_is_a_micro_batch_of_three(train, monkeypatch):
     saved, module = 10**6, skip2bench.train.micro_batch
-    monkeypatch.setattr(module, "count_saved_bytes", lambda *_: saved)
+    monkeypatch.setattr(module, "count_largest_saved", lambda *_: saved)
     # what trains is small beside it: 4 blocks of rank 4
     monkeypatch.setattr(module, "_free_bytes", lambda: int(3.5 * 2 * saved / 0.7))
     assert train(method="lora", **AUTO)[0]["micro_batch_size"] == 3

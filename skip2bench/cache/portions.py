@@ -1,0 +1,182 @@
+"""What one forward and backward pass takes, and the passes of a step, wherever one is made.
+
+A portion is tokens, or rows of Skip-Cache. Training, `bench` and `doctor` make theirs here, so that
+what is timed or counted is what a run does. Which samples a step has is the objectives' business.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from skip2bench.cache.loss import ServedLoss
+from skip2bench.cache.skip_cache import Served, SkipCache, supervised_rows, token_budget
+from skip2bench.cache.staging import Stager, is_worth_staging
+from skip2bench.data.samples import Samples, collate, length_buckets
+from skip2bench.machine.memory import count_saved_bytes
+from skip2bench.models.loss import token_loss
+from skip2bench.models.skip import SkipGPT
+
+
+class Place(Protocol):
+    """Where passes are made and in which precision; a Fabric is one."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Within, a forward pass has the precision of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portion:
+    """What one forward and backward pass takes, on the device."""
+
+    tensors: tuple[Tensor, ...]
+    loss: Callable[[], Tensor]
+    """Summed loss of it."""
+
+
+def token_portion(model: nn.Module, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Portion:
+    """Tokens that pass the whole model; as in `loss.token_loss`."""
+    tensors = (input_ids, rows, targets)
+    return Portion(tensors=tensors, loss=partial(token_loss, model, *tensors))
+
+
+def served_portion(place: Place, loss: ServedLoss, served: Served) -> Portion:
+    """Positions whose activations come from Skip-Cache."""
+
+    def autocast_loss() -> Tensor:
+        with place.autocast():
+            return loss(served)
+
+    logits = () if served.base_logits is None else (served.base_logits,)
+    return Portion(tensors=(served.features, served.targets, *logits), loss=autocast_loss)
+
+
+def even_portions(rows: Tensor, max_rows: int) -> tuple[Tensor, ...]:
+    """Cut rows (n,) into as few portions as may be, of about the same size."""
+    return rows.chunk(-(-len(rows) // max_rows))
+
+
+def make_passes(
+    loads: Sequence[Callable[[], Portion]],
+    scale: float,
+    phase: Callable[[str], AbstractContextManager[Any]],
+    backward: Callable[[Tensor], Any],
+    finish: Callable[[], None],
+) -> list[Tensor]:
+    """Forward and backward passes of a step, portion by portion; gradients are left in place.
+
+    Args:
+        loads: Bring one portion each to the device.
+        scale: What summed losses are divided by: the supervised positions of the global batch.
+        phase: Entered around each "data", "forward" and "backward", for whoever measures them.
+        backward: Of one loss.
+        finish: Ends the backward pass, after that of the last portion.
+
+    Returns:
+        The portions' losses; their sum is the step's.
+    """
+    losses: list[Tensor] = []
+    for load in loads:
+        with phase("data"):
+            portion = load()
+        with phase("forward"):
+            loss = portion.loss() / scale
+        with phase("backward"):
+            backward(loss)
+            if len(losses) == len(loads) - 1:
+                finish()
+        losses.append(loss.detach())
+    return losses
+
+
+def count_largest_saved(portions: Iterable[Portion], held: Iterable[Tensor]) -> int:
+    """Most bytes that autograd keeps for one forward pass of a step.
+
+    Args:
+        portions: All of the step, on the device; their own tensors are not counted.
+        held: What is there with or without autograd and not counted either: the parameters.
+    """
+    held = list(held)
+    return max(
+        (count_saved_bytes(portion.loss, [*held, *portion.tensors]) for portion in portions),
+        default=0,
+    )
+
+
+class PortionSource:
+    """Cuts samples of one side into portions, and brings these to the device."""
+
+    def __init__(
+        self,
+        place: Place,
+        model: SkipGPT,
+        samples: Samples,
+        cache: SkipCache | None,
+        loss: ServedLoss,
+        max_rows: int,
+    ) -> None:
+        """Nothing is computed or copied yet.
+
+        Args:
+            place: Of the run.
+            model: The Skip model; its backbone is needed where a sample is not cached.
+            samples: All of the side.
+            cache: What is cached of them.
+            loss: Of what is served, shared by both sides.
+            max_rows: Supervised positions in a portion.
+        """
+        self._place, self._model, self._samples, self._cache = place, model, samples, cache
+        self._loss, self._max_rows = loss, max_rows
+        is_staged = cache is not None and is_worth_staging(cache.arrays, place.device)
+        self._stager = Stager(cache.arrays, place.device) if cache and is_staged else None
+
+    def split(self, ids: Sequence[int]) -> list[Tensor | list[int]]:
+        """Rows of cached samples in even portions, and samples of similar length to recompute."""
+        cache = self._cache
+        cached = [i for i in ids if cache is not None and cache.index.counts[i] > 0]
+        parts: list[Tensor | list[int]] = []
+        if cache is not None and cached:
+            parts += even_portions(cache.index.find_rows(cached), self._max_rows)
+        if len(cached) < len(ids):
+            there = set(cached)
+            left = [i for i in ids if i not in there]
+            parts += length_buckets(left, self._samples.lengths, token_budget(self._place.device))
+        return parts
+
+    def prefetch(self, ids: Sequence[int]) -> None:
+        """Have samples that come next read ahead from disk and brought to a GPU."""
+        if self._cache is not None:
+            self._cache.prefetch(ids)
+        if self._stager is not None:
+            self._stager.expect([part for part in self.split(ids) if isinstance(part, Tensor)])
+
+    def load(self, part: Tensor | list[int]) -> Portion:
+        """Rows of the cache, or tokens."""
+        device = self._place.device
+        if isinstance(part, Tensor):
+            assert self._cache is not None
+            served = (
+                self._cache.serve(part, device)
+                if self._stager is None
+                else self._cache.unpack(self._stager.take(part))
+            )
+            return served_portion(self._place, self._loss, served)
+        input_ids, labels = collate(self._samples, part)
+        rows, targets = supervised_rows(labels)
+        tensors = tuple(t.to(device, non_blocking=True) for t in (input_ids, rows, targets))
+        return Portion(tensors=tensors, loss=partial(self._recomputed_loss, *tensors))
+
+    def _recomputed_loss(self, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        with self._place.autocast():
+            outputs = self._model.compute_features(input_ids)
+            # plain tensors, that autograd may save
+            features = torch.stack([h.flatten(0, 1)[rows] for h in outputs], dim=1)
+            return self._loss(Served(features=features, targets=targets))
