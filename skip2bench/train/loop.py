@@ -148,7 +148,6 @@ def _take_step(
         run.objective.finish_step,
     )
     with run.clock.part("backward"):
-        run.ranks.finish_passes()
         own = torch.stack(losses).sum() if losses else torch.zeros(())  # a rank may have no sample
         read_sums = _add_up(run, own)
     with run.clock.part("optimizer"):
