@@ -2,16 +2,16 @@
 
 Each rank holds its part of every block, and gathers a block's weights while a forward pass is in
 it; so all ranks must make the same number of passes, and one that has fewer to make adds empty
-ones. For a batch they agree once on the number. While caches are made none can know its own, which
-a kept cache, an error or a wish to stop changes on the way: there they agree before each pass on
-whether any rank makes one, a few bytes beside the weights that travel in it.
+ones, which gather the weights and compute nothing. For a batch they agree once on the number. While
+caches are made none can know its own, which a kept cache, an error or a wish to stop changes on the
+way: there they agree before each pass on whether any rank makes one, a few bytes beside the weights
+that travel in it.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -33,6 +33,9 @@ def shard_blocks(model: SkipGPT, ranks: Ranks) -> None:
     for block in model.transformer.h:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     model.to(ranks.device)
+    # What torch gathers into is made with the first gathering. In inference mode, as most passes
+    # are, it would be a kind of tensor that no other pass could be gathered into.
+    _pass_empty(model)
 
 
 def even_out_passes(model: nn.Module, ranks: Ranks, own: int) -> None:
@@ -49,7 +52,7 @@ def even_out_passes(model: nn.Module, ranks: Ranks, own: int) -> None:
     if sharded is None:
         return
     for _ in range(int(ranks.max(own)[0]) - own):
-        _pass_empty(sharded, ranks)
+        _pass_empty(sharded)
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def uncounted_passes(model: nn.Module, ranks: Ranks) -> Iterator[None]:
     finally:
         announcing.remove()
     while ranks.max(0.0)[0] > 0:
-        _pass_empty(sharded, ranks)
+        _pass_empty(sharded)
     if error is not None:
         raise error
 
@@ -84,8 +87,12 @@ def _announce(ranks: Ranks, _module: nn.Module, _args: object) -> None:
     ranks.max(1.0)
 
 
-def _pass_empty(model: SkipGPT, ranks: Ranks) -> None:
-    model.compute_features(torch.zeros((1, 1), dtype=torch.long, device=ranks.device))
+def _pass_empty(model: SkipGPT) -> None:
+    """Take part in what other ranks gather for a forward pass."""
+    for block in model.transformer.h:
+        assert isinstance(block, FSDPModule)
+        block.unshard()
+        block.reshard()
 
 
 def _find_sharded(model: nn.Module) -> SkipGPT | None:
