@@ -228,7 +228,7 @@ def _check_device(config: TrainConfig, device: torch.device) -> None:
 
 
 def _check_start(
-    config: TrainConfig, arguments: list[str], environment: ClusterEnvironment
+    config: TrainConfig, arguments: Sequence[str], environment: ClusterEnvironment
 ) -> None:
     """Refuse what Fabric would start in vain, where nobody else starts the ranks."""
     if environment.creates_processes_externally:
