@@ -30,6 +30,7 @@ from skip2bench.machine.signals import StopRequest
 from skip2bench.models.skip import SkipGPT
 from skip2bench.train.objective import mean_loss
 from skip2bench.train.ranks.ranks import Ranks, share
+from skip2bench.train.ranks.sharded import even_out_passes, uncounted_passes
 
 _PROJECT_AFTER_TOKENS = 8192
 """Tokens done before the time to build is projected from them."""
@@ -85,7 +86,8 @@ class CachedObjective:
         """
         if self._builder.backbone is not None:
             self._provide_streamed(self._builder.backbone, clock, stop)
-        else:
+            return
+        with uncounted_passes(self._model, self._ranks):
             self._train = self._provide("train", self._train_ids, clock, "cache_build", stop)
             self._val = self._provide("val", self._val_ids, clock, "validation", stop)
 
@@ -109,7 +111,7 @@ class CachedObjective:
 
     def split(self, ids: Sequence[int]) -> list[Tensor | list[int]]:
         """Rows of cached samples in even portions, and samples of similar length to recompute."""
-        return self._sources["train"].split(self._own(ids))
+        return self._even_out(self._sources["train"].split(self._own(ids)))
 
     def load(self, part: Tensor | list[int]) -> Portion:
         """Rows of the cache, or tokens."""
@@ -128,7 +130,7 @@ class CachedObjective:
         """Mean loss over the validation samples, from a cache of their own."""
         source = self._sources["val"]
         source.prefetch(self._val_ids)
-        portions = map(source.load, source.split(self._val_ids))
+        portions = map(source.load, self._even_out(source.split(self._val_ids)))
         return mean_loss(portions, self._data.val, self._ranks)
 
     def describe(self) -> dict[str, Any]:
@@ -242,6 +244,12 @@ class CachedObjective:
         with self._fabric.autocast():
             caches = provide_streamed(backbone, requests, clock, stop)
         self._train, self._val = caches["train"], caches["val"]
+
+    def _even_out(self, parts: list[Tensor | list[int]]) -> list[Tensor | list[int]]:
+        """The same parts, once every rank has as many to recompute; rows need no forward pass."""
+        recomputed = sum(not isinstance(part, Tensor) for part in parts)
+        even_out_passes(self._model, self._ranks, recomputed)
+        return parts
 
     def _own(self, ids: Sequence[int]) -> list[int]:
         return [i for i in ids if i in self._own_train]

@@ -148,7 +148,6 @@ def _take_step(
         run.objective.finish_step,
     )
     with run.clock.part("backward"):
-        run.ranks.finish_passes()
         own = torch.stack(losses).sum() if losses else torch.zeros(())  # a rank may have no sample
         read_sums = _add_up(run, own)
     with run.clock.part("optimizer"):
@@ -174,7 +173,6 @@ def _evaluate_batch(run: TrainingRun, batch: Sequence[int]) -> float:
     run.model.eval()
     supervised = run.data.train.supervised_counts
     losses = [run.objective.load(part).loss() for part in run.objective.split(batch)]
-    run.ranks.finish_passes()
     own = float(torch.stack(losses).sum()) if losses else 0.0
     return run.ranks.sum(own)[0] / sum(supervised[i] for i in batch)
 
@@ -228,5 +226,4 @@ def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
         portions = map(run.objective.load, run.objective.split(batch))
         largest = count_largest_saved(portions, local_tensors(run.model))
         run.objective.finish_step()
-    run.ranks.finish_passes()
     return int(run.ranks.max(largest)[0])

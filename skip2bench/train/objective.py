@@ -17,6 +17,7 @@ from skip2bench.data.samples import Samples, TokenizedData, collate, length_buck
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.signals import StopRequest
 from skip2bench.train.ranks.ranks import Ranks, share
+from skip2bench.train.ranks.sharded import even_out_passes
 
 
 class Objective(Protocol):
@@ -29,7 +30,10 @@ class Objective(Protocol):
         """Drop what no rank needs after `prepare`, and do by the clock what that makes room for."""
 
     def split(self, ids: Sequence[int]) -> list[Any]:
-        """Cut a global batch into what `load` takes."""
+        """Cut a global batch into what `load` takes; each part is loaded and run, in their order.
+
+        Ranks that share a backbone come to as many forward passes each, see `sharded`.
+        """
 
     def load(self, part: Any) -> Portion:
         """Bring a part of a global batch to the device."""
@@ -83,7 +87,9 @@ class TokenObjective:
     def split(self, ids: Sequence[int]) -> list[list[int]]:
         """Micro-batches of samples of similar length, of this rank's share."""
         own = share(ids, self._train_lengths, self._ranks.size)[self._ranks.rank]
-        return micro_batches(own, self._train_lengths, self.micro_batch_size)
+        parts = micro_batches(own, self._train_lengths, self.micro_batch_size)
+        even_out_passes(self._model, self._ranks, len(parts))
+        return parts
 
     def load(self, part: list[int]) -> Portion:
         """Padded token ids (B, T), and which positions are supervised by what."""
@@ -121,6 +127,7 @@ def token_validation_loss(
     ranks = ranks or Ranks()
     own = share(range(len(samples)), samples.lengths, ranks.size)[ranks.rank]
     buckets = length_buckets(own, samples.lengths, token_budget(fabric.device))
+    even_out_passes(model, ranks, len(buckets))
     portions = (_token_portion(fabric, model, samples, ids) for ids in buckets)
     return mean_loss(portions, samples, ranks)
 
@@ -136,5 +143,4 @@ def mean_loss(portions: Any, samples: Samples, ranks: Ranks) -> float:
     """Mean over the supervised positions of `samples`, which the ranks' portions cover."""
     losses = [portion.loss().double() for portion in portions]
     own = float(torch.stack(losses).sum()) if losses else 0.0
-    ranks.finish_passes()
     return ranks.sum(own)[0] / sum(samples.supervised_counts)

@@ -26,7 +26,7 @@ from skip2bench.train.micro_batch import find_micro_batch_size
 from skip2bench.train.objective import Objective, TokenObjective
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.ranks.ranks import Ranks, share
-from skip2bench.train.ranks.sharded import ShardedBackbone
+from skip2bench.train.ranks.sharded import shard_blocks
 from skip2bench.train.resume import RunPlace
 
 SCRATCH = ".cache"
@@ -53,7 +53,7 @@ def load_model(plan: TrainingPlan, ranks: Ranks) -> GPT:
     if plan.config.compile:
         compile_model(model)
     if is_sharded and isinstance(model, SkipGPT):
-        ranks.finish_passes = ShardedBackbone(model, ranks).finish
+        shard_blocks(model, ranks)
     return model
 
 

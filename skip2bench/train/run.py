@@ -99,7 +99,7 @@ def _run(
         if place.finished is not None:
             return place.finished if ranks.is_first else {}
         folder = place.folder
-        ranks.folder, ranks.step = folder, place.step
+        ranks.begin_run(folder, place.step)
         environment |= {"earlier_sessions": place.earlier_sessions} if place.state else {}
         log_folder = place.log_folder.relative_to(folder).as_posix()
         known = plan.describe() | {"log_folder": log_folder}

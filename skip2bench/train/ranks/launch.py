@@ -1,7 +1,9 @@
 """Starts the ranks of a run, or finds them started by torchrun or SLURM, and watches over them.
 
-Lightning Fabric does the finding and connecting. A rank that ends before its time ends the run: the
-first rank looks at the processes that it started, and those look at it.
+Lightning Fabric does the finding, starting and connecting. A rank that ends before its time ends
+the run: the first rank looks at the processes that it started, and those look at it. Fabric has an
+observer for that, which kills the first rank without a word, so that nobody would learn which rank
+has died and how to go on: it is given nothing to look at.
 """
 
 import logging
@@ -10,16 +12,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.strategies import DDPStrategy
-from lightning.fabric.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning_utilities.core import rank_zero
 from torch import nn
 
@@ -30,7 +31,7 @@ from skip2bench.io.whole import write_json
 from skip2bench.machine.environment import choose_device, choose_precision
 from skip2bench.machine.hardware import count_cores
 from skip2bench.results.reading import read_run
-from skip2bench.train.ranks.ranks import RankLostError, Ranks
+from skip2bench.train.ranks.ranks import UNKNOWN_LOST, RankLostError, Ranks
 
 TIMEOUT_SECONDS = float(os.environ.get("SKIP2BENCH_RANK_TIMEOUT_SECONDS", "600"))
 """How long a collective waits for a rank that lives and does not answer."""
@@ -43,29 +44,31 @@ _END_SECONDS = 20.0
 class _Replicas(DDPStrategy):  # type: ignore[misc]
     """Fabric's ranks, without DDP around the model: `Ranks.reduce_step` adds up the gradients."""
 
+    watch: "_Watch"
+    """Over the ranks that were started here, from before they are connected."""
+
     def setup_module(self, module: nn.Module) -> nn.Module:
         return module
 
-    def _configure_launcher(self) -> None:
-        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
-
-
-class _Launcher(_SubprocessScriptLauncher):  # type: ignore[misc]
-    """Fabric's launcher without its observer, which would kill the first rank without a word."""
-
-    def launch(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        environment = self.cluster_environment
-        environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
-        if not environment.creates_processes_externally:
-            self._call_children_scripts()
-        return function(*args, **kwargs)
+    def setup_environment(self) -> None:
+        started = self.launcher.procs
+        self.watch = _Watch(list(started))
+        started.clear()  # Fabric's observer, which holds this list, looks seconds after the start
+        try:
+            super().setup_environment()
+        except BaseException:
+            self.watch.end_children()  # they would wait for this one
+            raise
 
 
 class _Watch:
     """Looks at the processes that belong to this one, and ends it where it would wait in vain."""
 
-    def __init__(self, children: list[subprocess.Popen[bytes]], ranks: Ranks) -> None:
-        self._children, self._ranks = children, ranks
+    ranks = Ranks()
+    """Those of the run, once they are connected."""
+
+    def __init__(self, children: list[subprocess.Popen[bytes]]) -> None:
+        self._children = children
         self._parent = os.getppid()
         self._is_over = threading.Event()
         threading.Thread(target=self._look, daemon=True, name="rank-watch").start()
@@ -73,11 +76,11 @@ class _Watch:
     def find_lost(self) -> str:
         """Which child has ended, asked after a collective has failed."""
         deadline = time.monotonic() + 2.0
-        while time.monotonic() < deadline:
+        while self._children and time.monotonic() < deadline:
             if (found := self._dead_child()) is not None:
                 return found
             time.sleep(_LOOK_SECONDS / 10)
-        return "another rank ended or does not answer"
+        return UNKNOWN_LOST
 
     def close(self) -> None:
         """Stop looking, and end the children that are still there."""
@@ -106,7 +109,7 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._is_over.wait(_LOOK_SECONDS):
-            if not self._children and not self._ranks.is_first and os.getppid() != self._parent:
+            if not self._children and not self.ranks.is_first and os.getppid() != self._parent:
                 os._exit(1)  # the first rank has gone, and its record with it
             if (found := self._dead_child()) is not None:
                 if not self._is_over.wait(_GRACE_SECONDS):
@@ -115,12 +118,12 @@ class _Watch:
 
     def _end(self, found: str) -> None:
         """End a process that waits in a collective which nobody will complete."""
-        text = self._ranks.describe_loss(found)
-        if self._ranks.folder is not None:
+        text = self.ranks.describe_loss(found)
+        if self.ranks.folder is not None:
             with suppress(OSError, Skip2BenchError):
-                summary = dict(read_run(self._ranks.folder).summary)
+                summary = dict(read_run(self.ranks.folder).summary)
                 summary |= {"status": "failed", "error": text}
-                write_json(self._ranks.folder / "summary.json", summary)
+                write_json(self.ranks.folder / "summary.json", summary)
         print(error_line(text), file=sys.stderr, flush=True)  # noqa: T201
         self.end_children()
         os._exit(1)
@@ -143,7 +146,7 @@ def open_ranks(
         yield Ranks(), None
         return
     device = choose_device(config.device)
-    _check(config, device, arguments)
+    _check_device(config, device)
     strategy = _Replicas(timeout=timedelta(seconds=TIMEOUT_SECONDS))
     fabric = Fabric(
         accelerator=device.type,
@@ -152,20 +155,20 @@ def open_ranks(
         strategy=strategy,
         precision=choose_precision(config.precision, device),
     )
+    _check_start(config, arguments, strategy.cluster_environment)
     for log in (logging.getLogger("lightning.fabric"), rank_zero.log):
         log.setLevel(logging.WARNING)  # else a banner on each rank
     fabric.launch()
-    ranks = Ranks(
+    watch = strategy.watch
+    watch.ranks = ranks = Ranks(
         rank=fabric.global_rank,
         size=fabric.world_size,
         local_size=config.devices,
         device=fabric.device,
+        find_lost=watch.find_lost,
     )
     if device.type == "cpu":
         torch.set_num_threads(max(1, (count_cores() or 1) // config.devices))
-    watch = _Watch(list(strategy.launcher.procs), ranks)
-    if strategy.launcher.procs:
-        ranks.find_lost = watch.find_lost
     with _quiet_unless_first(ranks), _ended(ranks, watch):
         yield ranks, fabric
 
@@ -214,7 +217,7 @@ def _close(ranks: Ranks, watch: _Watch) -> None:
     watch.close()
 
 
-def _check(config: TrainConfig, device: torch.device, arguments: Sequence[str]) -> None:
+def _check_device(config: TrainConfig, device: torch.device) -> None:
     if device.type == "mps":
         raise Skip2BenchError("there is one mps device; leave --devices out, or use --device cpu")
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
@@ -222,7 +225,13 @@ def _check(config: TrainConfig, device: torch.device, arguments: Sequence[str]) 
             f"devices is {config.devices}; torch sees {torch.cuda.device_count()} GPUs here: give "
             "at most as many"
         )
-    if _is_started_by_others():
+
+
+def _check_start(
+    config: TrainConfig, arguments: Sequence[str], environment: ClusterEnvironment
+) -> None:
+    """Refuse what Fabric would start in vain, where nobody else starts the ranks."""
+    if environment.creates_processes_externally:
         return
     if config.num_nodes > 1 and "MASTER_ADDR" not in os.environ:
         raise Skip2BenchError(
@@ -234,8 +243,3 @@ def _check(config: TrainConfig, device: torch.device, arguments: Sequence[str]) 
             f"devices is {config.devices}, and this is no command that could be repeated for each; "
             "start the script with torchrun"
         )
-
-
-def _is_started_by_others() -> bool:
-    names = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
-    return any(name in os.environ for name in names)

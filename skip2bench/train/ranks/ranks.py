@@ -4,25 +4,31 @@ Weights and optimizer are the same on every rank: each sums its samples' part of
 the gradients of what trains are added up over the ranks, in one tensor a step, the loss and the
 wish to stop behind them. What one rank alone would decide (to stop, that the loss has diverged) is
 decided on such sums, so no rank waits for one that has gone. Starting ranks is `launch`'s.
+
+Work of unknown length (`together`) ends at a meeting that looks at a counter, not at torch's
+barrier: a process in that one has its signals wait as long as itself, so a second Ctrl-C would not
+end it at once. The barrier serves at the end, where the wait has a limit.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.elastic.utils.store import barrier
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.signals import StopRequest
 
 _Result = TypeVar("_Result")
 
+UNKNOWN_LOST = "another rank ended or does not answer"
 _POLL_SECONDS = 0.05
 _STEP_EXTRAS = 2
 """Behind the gradients of a step: its loss, and how many ranks wish to stop."""
@@ -41,14 +47,13 @@ class Ranks:
     local_size: int = 1
     """Ranks on this machine, which share its memory, its disk and its cores."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    find_lost: Callable[[], str] = lambda: "another rank ended or does not answer"
+    find_lost: Callable[[], str] = lambda: UNKNOWN_LOST
     """Says, after a collective has failed, who is missing."""
-    folder: Path | None = None
-    """The run folder, once it is known."""
-    step: int = 0
-    finish_passes: Callable[[], None] = lambda: None
-    """Called by all ranks where each has made its forward passes, see `sharded`."""
-    _meetings: int = 0
+    folder: Path | None = field(default=None, init=False)
+    """The run folder, once `begin_run` has named it."""
+    step: int = field(default=0, init=False)
+    """Steps that the run has taken."""
+    _meetings: int = field(default=0, init=False)
 
     @property
     def is_first(self) -> bool:
@@ -59,6 +64,10 @@ class Ranks:
     def is_alone(self) -> bool:
         """True where the run is one process."""
         return self.size == 1
+
+    def begin_run(self, folder: Path, step: int) -> None:
+        """Note which run this is, and its step, for the error line of one that loses a rank."""
+        self.folder, self.step = folder, step
 
     def sum(self, *values: float) -> list[float]:
         """Each value added up over the ranks, in float64."""
@@ -103,8 +112,7 @@ class Ranks:
             raise
         except (Skip2BenchError, KeyboardInterrupt) as caught:
             error = caught
-        self.finish_passes()
-        self._meet()
+        self._call(self._meet)
         self._end_together(error)
         return result  # type: ignore[return-value]
 
@@ -143,9 +151,12 @@ class Ranks:
         return read_sums
 
     def wait_for_first(self, most_seconds: float) -> None:
-        """Let the first rank finish its files before any other process ends."""
+        """Let the first rank finish its files before any other process ends.
+
+        Signals wait as well, so this is for the end of a run.
+        """
         if not self.is_alone:
-            self._meet(most_seconds)
+            self._call(lambda: self._leave(most_seconds))
 
     def _reduce(self, values: Sequence[float], operation: Any) -> list[float]:
         if self.is_alone:
@@ -155,25 +166,24 @@ class Ranks:
         result: list[float] = both.tolist()
         return result
 
-    def _meet(self, most_seconds: float = math.inf) -> None:
-        """Wait, outside any collective, until all ranks have come here or the time is over."""
+    def _meet(self) -> None:
+        """Wait, outside any collective, until all ranks have come here."""
         self._meetings += 1
         key = f"meeting-{self._meetings}"
+        store = dist.distributed_c10d._get_default_store()
+        store.add(key, 1)
+        while store.add(key, 0) < self.size:
+            time.sleep(_POLL_SECONDS)
 
-        def meet() -> None:
-            store = dist.distributed_c10d._get_default_store()
-            store.add(key, 1)
-            deadline = time.monotonic() + most_seconds
-            while store.add(key, 0) < self.size and time.monotonic() < deadline:
-                time.sleep(_POLL_SECONDS)
-            # the first rank holds the store: it leaves last
-            store.add(f"{key}-left", 1)
-            while self.is_first and store.add(f"{key}-left", 0) < self.size:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(_POLL_SECONDS)
-
-        self._call(meet)
+    def _leave(self, most_seconds: float) -> None:
+        store = dist.distributed_c10d._get_default_store()
+        barrier(store, self.size, "end", most_seconds)
+        # the first rank holds the store: it leaves last
+        if self.is_first:
+            others = [f"left-{rank}" for rank in range(1, self.size)]
+            store.wait(others, timedelta(seconds=most_seconds))
+        else:
+            store.set(f"left-{self.rank}", "")
 
     def _end_together(self, error: BaseException | None) -> None:
         """Raise where any rank has an error."""

@@ -5,18 +5,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
+from lightning.fabric.strategies import DDPStrategy
 from rank_processes import Disturbance, run_ranks
 from safetensors.torch import load_file
 
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.machine.signals import stop_on_signals
+from skip2bench.train.ranks.launch import _Replicas
 from skip2bench.train.ranks.ranks import Ranks, share, step_bytes
 from skip2bench.train.run import run_training
 
@@ -93,11 +100,12 @@ def _adapter(folder):
         (2, {"method": "skip2", "strategy": "fsdp", "cache_max_bytes": "200KiB"}),
         (2, {"method": "skip2", "cache_tier": "disk"}),
         (2, {"method": "skip", "strategy": "fsdp"}),
+        (2, {"method": "skip", "strategy": "fsdp", "global_batch_size": 3, "micro_batch_size": 1}),
         (2, {"method": "lora", "micro_batch_size": "auto", "gradient_checkpointing": True}),
     ],
     ids=[
         *("lora", "skip", "skip2", "skip2 with samples that do not fit", "fsdp", "disk"),
-        *("fsdp without a cache", "switches"),
+        *("fsdp without a cache", "fsdp with an empty pass in each step", "switches"),
     ],
 )
 def test_losses_are_those_of_one_process(values, size, changes):
@@ -187,6 +195,43 @@ def test_the_command_starts_ranks_and_says_which_one_has_died(values, tmp_path):
     assert last.startswith("error: rank 1 ended (signal 9); the run was stopped at step ")
     assert last.endswith(f"; go on with: skip2bench train --resume --out-dir {tmp_path / 'run'}")
     assert _read(tmp_path / "run")[0]["status"] == "failed"
+
+
+def test_a_rank_that_dies_while_they_connect_is_named(monkeypatch, capsys):
+    strategy, is_over, statuses = _Replicas(), threading.Event(), []
+
+    def leave(status):
+        statuses.append(status)
+        is_over.set()
+
+    monkeypatch.setattr("skip2bench.train.ranks.launch._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setattr(DDPStrategy, "setup_environment", lambda _: is_over.wait(30))
+    child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    strategy._launcher = SimpleNamespace(procs=[child])
+    strategy.setup_environment()
+    assert statuses == [1]
+    error = "error: rank 1 ended (exit status 3); the run was stopped at step 0\n"
+    assert capsys.readouterr().err == error
+    assert strategy.launcher.procs == []  # Fabric's observer would kill this process
+
+
+def test_a_second_signal_ends_a_rank_that_waits_for_the_others():
+    dist.init_process_group(
+        "gloo", store=dist.HashStore(), rank=0, world_size=1, timeout=timedelta(seconds=5)
+    )
+    timers = [threading.Timer(s, os.kill, (os.getpid(), signal.SIGINT)) for s in (0.2, 0.4)]
+    try:
+        with stop_on_signals() as wish:
+            for timer in timers:
+                timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                Ranks(size=2).together(lambda: None)
+        assert wish.is_made
+    finally:
+        for timer in timers:
+            timer.join()
+        dist.destroy_process_group()
 
 
 @pytest.mark.slow
