@@ -16,26 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from skip2bench.coercion import coerce
+from skip2bench.command_end import run_to_end
 from skip2bench.config import BenchConfig, TrainConfig
 from skip2bench.errors import Skip2BenchError
 
 _WATCH_SECONDS = 1.0
 
 
-def main() -> int:
-    """Run the cell that a JSON file describes; return the exit status."""
+def main() -> None:
+    """Run the cell that a JSON file describes; its process ends as the command line's does."""
+    run_to_end(_run_described)
+
+
+def _run_described() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     threading.Thread(target=_watch_parent, args=(spec["parent_pid"],), daemon=True).start()
     if spec["max_memory_bytes"] is not None:
         limit_memory(spec["max_memory_bytes"])
-    try:
-        _run(spec)
-    except Skip2BenchError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    _run(spec)
 
 
 def limit_memory(max_bytes: int) -> None:
@@ -77,4 +75,4 @@ def _run(spec: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,27 +2,36 @@
 
 from pathlib import Path
 
-from skip2bench.curves import read_loss_curve
+from skip2bench.cell_process import CellRun
 from skip2bench.errors import Skip2BenchError
 from skip2bench.result_files import DamagedFileError
 from skip2bench.run_folders import Run, find_run
 
 
-def find_damage(folder: Path) -> str | None:
-    """What is missing or damaged in a finished run's folder, in a few words; None where nothing is.
+def read_whole(folder: Path) -> CellRun:
+    """The run of a cell that ended well.
 
     A benchmark's or a peer's run is checked as far as its summary.
+
+    Raises:
+        DamagedFileError: something is missing or damaged; its text says what, in a few words.
     """
+    cell_run = CellRun(run=find_run(folder))
+    damage = _find_damage(cell_run)
+    if damage is not None:
+        raise DamagedFileError(damage)
+    return cell_run
+
+
+def _find_damage(cell_run: CellRun) -> str | None:
+    run = cell_run.run
+    if run.summary.get("status") != "ok":
+        return f"its status is {run.summary.get('status')!r}"
+    if run.kind != "train" or run.summary.get("peer"):
+        return None
     try:
-        run = find_run(folder)
-        if run.summary.get("status") != "ok":
-            return f"its status is {run.summary.get('status')!r}"
-        if run.kind != "train" or run.summary.get("peer"):
-            return None
-        if read_loss_curve(run) is None:
+        if cell_run.curve is None:
             return "metrics.csv is missing, or has no row"
-    except DamagedFileError as error:
-        return str(error)
     except Skip2BenchError as error:
         return str(error).partition("; ")[0]
     return _find_lost_steps(run) or _find_lost_adapter(run)

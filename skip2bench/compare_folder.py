@@ -7,6 +7,7 @@ enlarged goes on where it was, and never with figures of something else.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from skip2bench.cell_check import find_damage
-from skip2bench.cell_process import END_SECONDS, Outcome
+from skip2bench.cell_check import read_whole
+from skip2bench.cell_process import END_SECONDS, CellRun, Outcome
 from skip2bench.compare_config import CompareConfig, to_plain
 from skip2bench.config import to_plain as config_to_plain
 from skip2bench.console import warn
@@ -25,6 +26,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.folder_lock import locked_folder
 from skip2bench.matrix import Cell
 from skip2bench.models import hash_file
+from skip2bench.result_files import DamagedFileError
 from skip2bench.results import create_run_folder, write_json
 from skip2bench.run_folders import read_run
 from skip2bench.state_files import StateFolder
@@ -45,6 +47,7 @@ class CompareFolder:
         self._cells = path / "cells"
         self._cells.mkdir(exist_ok=True)
         self._damaged: set[str] = set()
+        self._whole: dict[str, tuple[tuple[int, int], CellRun]] = {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -80,21 +83,35 @@ class CompareFolder:
 
     def _read(self, name: str) -> tuple[str | None, Outcome | None]:
         try:
-            stored = json.loads((self._cells / f"{name}.json").read_text(encoding="utf-8"))
+            file = self._cells / f"{name}.json"
+            stored = json.loads(file.read_text(encoding="utf-8"))
             outcome = Outcome(**stored["outcome"])
-            if outcome.status == "ok" and not self._is_whole(name):
+            if outcome.status == "ok" and not self._is_whole(name, file.stat()):
                 return None, None
             return stored["key"], outcome
         except (OSError, ValueError, KeyError, TypeError, Skip2BenchError):
             return None, None  # not there, half of it, or another version's: the cell runs again
 
-    def _is_whole(self, name: str) -> bool:
-        """True where a cell that ended well has all that it wrote; said once where it has not."""
-        damage = find_damage(self.run_folder(name))
-        if damage is not None and name not in self._damaged:
-            self._damaged.add(name)
-            warn(f"{name} runs again: {damage}")
-        return damage is None
+    def _is_whole(self, name: str, end: os.stat_result) -> bool:
+        """True where a cell that ended well has all that it wrote; said once where it has not.
+
+        Its run is read once for each time that it has ended: `end` is of the record of that.
+        """
+        stamp = (end.st_ino, end.st_mtime_ns)
+        if name in self._whole and self._whole[name][0] == stamp:
+            return True
+        try:
+            self._whole[name] = (stamp, read_whole(self.run_folder(name)))
+        except DamagedFileError as damage:
+            if name not in self._damaged:
+                self._damaged.add(name)
+                warn(f"{name} runs again: {damage}")
+            return False
+        return True
+
+    def finished_run(self, name: str) -> CellRun | None:
+        """The run of a cell that `read_outcome` has found to have ended well."""
+        return self._whole[name][1] if name in self._whole else None
 
     def write_outcome(self, name: str, key: str, outcome: Outcome) -> None:
         """Record how a cell ended."""

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skip2bench.cell_process import Outcome
+from skip2bench.cell_process import CellRun, Outcome
 from skip2bench.compare_config import CompareConfig, to_plain
-from skip2bench.compare_folder import CompareFolder
 from skip2bench.comparison import (
     FIGURES,
     CellResult,
@@ -16,10 +15,8 @@ from skip2bench.comparison import (
     summarise_configuration,
 )
 from skip2bench.comparison_report import RESULTS_FILE
-from skip2bench.curves import read_loss_curve
 from skip2bench.matrix import Cell, Configuration, find_baseline
 from skip2bench.results import SCHEMA_VERSION, utc_now, write_csv, write_json
-from skip2bench.run_folders import read_run
 
 CSV_FILE = "comparison.csv"
 _CELL_COLUMNS = (
@@ -28,16 +25,16 @@ _CELL_COLUMNS = (
 )
 
 
-def read_result(folder: CompareFolder, cell: Cell, outcome: Outcome | None) -> CellResult:
-    """What a cell came to; `outcome` is None where it has not run."""
+def read_result(
+    cell: Cell, outcome: Outcome | None = None, cell_run: CellRun | None = None
+) -> CellResult:
+    """What a cell came to; it has no outcome where it has not run."""
     summary: Mapping[str, Any] = {}
     curve: list[dict[str, Any]] = []
-    run_folder = folder.run_folder(cell.name)
-    if outcome is not None and (run_folder / "summary.json").is_file():
-        run = read_run(run_folder)
-        summary = run.summary
+    if outcome is not None and cell_run is not None:
+        summary = cell_run.run.summary
         # a cell that was killed may have left half a row, and has no figure to take from it
-        found = read_loss_curve(run) if outcome.status == "ok" else None
+        found = cell_run.curve if outcome.status == "ok" else None
         curve = found.points() if found else []
         if not curve and outcome.status == "ok" and cell.peer:
             # a peer is validated at its end alone

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from skip2bench.cell_process import Outcome
+from skip2bench.cell_process import Outcome, read_cell_run
 from skip2bench.compare_config import load_compare_config, to_plain
 from skip2bench.compare_folder import CompareFolder, describe_cell, find_folder, make_key
 from skip2bench.comparison_results import read_result
@@ -143,8 +143,9 @@ def test_a_comparison_is_not_begun_anew_over_another(tmp_path):
 def test_a_peer_is_at_its_target_where_its_end_is(folder, cell):
     summary = KNOWN | {"steps": 10, "final_val_loss": 2.0, "train_seconds": 5.0}
     write_json(folder.run_folder("x") / "summary.json", summary)
-    assert read_result(folder, replace(cell, name="x"), OK).curve == []  # its metrics are lost
-    result = read_result(folder, replace(cell, name="x", peer="litgpt"), OK)
+    cell_run = read_cell_run(folder.run_folder("x"))
+    assert read_result(cell, OK, cell_run).curve == []  # its metrics are lost
+    result = read_result(replace(cell, peer="litgpt"), OK, cell_run)
     assert result.curve == [{"step": 10, "val_loss": 2.0, "train_seconds": 5.0}]
     failed = replace(OK, status="failed")
-    assert not read_result(folder, replace(cell, name="x"), failed).curve
+    assert not read_result(cell, failed, cell_run).curve
