@@ -17,6 +17,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.markdown_text import to_printable
 from skip2bench.report_charts import draw_charts
 from skip2bench.report_data import build_report_data, collect_curves
+from skip2bench.report_tables import collect_tables, render_tables
 from skip2bench.results import to_json
 from skip2bench.run_folders import read_runs
 from skip2bench.selection import Selection, choose_runs, select_runs
@@ -75,7 +76,7 @@ def _nothing_to_report(root: Path, selection: Selection) -> Skip2BenchError:
 def _render(config: ReportConfig, data: Mapping[str, Any], charts: Mapping[str, str]) -> str:
     from skip2bench.report_templates import render_shipped, render_users
 
-    content = {**data, "charts": charts}
+    content = {**data, "charts": charts, "tables": render_tables(data, config.lang)}
     if config.template is None:
         return render_shipped(config.lang, content)
     return render_users(config.template, config.lang, content)
@@ -115,6 +116,7 @@ def _to_plain(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data as JSON can hold it: runs become their folders."""
     selection = data["selection"]
     plain = {name: value for name, value in data.items() if name not in ("selection", "limits")}
+    plain["tables"] = collect_tables(data)
     plain["missing"] = [vars(item) for item in data["missing"]]
     plain["left_out"] = [vars(item) for item in selection.left_out]
     plain["runs"] = [run.folder.as_posix() for run in selection.runs]

@@ -20,6 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Cycler, Joiner, Namespace
 
 from skip2bench import units
+from skip2bench.columns import show_median, show_spread
 from skip2bench.config import Language
 from skip2bench.errors import Skip2BenchError
 from skip2bench.markdown_text import (
@@ -140,7 +141,7 @@ def _prepare(kind: type[Environment], lang: Language, **options: Any) -> Environ
     }
     environment.filters |= {
         "spread": partial(_spread, formats=formats),
-        "median_ms": _median_milliseconds,
+        "median_ms": show_median,
         "code": escape_code,
         "code_span": quote_code,
         "shell_word": lambda value: shlex.quote(str(value)),
@@ -152,18 +153,7 @@ def _prepare(kind: type[Environment], lang: Language, **options: Any) -> Environ
 
 def _spread(figure: Any, kind: str, formats: Mapping[str, Callable[..., str]]) -> str:
     """A figure over runs: mean ± standard deviation, with a ± only where it varied."""
-    if not figure:
-        return "-"
-    render = formats[kind]
-    if figure["n"] == 1 or figure["std"] == 0:
-        return render(figure["mean"])
-    return f"{render(figure['mean'])} ± {render(figure['std']).removeprefix('+')}"
-
-
-def _median_milliseconds(phase: Any) -> str:
-    values = [(phase or {}).get(f"{name}_seconds") for name in ("median", "std")]
-    known = [units.format_milliseconds(value) for value in values if value is not None]
-    return " ± ".join(known) if values[0] is not None else "-"
+    return show_spread(figure, formats[kind]) if figure else "-"
 
 
 def _or_dash(value: Any, render: Callable[..., str]) -> str:

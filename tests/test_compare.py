@@ -80,6 +80,10 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys, re
         "skip2-0-1-lr0.01-seed1337": "ok",
         "skip2-0-1-lr0.01-seed1337-reused": "ok",
     }
+    ended_well = [name for name, status in statuses.items() if status == "ok" and name != "cache-1"]
+    files = [(name, file) for name in ended_well for file in ("summary.json", "metrics.csv")]
+    assert {place: reads[place] for place in files} == dict.fromkeys(files, 1)
+    assert set(reads.values()) == {1}
     assert results["error"].startswith("2 of 6 runs did not end well: lora-2-lr1e+30-seed1337, l")
     assert "lower --learning-rate" in results["cells"]["lora-2-lr1e+30-seed1337"]["error"]
     assert read_run(folder).summary["status"] == "failed"
@@ -105,10 +109,6 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys, re
     assert ok["tokens_per_second"].notna().all()
     assert (folder / "cells/last-lr0.01-seed1337.log").read_text().strip()
     assert not (folder / "cache").exists()
-    ended_well = [name for name, status in statuses.items() if status == "ok" and name != "cache-1"]
-    files = [(name, file) for name in ended_well for file in ("summary.json", "metrics.csv")]
-    assert {place: reads[place] for place in files} == dict.fromkeys(files, 1)
-    assert set(reads.values()) == {1}
 
     before = stamps(folder)
     capsys.readouterr()
