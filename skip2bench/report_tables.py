@@ -39,10 +39,10 @@ _SIGNED, _GENERAL = plain("{:+.3f}".format), plain("{:g}".format)
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of the report: its rows among the report's data, and its columns."""
+    """A table: its columns, and its rows among the data that it is made from."""
 
-    rows: Callable[[Mapping[str, Any]], Sequence[Row]]
     columns: tuple[Column, ...]
+    rows: Callable[[Any], Sequence[Row]] = list
 
 
 def render_tables(data: Mapping[str, Any], lang: Language) -> dict[str, str]:
@@ -73,7 +73,11 @@ def _of_runs(name: str) -> Callable[[Row], Any]:
 
 def _of_cache(name: str) -> Callable[[Row], Any]:
     """The same, of a method that has a cache."""
-    return lambda entry: entry["figures"].get(name) if entry["method"] == "skip2" else None
+    return lambda entry: entry["figures"].get(name) if _is_cached(entry) else None
+
+
+def _is_cached(entry: Row) -> bool:
+    return bool(entry["method"] == "skip2")
 
 
 def _against_baseline(name: str) -> Callable[[Row], Any]:
@@ -340,6 +344,7 @@ _STEP_BYTES = Column(
     key="step_bytes",
     en="Increase in a step",
     ja="step 中の増加",
+    short="Of a step",
     figure=_size("step_bytes"),
     show=show_size,
 )
@@ -347,6 +352,7 @@ _CACHED_STEP_BYTES = Column(
     key="cached_step_bytes",
     en="Increase in a cached step",
     ja="キャッシュ済み step 中の増加",
+    short="Of a cached step",
     figure=_size("cached_step_bytes"),
     show=show_size,
 )
@@ -357,6 +363,7 @@ _BENCH_CACHED_SAVED = Column(
     key="cached_saved_bytes",
     en=f"{_SAVED} (cached)",
     ja=f"{_SAVED_JA} (キャッシュ済み)",
+    short="Saved, cached step",
     figure=_size("cached_saved_bytes"),
     show=show_size,
 )
@@ -408,7 +415,7 @@ _MICRO_BATCH = Column(
     en="Micro-batch",
     ja="マイクロバッチ",
     # steps from the cache have none
-    figure=lambda entry: None if entry["method"] == "skip2" else entry["micro_batch_size"],
+    figure=lambda entry: None if _is_cached(entry) else entry["micro_batch_size"],
     show=_COUNT,
 )
 _WHOLE_PEAK = (
@@ -512,23 +519,29 @@ TABLES = {
 }
 """The report's, by name, in its order."""
 BENCH_SCREENS = {
-    "📊 Parameter Count Comparison": (_TOTAL, _TRAINABLE, _TRAINABLE_RATIO),
-    "📈 Parameter Reduction": (_TRAINABLE_REDUCTION,),
-    "⚡ Forward Pass Benchmark": (
-        *(_FORWARD, _faster("forward"), _TRAIN_FORWARD, _faster("train_forward")),
+    "📊 Parameter Count Comparison": Table(columns=(_TOTAL, _TRAINABLE, _TRAINABLE_RATIO)),
+    "📈 Parameter Reduction": Table(columns=(_TRAINABLE_REDUCTION,)),
+    "⚡ Forward Pass Benchmark": Table(
+        columns=(_FORWARD, _faster("forward"), _TRAIN_FORWARD, _faster("train_forward"))
     ),
-    "⚙️  Backward Pass Benchmark": (
-        *(_BACKWARD, _faster("backward"), _FASTER_BY_FLOPS, _OPTIMIZER),
+    "⚙️  Backward Pass Benchmark": Table(
+        columns=(_BACKWARD, _faster("backward"), _FASTER_BY_FLOPS, _OPTIMIZER)
     ),
-    "⚙️  With Skip-Cache (later epochs)": (
-        *(_CACHED_FORWARD, _faster("cached_forward")),
-        *(_CACHED_BACKWARD, _faster("cached_backward")),
+    "⚙️  With Skip-Cache (later epochs)": Table(
+        rows=lambda rows: [row for row in rows if row["cached_forward"]],
+        columns=(
+            *(_CACHED_FORWARD, _faster("cached_forward")),
+            *(_CACHED_BACKWARD, _faster("cached_backward")),
+        ),
     ),
-    "💾 Memory Usage": (
-        *(_BENCH_PEAK, _STEP_BYTES, _CACHED_STEP_BYTES, _BENCH_SAVED, _BENCH_CACHED_SAVED),
+    "💾 Memory Usage": Table(
+        columns=(
+            *(_BENCH_PEAK, _STEP_BYTES, _CACHED_STEP_BYTES),
+            *(_BENCH_SAVED, _BENCH_CACHED_SAVED),
+        )
     ),
 }
-"""The terminal's of a benchmark, by title; each begins with the label."""
+"""The terminal's of a benchmark, by title, on its rows; the labels come first."""
 COMPARE_SCREENS = {
     "Loss": (
         *(_TRAINABLE, _RATE, _RUNS, _FINAL_LOSS, _ratio("final_val_loss")),

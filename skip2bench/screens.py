@@ -31,8 +31,8 @@ def print_bench(summary: dict[str, Any]) -> None:
         _print_configuration(entry)
     stdout.print("COMPARISON SUMMARY", _RULE, sep="\n", style="bold")
     rows = compare_configurations(entries, entries[0])
-    for title, columns in BENCH_SCREENS.items():
-        table = build_table(title, columns, rows, has_whole_labels=True)
+    for title, it in BENCH_SCREENS.items():
+        table = build_table(title, it.columns, it.rows(rows), has_whole_labels=True)
         stdout.print(table, "", sep="\n")
     stdout.print(
         "Times are medians. A ratio is the baseline's time over the configuration's, paired by "
