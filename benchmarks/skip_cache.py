@@ -27,19 +27,22 @@ from lightning.fabric import Fabric
 from litgpt.model import GPT
 from litgpt.tokenizer import Tokenizer
 
-from skip2bench import units
-from skip2bench.cache import token_budget
-from skip2bench.config import EMBEDDED_DATA, EMBEDDED_DEFAULTS, TrainConfig
-from skip2bench.console import note, warn
-from skip2bench.data import collate, length_buckets, load_data
-from skip2bench.environment import choose_device, weights_dtype
+from skip2bench.cache.skip_cache import token_budget
+from skip2bench.compare.peers.litgpt import litgpt_command, read_iterations
+from skip2bench.compare.peers.peer import write_records
+from skip2bench.config.run import EMBEDDED_DATA
+from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
+from skip2bench.data.load import load_data
+from skip2bench.data.samples import collate, length_buckets
 from skip2bench.errors import Skip2BenchError
-from skip2bench.measure import time_call
-from skip2bench.models import embedded_checkpoint, load_checkpoint
-from skip2bench.peer_litgpt import litgpt_command, read_iterations
-from skip2bench.peers import write_records
-from skip2bench.results import write_json
-from skip2bench.training_plan import TrainingPlan, plan_training
+from skip2bench.io import units
+from skip2bench.io.console import note, warn
+from skip2bench.io.resources import embedded_checkpoint
+from skip2bench.io.whole import write_json
+from skip2bench.machine.clock import time_call
+from skip2bench.machine.environment import choose_device, weights_dtype
+from skip2bench.models.base import load_checkpoint
+from skip2bench.train.plan import TrainingPlan, plan_training
 
 DEFAULTS = TrainConfig()
 Run = dict[str, Any]

@@ -21,13 +21,13 @@ from typing import Any
 
 import pandas as pd
 
-from skip2bench.console import note
-from skip2bench.data import pydoc_records
-from skip2bench.results import write_json
+from skip2bench.data.load import pydoc_records
+from skip2bench.io.console import note
+from skip2bench.io.whole import write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 READ_EVERY_SECONDS = 0.05
-BASELINE = "import skip2bench.train; input()"
+BASELINE = "import skip2bench.train.run; input()"
 """What every run imports, and then waits."""
 VALIDATION_SHARE = 0.2
 

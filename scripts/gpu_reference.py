@@ -17,21 +17,21 @@ import pandas as pd
 import torch
 from lightning.fabric import Fabric
 
-from skip2bench.compare_config import load_compare_config
-from skip2bench.config_file import load_train_config
-from skip2bench.data import collate, micro_batches
+from skip2bench.compare.matrix import list_configurations
+from skip2bench.config.compare import load_compare_config
+from skip2bench.config.load import load_train_config
+from skip2bench.data.samples import collate, micro_batches
 from skip2bench.errors import Skip2BenchError
-from skip2bench.loss import token_loss
-from skip2bench.matrix import list_configurations
-from skip2bench.measure import Clock
-from skip2bench.models import config_by_name
-from skip2bench.ranks import Ranks
-from skip2bench.results import write_csv, write_json
-from skip2bench.run_folders import Run, read_run
-from skip2bench.tables import build_bench_rows
-from skip2bench.training_parts import load_model
-from skip2bench.training_plan import plan_training
-from skip2bench.units import format_amount
+from skip2bench.io.units import format_amount
+from skip2bench.io.whole import write_csv, write_json
+from skip2bench.machine.clock import Clock
+from skip2bench.models.base import config_by_name
+from skip2bench.models.loss import token_loss
+from skip2bench.report.tables import build_bench_rows
+from skip2bench.results.reading import Run, read_run
+from skip2bench.train.parts import load_model
+from skip2bench.train.plan import plan_training
+from skip2bench.train.ranks.ranks import Ranks
 
 PRESETS = ("fast", "balanced", "accurate", "all")
 EPOCHS = (1, 3, 5, 10)

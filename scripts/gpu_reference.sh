@@ -74,7 +74,7 @@ find_ranks() {
 stage_1() {
     # only their files: the others need what a GPU machine may not have
     # shellcheck disable=SC2046
-    "$PYTHON" -m pytest -m gpu -q -rs -p no:cacheprovider $(grep -l mark.gpu tests/test_*.py) 2>&1 |
+    "$PYTHON" -m pytest -m gpu -q -rs -p no:cacheprovider $(grep -rl --include="test_*.py" mark.gpu tests) 2>&1 |
         tee "$OUT/tests.txt" | tail -n 15
 }
 

@@ -21,7 +21,8 @@ from litgpt.utils import save_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from skip2bench.errors import Skip2BenchError
-from skip2bench.models import config_by_name, embedded_checkpoint
+from skip2bench.io.resources import embedded_checkpoint
+from skip2bench.models.base import config_by_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENIZER_FILES = ("tokenizer*", "generation_config.json", "special_tokens_map.json")

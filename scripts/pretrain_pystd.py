@@ -2,9 +2,9 @@
 
     python scripts/pretrain_pystd.py --out-dir skip2bench/assets/pystd
 
-Data: the standard library's source without docstrings (`skip2bench.stdlib`), training modules only.
-About 50 minutes on 2 cores. The result depends on the Python version (its library is the data) and,
-in the last digits, on the processor.
+Data: the standard library's source without docstrings (`skip2bench.data.stdlib`), training modules
+only. About 50 minutes on 2 cores. The result depends on the Python version (its library is the
+data) and, in the last digits, on the processor.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from litgpt import Config
 from litgpt.model import GPT, RMSNorm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from skip2bench.stdlib import Module, read_modules, strip_docstrings
+from skip2bench.data.stdlib import Module, read_modules, strip_docstrings
 
 EOS = "<|endoftext|>"
 VOCAB_SIZE = 2048

@@ -6,7 +6,7 @@ import sys
 def main() -> None:
     """Load the command line and run it; Ctrl-C while it loads ends it as at any other time."""
     try:
-        from skip2bench.cli import main as run
+        from skip2bench.cli.app import main as run
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         sys.exit(130)

@@ -4,10 +4,10 @@ import torch
 from litgpt.config import Config
 from tiny import TINY
 
-from skip2bench.cache import BuildOrder, SampleIndex, SkipCache, fill
-from skip2bench.cache_arrays import FileWriter, Layout, MemoryWriter
-from skip2bench.data import IGNORE_INDEX, Samples
-from skip2bench.skip2 import SkipGPT, SkipSettings
+from skip2bench.cache.arrays import FileWriter, Layout, MemoryWriter
+from skip2bench.cache.skip_cache import BuildOrder, SampleIndex, SkipCache, fill
+from skip2bench.data.samples import IGNORE_INDEX, Samples
+from skip2bench.models.skip import SkipGPT, SkipSettings
 
 CPU = torch.device("cpu")
 

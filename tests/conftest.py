@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny import make_checkpoint, make_records
 
-import skip2bench.cli as cli
-from skip2bench.config import TrainConfig
-from skip2bench.data import IGNORE_INDEX, Samples
-from skip2bench.train import run_training
+import skip2bench.cli.app as cli
+from skip2bench.config.train import TrainConfig
+from skip2bench.data.samples import IGNORE_INDEX, Samples
+from skip2bench.train.run import run_training
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

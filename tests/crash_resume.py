@@ -30,13 +30,13 @@ import torch
 from lightning.fabric import Fabric
 from tiny import make_checkpoint, make_records
 
-import skip2bench.cached_objective
-import skip2bench.files
-import skip2bench.objective
-import skip2bench.served_loss
-from skip2bench.config import TrainConfig
-from skip2bench.csv_log import CsvLog
-from skip2bench.train import run_training
+import skip2bench.cache.loss
+import skip2bench.io.whole
+import skip2bench.train.cached_objective
+import skip2bench.train.objective
+from skip2bench.config.train import TrainConfig
+from skip2bench.train.logs import CsvLog
+from skip2bench.train.run import run_training
 
 STEPS = 30
 TIMED = ["train_seconds", "peak_memory_bytes"]
@@ -74,13 +74,13 @@ def watch(moments: Moments) -> None:
         setattr(owner, name, ticking)
 
     for owner, name, kind in (
-        (skip2bench.cached_objective.Bar, "advance", "progress"),
-        (skip2bench.cached_objective.CacheBuilder, "provide", "cache building"),
+        (skip2bench.train.cached_objective.Bar, "advance", "progress"),
+        (skip2bench.train.cached_objective.CacheBuilder, "provide", "cache building"),
         (Fabric, "backward", "step"),
         (torch.optim.AdamW, "step", "step"),
-        (skip2bench.objective, "token_loss", "step"),
-        (skip2bench.served_loss.ServedLoss, "__call__", "step"),
-        (skip2bench.files, "sync", "file, before it is safe"),
+        (skip2bench.train.objective, "token_loss", "step"),
+        (skip2bench.cache.loss.ServedLoss, "__call__", "step"),
+        (skip2bench.io.whole, "sync", "file, before it is safe"),
         (os, "replace", "file, before the rename"),
         (os, "rename", "folder, before the rename"),
         (CsvLog, "sync", "log"),

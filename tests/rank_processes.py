@@ -12,12 +12,12 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from skip2bench.config import TrainConfig
+from skip2bench.config.train import TrainConfig
 
 LIMIT_SECONDS = 90
 """A rank that takes longer hangs."""
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["skip2bench.train", "rank_processes"])
+_context.set_forkserver_preload(["skip2bench.train.run", "rank_processes"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,8 @@ def _work(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    from skip2bench.ranks import Ranks
-    from skip2bench.train import run_training
+    from skip2bench.train.ranks.ranks import Ranks
+    from skip2bench.train.run import run_training
 
     steps = 0
     reduce_step = Ranks.reduce_step

@@ -23,11 +23,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-import skip2bench.cli as cli
-from skip2bench.config import TrainConfig
+import skip2bench.cli.app as cli
+from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError, error_line, printable
-from skip2bench.models import load_config, load_tokenizer
-from skip2bench.weights_check import check_weights
+from skip2bench.models.base import load_config, load_tokenizer
+from skip2bench.models.weights import check_weights
 
 COMMON = {
     "train": ["--checkpoint-dir={tiny}", "--data={data}", "--lr-warmup-steps=1"],
@@ -342,8 +342,8 @@ def test_a_hugging_face_folder(refuse, model):
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory, tiny_checkpoint, tiny_data):
     """The `final` folders of a LoRA run and a run of `last`."""
-    from skip2bench.config import TrainConfig
-    from skip2bench.train import run_training
+    from skip2bench.config.train import TrainConfig
+    from skip2bench.train.run import run_training
 
     root = tmp_path_factory.mktemp("adapters")
     for method in ("lora", "last"):
@@ -492,8 +492,8 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_data_works(tiny_checkpoint, tiny_data, tmp_path, name):
-    from skip2bench.config import TrainConfig
-    from skip2bench.data import load_data
+    from skip2bench.config.train import TrainConfig
+    from skip2bench.data.load import load_data
 
     path = tmp_path / name
     path.write_text(ODD[name](tiny_data.read_text()), encoding="utf-8", newline="")
@@ -530,7 +530,7 @@ def test_what_runs_and_is_perhaps_not_meant_is_said(train, capsys, tmp_path):
 
 
 def test_flags_that_change_nothing_are_named():
-    from skip2bench.config_file import load_train_config
+    from skip2bench.config.load import load_train_config
 
     flags = {"method": "lora", "blocks": "0", "target": "logits", "skip_r": 3}
     assert load_train_config(flags)[1] == [
@@ -548,7 +548,7 @@ def test_every_key_of_litgpts_finetuning_is_known_or_answered(tmp_path):
     from litgpt.args import EvalArgs, TrainArgs
     from litgpt.finetune import full, lora
 
-    from skip2bench.config_file import load_train_config
+    from skip2bench.config.load import load_train_config
 
     keys = [f"train.{item.name}" for item in fields(TrainArgs)]
     keys += [f"eval.{item.name}" for item in fields(EvalArgs)]
@@ -570,7 +570,7 @@ def _end(monkeypatch, capsys, error: BaseException) -> tuple[int, str]:
     def stop(*_):
         raise error
 
-    monkeypatch.setattr("skip2bench.config_file.load_train_config", stop)
+    monkeypatch.setattr("skip2bench.config.load.load_train_config", stop)
     monkeypatch.setattr(sys, "argv", ["skip2bench", "train"])
     with pytest.raises(SystemExit) as exit_:
         cli.main()

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 import torch
 
-import skip2bench.loop
-import skip2bench.results
-import skip2bench.train
-from skip2bench.cache_folder import CacheFolder
+import skip2bench.results.run_folder
+import skip2bench.train.loop
+import skip2bench.train.run
+from skip2bench.cache.kept import CacheFolder
 from skip2bench.errors import Skip2BenchError
-from skip2bench.run_folders import read_run
+from skip2bench.results.reading import read_run
 
 BLOCK = 4096
 
@@ -51,7 +51,7 @@ def fill(disk: Path) -> Path:
 @pytest.fixture
 def at_step(monkeypatch):
     """Have something happen before a step."""
-    take_step = skip2bench.loop._take_step
+    take_step = skip2bench.train.loop._take_step
 
     def happen(step, action):
         def take(run, number, *arguments):
@@ -59,7 +59,7 @@ def at_step(monkeypatch):
                 action()
             return take_step(run, number, *arguments)
 
-        monkeypatch.setattr(skip2bench.loop, "_take_step", take)
+        monkeypatch.setattr(skip2bench.train.loop, "_take_step", take)
 
     return happen
 
@@ -93,9 +93,9 @@ def test_a_state_that_cannot_be_saved_does_not_stop_a_run(train, disk, at_step, 
             ballast.unlink()
         return save(run, progress)
 
-    save = skip2bench.loop._save_state
+    save = skip2bench.train.loop._save_state
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(skip2bench.loop, "_save_state", make_room)
+        patch.setattr(skip2bench.train.loop, "_save_state", make_room)
         assert train(out_dir=disk / "run", **changes)[0]["status"] == "ok"
     same_as_undisturbed(train, disk / "run", **changes)
 
@@ -127,13 +127,13 @@ def test_logs_without_room_end_a_run_that_goes_on_with_room(train, disk, at_step
 @pytest.mark.parametrize("method", ["lora", "skip2", "full", "last"])
 def test_an_adapter_without_room_is_made_again_with_room(train, disk, monkeypatch, method, blocks):
     """There is room for nothing at all, or for the small files before it."""
-    monkeypatch.setattr("skip2bench.checkpoints.copy_config_files", lambda *_: None)
-    monkeypatch.setattr("skip2bench.checkpoints.save_prompt_style", lambda *_: None)
+    monkeypatch.setattr("skip2bench.models.adapters.copy_config_files", lambda *_: None)
+    monkeypatch.setattr("skip2bench.models.adapters.save_prompt_style", lambda *_: None)
     changes = {"method": method, "save_interval": 4}
     changes |= {"skip_r": 64} if method == "skip2" else {}
     changes |= {"lora_r": 64} if method == "lora" else {}
     folder = disk / "run"
-    save = skip2bench.train.save_adapter
+    save = skip2bench.train.run.save_adapter
 
     def save_without_room(*arguments):
         (folder / "final").mkdir()
@@ -142,7 +142,7 @@ def test_an_adapter_without_room_is_made_again_with_room(train, disk, monkeypatc
         return save(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(skip2bench.train, "save_adapter", save_without_room)
+        patch.setattr(skip2bench.train.run, "save_adapter", save_without_room)
         with pytest.raises(Skip2BenchError, match=r"No space left.*go on with: skip2bench train"):
             train(out_dir=folder, **changes)
     assert list((folder / "final").iterdir()) == []  # nor half of it
@@ -162,7 +162,7 @@ def test_a_disk_that_is_full_at_once_gives_no_advice_to_resume(train, disk):
 
 def test_a_summary_without_room_is_an_error_although_all_else_is_done(train, disk, monkeypatch):
     folder = disk / "run"
-    write = skip2bench.recording.write_json
+    write = skip2bench.results.run_folder.write_json
 
     def write_without_room(path, content):
         if content.get("status") == "ok":
@@ -170,7 +170,7 @@ def test_a_summary_without_room_is_an_error_although_all_else_is_done(train, dis
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(skip2bench.recording, "write_json", write_without_room)
+        patch.setattr(skip2bench.results.run_folder, "write_json", write_without_room)
         with pytest.raises(Skip2BenchError, match=r"cannot write '.*summary.json' \(No space left"):
             train(out_dir=folder, method="lora", save_interval=4)
     assert read_run(folder).summary["status"] == "running"
@@ -189,7 +189,7 @@ def test_a_cache_without_room_is_an_error_and_leaves_nothing(train, disk, is_kep
     # the plan would know that there is no room; here another process takes it meanwhile
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "skip2bench.cache_plan.measure_free", lambda *_: {"ram": 1 << 30, "disk": 1 << 30}
+            "skip2bench.cache.plan.measure_free", lambda *_: {"ram": 1 << 30, "disk": 1 << 30}
         )
         with pytest.raises(Skip2BenchError, match=r"cannot write the cache to .* \(No space left"):
             train(out_dir=disk / "run", **changes)
@@ -254,7 +254,7 @@ def test_running_out_of_memory_is_said_and_recorded(train, monkeypatch, tmp_path
     def refuse(*_):
         torch.empty(1 << 60)
 
-    monkeypatch.setattr(skip2bench.loop, "_take_step", refuse)
+    monkeypatch.setattr(skip2bench.train.loop, "_take_step", refuse)
     with pytest.raises(Skip2BenchError, match=r"out of memory \(.*\); use a smaller batch"):
         train(method="lora")
     assert read_run(tmp_path / "run").summary["status"] == "oom"
@@ -267,7 +267,7 @@ def test_a_clock_that_jumps_changes_no_duration(train, at_step, monkeypatch, hou
         def now(cls, tz=None):
             return datetime.now(tz) + timedelta(hours=hours)
 
-    at_step(3, lambda: monkeypatch.setattr(skip2bench.results, "datetime", Jumped))
+    at_step(3, lambda: monkeypatch.setattr(skip2bench.results.run_folder, "datetime", Jumped))
     summary, metrics, steps, folder = train(method="lora")
     started = datetime.fromisoformat(summary["started_at"])
     assert abs(datetime.fromisoformat(summary["finished_at"]) - started) > timedelta(hours=47)
@@ -299,7 +299,7 @@ def test_a_damaged_cache_is_made_anew(train, tmp_path, capsys, harm, tier):
             with path.open("rb") as file:
                 assert not any(file.read())
             manifest = json.loads((entry.folder / "manifest.json").read_text())
-            from skip2bench.checksums import read_file
+            from skip2bench.cache.checksums import read_file
 
             manifest["files"]["features"]["checksum"] = read_file(path)
             (entry.folder / "manifest.json").write_text(json.dumps(manifest))

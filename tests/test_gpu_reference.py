@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from skip2bench import cli
+from skip2bench.cli import app as cli
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "gpu_reference.sh"
@@ -94,8 +94,10 @@ def test_the_benchmark_is_called_as_its_command_takes_it(tmp_path, monkeypatch):
     arguments = typed.read_text().split("\n")[2:-1]
     seen = []
     monkeypatch.setattr(sys, "argv", ["skip2bench", *arguments])
-    monkeypatch.setattr("skip2bench.bench.run_bench", lambda config, _: seen.append(config) or {})
-    monkeypatch.setattr("skip2bench.screens.print_bench", lambda _: None)
+    monkeypatch.setattr(
+        "skip2bench.bench.run.run_bench", lambda config, _: seen.append(config) or {}
+    )
+    monkeypatch.setattr("skip2bench.cli.screens.print_bench", lambda _: None)
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 0
@@ -156,10 +158,10 @@ def test_ranks_train_as_many_parameters_as_lora(script):
 
 def test_reductions_by_flops_are_those_of_llama_2_7b(script):
     """On paper: backward -98.1 %, step -49.3 %, cached step -98.1 %, 5 epochs -88 %, 10 -93 %."""
-    from skip2bench.config import TrainConfig
-    from skip2bench.methods import resolve_method
-    from skip2bench.models import config_by_name
-    from skip2bench.workload import count_workload_flops
+    from skip2bench.bench.workload import count_workload_flops
+    from skip2bench.config.train import TrainConfig
+    from skip2bench.models.base import config_by_name
+    from skip2bench.models.methods import resolve_method
 
     model, flops = config_by_name("Llama-2-7b-hf"), {}
     for method, blocks in (("lora", "all"), ("skip2", "0,1,2,3")):

@@ -11,7 +11,7 @@ from litgpt.tokenizer import Tokenizer
 from tiny import TINY
 
 from skip2bench.errors import Skip2BenchError
-from skip2bench.models import check_checkpoint, load_checkpoint, load_config
+from skip2bench.models.base import check_checkpoint, load_checkpoint, load_config
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_random_checkpoint.py"
 

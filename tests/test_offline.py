@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import skip2bench
-from skip2bench import cli
+from skip2bench.cli import app as cli
 
 HOOK = """
 import os, socket, sys
@@ -72,7 +72,7 @@ def test_the_hook_sees_what_it_should(run):
 
 DRIVER = """
 import json, sys
-from skip2bench import cli
+from skip2bench.cli import app as cli
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["skip2bench", *arguments]
     try:

@@ -1,0 +1,1 @@
+"""Micro-benchmarks in interleaved rounds, of the step that training takes."""

@@ -1,0 +1,149 @@
+"""Peak memory of one configuration, measured in a process of its own.
+
+In one process for all, what the first configuration left behind would hide what the second takes.
+"""
+
+import signal
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from skip2bench.bench.workload import Workload, build_workload
+from skip2bench.config.commands import BenchConfig
+from skip2bench.config.methods import METHODS
+from skip2bench.machine.environment import choose_device, choose_precision, weights_dtype
+from skip2bench.machine.memory import (
+    read_memory,
+    read_peak_memory,
+    read_reserved_memory,
+    reset_peak_memory,
+)
+from skip2bench.machine.out_of_memory import DoesNotFitError, describe_misfit, fitting
+from skip2bench.models.base import load_base
+from skip2bench.models.methods import resolve_method
+
+_STEPS = 2
+"""The first step allocates the optimizer's state, the second one finds it there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRequest:
+    """Which configuration to measure."""
+
+    config: BenchConfig
+    method: str
+    blocks: str
+    threads: int
+    cached: bool = False
+    """Measure steps from cached features instead of whole ones."""
+
+
+def measure_memory(request: MemoryRequest) -> dict[str, Any]:
+    """Measure whole steps in a fresh process and, for a cached method, cached steps in another.
+
+    Returns:
+        `status` ("ok", "oom" or "failed") and, where ok, `peak_memory_bytes` (over forward,
+        backward and optimizer), `step_memory_bytes` (what the step added to the model at rest),
+        `reserved_memory_bytes` (CUDA) and `saved_for_backward_bytes`; where oom,
+        `requested_bytes` and `oom_phase`; and the same with `cached_` in front for a cached method.
+        On CUDA also `phases`: by phase, its own `peak_memory_bytes` (allocated) and
+        `reserved_memory_bytes`, each from a device that was given back all that it could be.
+    """
+    figures = _measure_in_process(request)
+    if METHODS[request.method].is_cached:
+        cached = _measure_in_process(replace(request, cached=True))
+        phases = figures.pop("phases", {}) | cached.pop("phases", {})
+        figures |= {f"cached_{name}": value for name, value in cached.items()}
+        if phases:
+            figures["phases"] = phases
+    return figures
+
+
+def _measure_in_process(request: MemoryRequest) -> dict[str, Any]:
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_and_send, args=(request, sender))
+    process.start()
+    sender.close()  # so that a child that dies leaves the pipe at its end
+    try:
+        figures: dict[str, Any] = receiver.recv()
+    except EOFError:
+        figures = {}
+    except BaseException:
+        process.terminate()
+        raise
+    process.join()
+    # SIGKILL is what the system ends a process with that takes too much memory
+    if figures:
+        return figures
+    return (
+        describe_misfit(None, None) if process.exitcode == -signal.SIGKILL else {"status": "failed"}
+    )
+
+
+def _measure_and_send(request: MemoryRequest, sender: Connection) -> None:
+    sender.send(_measure_here(request))
+
+
+def _measure_here(request: MemoryRequest) -> dict[str, Any]:
+    torch.set_num_threads(request.threads)
+    config = request.config
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    try:
+        with fitting("weights"):
+            base = load_base(config.model, device, weights_dtype(precision), config.seed)
+        settings = resolve_method(request.method, request.blocks, config, base.config)
+        with fitting("model"):
+            work = build_workload(
+                settings, base, config, device, precision, with_cache=request.cached
+            )
+        return _measure_steps(work, device)
+    except DoesNotFitError as error:
+        return error.describe()
+
+
+def _measure_steps(work: Workload, device: torch.device) -> dict[str, Any]:
+    step = work.list_phases(cached=work.is_cached)
+    reset_peak_memory(device)
+    before = read_memory(device)
+    for _ in range(_STEPS):
+        for phase, call in step.items():
+            with fitting(phase):
+                call()
+    peak, reserved = read_peak_memory(device), read_reserved_memory(device)
+    with fitting("saved_for_backward"):
+        saved = work.count_saved_bytes(cached=work.is_cached)
+    figures = {
+        "status": "ok",
+        "peak_memory_bytes": peak,
+        "step_memory_bytes": max(0, peak - before),
+        "reserved_memory_bytes": reserved,
+        "saved_for_backward_bytes": saved,
+    }
+    if device.type == "cuda":  # a resident size is that of the whole process, in every phase
+        figures["phases"] = _measure_phases(work, device)
+    return figures
+
+
+def _measure_phases(work: Workload, device: torch.device) -> dict[str, dict[str, int | None]]:
+    """Peaks of each phase by itself, from the optimizer's state on; after the steps."""
+    if work.is_cached:
+        calls = work.list_phases(cached=True)
+    else:
+        calls = {"forward": work.forward} | work.list_phases(cached=False)
+    phases = {}
+    for phase, call in calls.items():
+        reset_peak_memory(device)
+        with fitting(phase):
+            call()
+        phases[phase] = {
+            "peak_memory_bytes": read_peak_memory(device),
+            "reserved_memory_bytes": read_reserved_memory(device),
+        }
+    if work.is_cached:
+        del phases["optimizer"]  # the same step as the uncached one's
+    return phases

@@ -1,0 +1,199 @@
+"""Forward, backward and memory micro-benchmarks of several configurations, interleaved in rounds.
+
+Times come in rounds (`timing`): each measures every configuration before the next one starts, so
+that a machine that drifts drifts for all of them. Compared are the medians of a round, pair by
+pair. Memory comes from processes of their own (`memory`), FLOPs from the meta device (`workload`).
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from litgpt.config import Config
+
+from skip2bench.bench.memory import MemoryRequest, measure_memory
+from skip2bench.bench.summary import (
+    FITS,
+    Rows,
+    compare_phases,
+    find_misfit,
+    flatten_entry,
+    summarise_phases,
+)
+from skip2bench.bench.timing import measure_times
+from skip2bench.bench.workload import count_workload_flops
+from skip2bench.config.commands import BenchConfig, to_plain
+from skip2bench.config.methods import METHODS
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.console import note, warn
+from skip2bench.io.text import check_folder
+from skip2bench.io.whole import hash_file, write_csv
+from skip2bench.machine.clock import clock_name
+from skip2bench.machine.environment import choose_device, choose_precision, describe_environment
+from skip2bench.machine.out_of_memory import DoesNotFitError
+from skip2bench.machine.signals import interrupted_by_sigterm
+from skip2bench.models.base import (
+    WEIGHTS_FILE,
+    check_checkpoint,
+    config_by_name,
+    find_checkpoint,
+    load_config,
+)
+from skip2bench.models.methods import (
+    MethodSettings,
+    build_empty_model,
+    count_parameters,
+    resolve_method,
+)
+from skip2bench.models.weights import check_weights
+from skip2bench.results.run_folder import MEASUREMENT_COLUMNS, open_run_folder, record_run
+
+_RECORDED = ("batch_size", "seq_length", "rounds", "iterations", "seed")
+
+
+def run_bench(config: BenchConfig, arguments: Sequence[str] = ()) -> dict[str, Any]:
+    """Measure, write the run folder, and return its summary.
+
+    Args:
+        config: What to measure.
+        arguments: The command line, recorded so that the run can be repeated; a program has none.
+
+    Raises:
+        Skip2BenchError: bad input; nothing is written then.
+    """
+    started = time.monotonic()
+    folder_of_model = find_checkpoint(config.model)
+    if folder_of_model:
+        check_checkpoint(folder_of_model)
+    model_config = load_config(folder_of_model) if folder_of_model else config_by_name(config.model)
+    if not 2 <= config.seq_length <= model_config.block_size:
+        raise Skip2BenchError(
+            f"seq_length is {config.seq_length}; give 2 to {model_config.block_size}, the context"
+        )
+    requests = list_configurations(config, model_config)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    check_folder("out_dir", config.out_dir)
+    weights = folder_of_model / WEIGHTS_FILE if folder_of_model else None
+    if weights:
+        check_weights(weights, model_config)
+    name = folder_of_model.name if folder_of_model else model_config.name
+
+    environment = describe_environment(device, arguments) | {
+        "checkpoint": {"name": name, "sha256": hash_file(weights) if weights else None}
+    }
+    known = {
+        "kind": "bench",
+        "model": name,
+        "device": str(device),
+        "precision": precision,
+        "clock": clock_name(device),
+        **{key: getattr(config, key) for key in _RECORDED},
+        "configurations": [],
+    }
+    with (
+        interrupted_by_sigterm(),
+        open_run_folder("bench", name, "bench", config.out_dir, force=config.force) as folder,
+        record_run(folder, to_plain(config), environment, known, started) as summary,
+    ):
+        entries, rows = _measure(config, requests, model_config, device, precision)
+        summary["configurations"] = entries
+        write_csv(folder / "measurements.csv", MEASUREMENT_COLUMNS, rows)
+        _write_summary_csv(folder, entries)
+        _check_anything_fits(entries)
+    return summary | {"folder": str(folder)}
+
+
+def list_configurations(
+    config: BenchConfig, model: Config
+) -> list[tuple[str, str, MethodSettings]]:
+    """Method name, blocks as given, and settings of everything to measure, the baseline first."""
+    wanted = [
+        (name, blocks)
+        for name in sorted(config.methods, key=list(METHODS).index)
+        for blocks in (config.blocks if METHODS[name].is_skip else ("",))
+    ]
+    found: dict[str, tuple[str, str, MethodSettings]] = {}
+    for name, blocks in wanted:
+        settings = resolve_method(name, blocks, config, model)
+        # presets may mean the same blocks on a small model
+        found.setdefault(settings.slug, (name, blocks, settings))
+    return list(found.values())
+
+
+def _measure(
+    config: BenchConfig,
+    requests: list[tuple[str, str, MethodSettings]],
+    model_config: Config,
+    device: torch.device,
+    precision: str,
+) -> tuple[list[dict[str, Any]], Rows]:
+    entries = []
+    for name, blocks, settings in requests:
+        note(f"{settings.label}: parameters, FLOPs, memory in a process of its own")
+        request = MemoryRequest(
+            config=config, method=name, blocks=blocks, threads=torch.get_num_threads()
+        )
+        entries.append(
+            _describe(settings, model_config)
+            | {
+                "flops": count_workload_flops(
+                    settings, model_config, config.batch_size, config.seq_length
+                ),
+                "memory": measure_memory(request),
+            }
+        )
+    all_settings = [settings for _, _, settings in requests]
+    misfits = {
+        settings.slug: misfit
+        for settings, entry in zip(all_settings, entries, strict=True)
+        if (misfit := find_misfit(entry["memory"]))
+    }
+    to_time = [settings for settings in all_settings if settings.slug not in misfits]
+    times = measure_times(config, to_time, device, precision)
+    misfits |= times.misfits
+    baseline = all_settings[0]
+    for entry, settings in zip(entries, all_settings, strict=True):
+        entry |= misfits.get(settings.slug, FITS)
+        entry["phases"] = summarise_phases(times.rows, settings)
+        if entry["status"] == "oom":
+            warn(f"{settings.label}: out of memory; it is an oom row, the others are measured")
+        elif settings is not baseline and baseline.slug not in misfits:
+            entry["ratios"] = compare_phases(times.rows, settings, baseline)
+    return entries, times.rows
+
+
+def _describe(settings: MethodSettings, model_config: Config) -> dict[str, Any]:
+    with torch.device("meta"):
+        total, trainable = count_parameters(build_empty_model(settings, model_config))
+    return {
+        "label": settings.label,
+        "method": settings.method.name,
+        "blocks": list(settings.blocks) if settings.blocks is not None else None,
+        "target": settings.skip.target if settings.skip else None,
+        "rank": settings.rank,
+        "total_parameters": total,
+        "trainable_parameters": trainable,
+        "adapter_parameters": trainable,
+        "trainable_ratio": trainable / total,
+    }
+
+
+def _check_anything_fits(entries: list[dict[str, Any]]) -> None:
+    """Raise where memory ran out for every configuration, so that the run ends as oom."""
+    if not all(entry["status"] == "oom" for entry in entries):
+        return
+    phase, size = entries[0]["oom_phase"] or "an unknown phase", entries[0]["requested_bytes"]
+    error = DoesNotFitError(phase, size)
+    raise Skip2BenchError(
+        f"no configuration fits ({error}); use a smaller batch, shorter sequences or a smaller "
+        "model"
+    ) from error
+
+
+def _write_summary_csv(folder: Path, entries: list[dict[str, Any]]) -> None:
+    rows = [flatten_entry(entry) for entry in entries]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    write_csv(folder / "summary.csv", columns, rows)

@@ -1,0 +1,261 @@
+"""What of a run goes into Skip-Cache, where it lives, and whether that pays; decided beforehand."""
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from skip2bench.cache.algebra import Algebra, Sizes, choose_algebra, count_costs
+from skip2bench.cache.arrays import Layout, Tier
+from skip2bench.data.samples import Samples
+from skip2bench.io.units import format_bytes
+from skip2bench.machine.hardware import read_memory
+from skip2bench.models.skip import SkipGPT
+
+_SHARE_OF_FREE = {"device": 0.7, "ram": 0.7, "disk": 0.9}
+"""Of what is free, how much a cache may take; the rest is for the training itself."""
+STORAGE_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachePlan:
+    """The decision."""
+
+    tier: Tier
+    layout: Layout
+    algebra: Algebra
+    train_ids: list[int]
+    """Training samples that are cached."""
+    val_ids: list[int]
+    """Validation samples that are cached."""
+    recomputed: int
+    """Samples of both sides that do not fit: they pass the backbone each time they are used."""
+    nbytes: int
+    """Bytes of both caches."""
+    capacity_bytes: int
+    may_move: bool = False
+    """True where nobody asked for the tier: a cache in RAM may move to the device when it can."""
+
+    @property
+    def is_complete(self) -> bool:
+        """True where no sample is recomputed, and so no backbone needed after building."""
+        return self.recomputed == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheUse:
+    """What the run will ask of the cache."""
+
+    train: Samples
+    train_ids: Sequence[int]
+    """Training samples that the run uses."""
+    val: Samples
+    steps: int
+    passes: float
+    """How often a training sample is used, on average."""
+    own_val_ids: Sequence[int] | None = None
+    """Validation samples of this rank; None for all of them."""
+
+    @property
+    def val_ids(self) -> Sequence[int]:
+        """Validation samples that the run uses."""
+        return range(len(self.val)) if self.own_val_ids is None else self.own_val_ids
+
+    @property
+    def rows(self) -> int:
+        """Supervised positions of both sides: what a whole cache holds."""
+        supervised = self.train.supervised_counts
+        of_val = self.val.supervised_counts
+        return sum(supervised[i] for i in self.train_ids) + sum(of_val[i] for i in self.val_ids)
+
+
+def plan_cache(
+    model: SkipGPT,
+    use: CacheUse,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    *,
+    tier: str = "auto",
+    dtype: str = "model",
+    max_bytes: int | None = None,
+    folder: Path = Path(),
+    decided: tuple[Tier, int] | None = None,
+    free: dict[Tier, int] | None = None,
+) -> CachePlan:
+    """Decide tier, algebra and samples.
+
+    Args:
+        model: The Skip model.
+        use: What the run needs.
+        device: Where it trains.
+        compute_dtype: Of the backbone's activations.
+        tier: auto, device, ram or disk.
+        dtype: model, bf16 or int8.
+        max_bytes: Cap on the bytes of both caches; None for what the tier has.
+        folder: Where the disk tier would write.
+        decided: Tier and capacity that the run had before it was stopped: with them everything else
+            is decided as it was.
+        free: What a cache may take in each tier; None to measure it.
+    """
+    if decided is None:
+        free = measure_free(device, folder) if free is None else free
+        capacity = _find_capacity(device, free, tier, max_bytes)
+    else:
+        capacity = dict([decided])
+    tiers = list(capacity)
+    layout = Layout(
+        blocks=model.feature_blocks,
+        n_embd=model.config.n_embd,
+        dtype=STORAGE_DTYPES.get(dtype, compute_dtype),
+        compute_dtype=compute_dtype,
+    )
+    with_logits = replace(layout, n_logits=model.config.padded_vocab_size)
+    rows = use.rows
+    needed = rows * layout.position_bytes
+    chosen = next(
+        (name for name in tiers if needed <= capacity[name]), max(tiers, key=capacity.__getitem__)
+    )
+    algebra = _choose_algebra(model, use, layout, device, chosen)
+    fits = rows * with_logits.position_bytes <= capacity[chosen]
+    if algebra.name == "folded" and (dtype != "model" or not fits):
+        # base logits of less precision would not be the model's; nor is a larger cache worth
+        # samples that are recomputed
+        algebra = replace(algebra, name="head")
+    layout = with_logits if algebra.name == "folded" else layout
+    limit = capacity[chosen] // layout.position_bytes
+    train_ids, used = _take(use.train, use.train_ids, limit)
+    val_ids, used_by_val = _take(use.val, use.val_ids, limit - used)
+    return CachePlan(
+        tier=chosen,
+        layout=layout,
+        algebra=algebra,
+        train_ids=train_ids,
+        val_ids=val_ids,
+        recomputed=len(use.train_ids) + len(use.val_ids) - len(train_ids) - len(val_ids),
+        nbytes=(used + used_by_val) * layout.position_bytes,
+        capacity_bytes=capacity[chosen],
+        may_move=tier == "auto",
+    )
+
+
+def _find_capacity(
+    device: torch.device, free: Mapping[Tier, int], tier: str, max_bytes: int | None
+) -> dict[Tier, int]:
+    """Bytes that the cache may take in each tier that it may live in, the nearest first."""
+    if device.type == "cpu":
+        tier = "ram" if tier == "device" else tier
+    return {
+        name: nbytes if max_bytes is None else min(nbytes, max_bytes)
+        for name, nbytes in free.items()
+        if tier in ("auto", name)
+    }
+
+
+def measure_free(device: torch.device, folder: Path) -> dict[Tier, int]:
+    """Bytes that a cache may take in each tier, the nearest to the device first."""
+    available = read_memory().available_bytes
+    free: dict[Tier, int] = {}
+    if device.type == "cuda":
+        # what the allocator holds and does not use is free for a cache too
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free["device"] = torch.cuda.mem_get_info(device)[0] + held
+    elif device.type == "mps":
+        free["device"] = available
+    free["ram"] = available
+    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    free["disk"] = shutil.disk_usage(there).free
+    return share_of_free(free)
+
+
+def free_of_rank(device: torch.device, folder: Path, local_size: int) -> dict[Tier, int]:
+    """As `measure_free`, for one of `local_size` processes that share a machine's RAM and disk."""
+    return {
+        name: nbytes if name == "device" else nbytes // local_size
+        for name, nbytes in measure_free(device, folder).items()
+    }
+
+
+def share_of_free(free: dict[Tier, int]) -> dict[Tier, int]:
+    """Of the bytes that are free in each tier, those that a cache may take."""
+    return {name: int(nbytes * _SHARE_OF_FREE[name]) for name, nbytes in free.items()}
+
+
+def describe_projection(
+    plan: CachePlan, passes: float, build_seconds: float, serve_seconds: float
+) -> str:
+    """What building will cost and when it has paid for itself, in one line.
+
+    Args:
+        plan: What is cached.
+        passes: How often a training sample is used.
+        build_seconds: Projected for the training samples.
+        serve_seconds: Projected for reading all of them from the cache once.
+    """
+    share = "" if plan.is_complete else f"; {plan.recomputed:,} samples do not fit: recomputed"
+    epoch = break_even_epoch(build_seconds, serve_seconds)
+    if epoch is None:
+        verdict = "it will not pay: reading it takes longer than computing anew; use --method skip"
+    elif epoch > passes:
+        verdict = (
+            f"it will not pay: it needs {epoch} epochs and this run has {passes:.3g}; "
+            "use --method skip"
+        )
+    else:
+        verdict = f"it has paid for itself in epoch {epoch}"
+    return (
+        f"Skip-Cache: {format_bytes(plan.nbytes)} on {plan.tier}, validation included{share}; "
+        f"about {build_seconds:.0f} s to build; {verdict}"
+    )
+
+
+def break_even_epoch(forward_seconds: float, serve_seconds: float) -> int | None:
+    """First epoch by whose end a cache has cost less than forward passes would have.
+
+    Args:
+        forward_seconds: One forward pass over the cached samples, which building costs too.
+        serve_seconds: Reading them from the cache once.
+
+    Returns:
+        The least e with forward + e · serve < e · forward; None where there is none.
+    """
+    saved = forward_seconds - serve_seconds
+    if saved <= 0:
+        return None
+    return math.floor(forward_seconds / saved) + 1
+
+
+def _choose_algebra(
+    model: SkipGPT, use: CacheUse, layout: Layout, device: torch.device, tier: Tier
+) -> Algebra:
+    config, settings = model.config, model.settings
+    sizes = Sizes(
+        n_adapters=len(settings.blocks),
+        rank=settings.r,
+        n_embd=config.n_embd,
+        vocabulary=config.padded_vocab_size,
+        stored_blocks=len(layout.blocks),
+        feature_bytes=layout.dtype.itemsize,
+        logit_bytes=layout.compute_dtype.itemsize,
+        adds_to_logits=settings.target == "logits",
+    )
+    supervised = use.train.supervised_counts
+    rows = max(1, sum(supervised[i] for i in use.train_ids))  # a rank may have no sample
+    costs = count_costs(sizes, positions_per_step=rows * use.passes / use.steps, passes=use.passes)
+    return choose_algebra(costs, device.type, tier)
+
+
+def _take(samples: Samples, ids: Sequence[int], limit: int) -> tuple[list[int], int]:
+    """Samples whose rows fit, those that save the most forward tokens a row first, and their rows.
+
+    Without a limit that bites, all of them.
+    """
+    lengths, supervised = samples.lengths, samples.supervised_counts
+    taken, used = [], 0
+    for i in sorted(ids, key=lambda i: (-lengths[i] / supervised[i], i)):
+        if used + supervised[i] <= limit:
+            taken.append(i)
+            used += supervised[i]
+    return sorted(taken), used

@@ -1,0 +1,207 @@
+"""The command line: parse flags, build a configuration, call one function, print.
+
+Flags come from `flags`. Heavy imports wait until a command runs: `--help` is instant.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+import typer.core
+
+from skip2bench import __version__
+from skip2bench.cli.cache import cache_app
+from skip2bench.cli.flags import extra_flag, flags_from, given, normalise_flags
+from skip2bench.cli.screens import print_result, print_text
+from skip2bench.config.commands import BenchConfig, DoctorConfig, ReportConfig
+from skip2bench.config.compare import OWN_TRAIN_KEYS, CompareConfig, load_compare_config
+from skip2bench.config.train import TrainConfig
+from skip2bench.errors import Skip2BenchError
+from skip2bench.machine.command_end import end_interrupted, run_to_end
+from skip2bench.results.run_folder import holds_run
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; an interrupted one ends with exit status 130 and one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click would say "Aborted!"
+            end_interrupted()
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Is Skip2-LoRA worth it against traditional LoRA, "
+    "on your model, your data and your machine?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; a Skip2BenchError becomes one line on stderr and exit status 1."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    # loading included
+    run_to_end(lambda: app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench"))
+
+
+_JSON = extra_flag("json", bool, "Print the summary as JSON.", default=False)
+
+
+@app.command()
+@flags_from(BenchConfig, extra=(_JSON,))
+def bench(**flags: Any) -> None:
+    """Measure parameters, forward, backward, FLOPs and memory of LoRA and Skip2-LoRA."""
+    from skip2bench.config.options import coerce
+
+    as_json = flags.pop("json")
+    config = BenchConfig(**coerce(BenchConfig, given(flags)))
+
+    from skip2bench.bench.run import run_bench
+    from skip2bench.cli.screens import print_bench
+
+    print_result(run_bench(config, sys.argv[1:]), as_json, print_bench)
+
+
+@app.command()
+@flags_from(
+    TrainConfig,
+    extra=(
+        _JSON,
+        extra_flag("config", Optional[Path], "YAML file, LitGPT's or a run's config.yaml."),
+    ),
+)
+def train(**flags: Any) -> None:
+    """Fine-tune with LoRA, Skip-LoRA or Skip2-LoRA; write metrics, adapter and summary."""
+    from skip2bench.config.load import load_train_config
+
+    as_json, path = flags.pop("json"), flags.pop("config")
+    typed = given(flags)
+    if path is None and typed.get("resume") and typed.get("out_dir"):
+        path = _find_stored_config(typed)
+    config, ignored = load_train_config(typed, path)
+
+    from skip2bench.cli.screens import print_train
+    from skip2bench.io.console import note
+    from skip2bench.train.run import run_training
+
+    if ignored:
+        note(f"no effect here: {', '.join(ignored)}")
+    # of several ranks only the first has a summary
+    if summary := run_training(config, sys.argv[1:]):
+        print_result(summary, as_json, print_train)
+
+
+def _find_stored_config(typed: dict[str, Any]) -> Path | None:
+    """Configuration of the run that goes on: what is not typed is as it was there.
+
+    Raises:
+        Skip2BenchError: there is none, and nothing else is typed that a new run could be made of.
+    """
+    folder = Path(typed["out_dir"])
+    stored = folder / "config.yaml"
+    if holds_run(folder):
+        from skip2bench.train.resume import check_resumable
+
+        check_resumable(folder)
+        return stored.absolute()
+    if typed.keys() <= {"resume", "out_dir"}:
+        raise Skip2BenchError(
+            f"{typed['out_dir']!r} holds no run to go on with; check the path, or give the flags "
+            "of the run to start it there"
+        )
+    return None
+
+
+@app.command()
+@flags_from(
+    CompareConfig,
+    TrainConfig,
+    extra=(_JSON, extra_flag("config", Optional[Path], "YAML file that describes the matrix.")),
+    without=OWN_TRAIN_KEYS,
+)
+def compare(**flags: Any) -> None:
+    """Run a matrix of methods, blocks, learning rates and seeds, each run a process of its own."""
+    as_json, path = flags.pop("json"), flags.pop("config")
+    config = load_compare_config(given(flags), path)
+
+    from skip2bench.cli.compare_screen import print_compare
+    from skip2bench.compare.run import run_comparison
+
+    results = run_comparison(config, sys.argv[1:])
+    print_result(results, as_json, print_compare)
+    if results.get("error"):
+        raise Skip2BenchError(results["error"])
+
+
+@app.command()
+@flags_from(ReportConfig)
+def report(**flags: Any) -> None:
+    """Write the evaluation report, Markdown or HTML, from the files in a results folder."""
+    from skip2bench.config.options import coerce
+    from skip2bench.report.run import render_report
+
+    config = ReportConfig(**coerce(ReportConfig, given(flags)))
+    text = render_report(config)
+    if config.output is None:
+        print_text(text)
+        return
+    try:
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+        config.output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Skip2BenchError(
+            f"cannot write {str(config.output)!r} ({error.strerror}); choose another --output"
+        ) from error
+
+
+@app.command()
+@flags_from(DoctorConfig, extra=(_JSON,), without=("out_dir", "force", "seed", "lora_alpha"))
+def doctor(**flags: Any) -> None:
+    """Say what this machine has, what the guide asks of it, and what will not fit."""
+    from skip2bench.config.options import coerce
+
+    as_json = flags.pop("json")
+    config = DoctorConfig(**coerce(DoctorConfig, given(flags)))
+
+    from skip2bench.cli.screens import print_doctor
+    from skip2bench.doctor.run import run_doctor
+
+    result = run_doctor(config)
+    print_result(result, as_json, print_doctor)
+    if result["error"]:
+        raise Skip2BenchError(result["error"])
+
+
+@app.command()
+def merge(
+    adapter_dir: Annotated[Path, typer.Argument(help="The 'final' folder of a run.")],
+) -> None:
+    """Merge a LoRA adapter into its base model, with LitGPT's own merge.
+
+    A Skip adapter cannot be merged.
+    """
+    from skip2bench.models.adapters import merge_adapter
+
+    sys.stdout.write(f"{merge_adapter(adapter_dir)}\n")
+
+
+app.add_typer(cache_app, name="cache")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        sys.stdout.write(f"skip2bench {__version__}\n")
+        raise typer.Exit

@@ -1,0 +1,230 @@
+"""What the commands print at the end: tables in the order of the guide's section 1.
+
+Standard output takes them, whose reader may go away and whose disk may be full. The tables of
+`compare` are in `compare_screen`.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.console import stdout
+from skip2bench.io.units import format_bytes, format_percent, format_seconds
+from skip2bench.io.whole import to_json
+from skip2bench.report.cells import Column, Row
+from skip2bench.report.columns import BENCH_SCREENS, LABEL
+from skip2bench.report.tables import compare_configurations
+
+if TYPE_CHECKING:
+    from skip2bench.cache.kept import Entry
+
+
+_RULE = "=" * 78
+
+
+def print_bench(summary: dict[str, Any]) -> None:
+    """Print the result of `bench`: each configuration, then the comparison."""
+    entries = summary["configurations"]
+    stdout.print(_RULE, "Skip2-LoRA Performance Evaluation", _RULE, sep="\n", style="bold")
+    stdout.print(
+        f"model {summary['model']}, {summary['device']}, {summary['precision']}, "
+        f"batch {summary['batch_size']} × {summary['seq_length']} tokens, "
+        f"{summary['rounds']} rounds of {summary['iterations']} iterations\n",
+        markup=False,
+    )
+    for entry in entries:
+        _print_configuration(entry)
+    stdout.print("COMPARISON SUMMARY", _RULE, sep="\n", style="bold")
+    rows = compare_configurations(entries, entries[0])
+    for title, it in BENCH_SCREENS.items():
+        table = build_table(title, it.columns, it.rows(rows), has_whole_labels=True)
+        stdout.print(table, "", sep="\n")
+    stdout.print(
+        "Times are medians. A ratio is the baseline's time over the configuration's, paired by "
+        "round, with its 95 % interval; '≈' marks one that includes 1: no difference beyond the "
+        "noise.",
+        *_explain_oom(entries),
+        f"Clock: {summary['clock']}",
+        f"Raw measurements: {summary['folder']}",
+        sep="\n",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def print_train(summary: dict[str, Any]) -> None:
+    """Print the headline figures of `train`."""
+    table = Table(title=summary["label"], show_header=False, title_style="bold")
+    table.add_column()
+    table.add_column(justify="right")
+    rows = {
+        "trainable parameters": (
+            f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}"
+        ),
+        "steps": f"{summary['steps']:,} ({summary['epochs']:.2f} epochs)",
+        "validation loss": f"{summary['initial_val_loss']:.4f} → {summary['final_val_loss']:.4f}",
+        "best validation loss": f"{summary['best_val_loss']:.4f} (step {summary['best_step']:,})",
+        "training clock": format_seconds(summary["train_seconds"]),
+        "  of it building Skip-Cache": format_seconds(summary["cache_build_seconds"]),
+        "validation": format_seconds(summary["validation_seconds"]),
+        "loading and tokenizing": format_seconds(summary["preparation_seconds"]),
+        "wall clock": format_seconds(summary["wall_seconds"]),
+        "speed": f"{summary['tokens'] / summary['train_seconds']:,.0f} tokens/s",
+        "peak memory": format_bytes(summary["peak_memory_bytes"]),
+        "saved for backward": format_bytes(summary["saved_for_backward_bytes"]),
+    }
+    if summary["cache_bytes"]:
+        rows["Skip-Cache"] = (
+            f"{format_bytes(summary['cache_bytes'])} ({summary['cache_dtype']}, "
+            f"{summary['cache_tier']}, {'kept' if summary['cache_kept'] else 'built'}, "
+            f"algebra {summary['algebra']})"
+        )
+    if summary.get("peak_anonymous_memory_bytes"):
+        rows["peak memory without mapped files"] = format_bytes(
+            summary["peak_anonymous_memory_bytes"]
+        )
+    if summary.get("recomputed_samples"):
+        rows["recomputed every epoch"] = f"{summary['recomputed_samples']:,} samples"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    stdout.print(table)
+    stdout.print(f"Run folder: {summary['folder']}", markup=False, soft_wrap=True)
+
+
+def print_caches(entries: Sequence["Entry"]) -> None:
+    """Print the caches of a folder."""
+    table = Table(title="Skip-Caches", title_justify="left", title_style="bold")
+    table.add_column("Name", no_wrap=True)
+    for title in ("Model", "Data", "Blocks", "Precision", "Samples", "Positions", "Size", "Made"):
+        table.add_column(title)
+    for entry in entries:
+        about, layout, key = entry.manifest["about"], entry.layout, entry.manifest["key"]
+        stored = "" if layout.dtype == layout.compute_dtype else f", {key['dtype']}"
+        table.add_row(
+            entry.name,
+            about["model"],
+            f"{about['data']}, {about['side']}",
+            " ".join(map(str, layout.blocks)),
+            f"{key['precision']}{stored}",
+            f"{about['samples']:,}",
+            f"{entry.rows:,}",
+            format_bytes(entry.nbytes),
+            entry.manifest["created_at"],
+        )
+    stdout.print(table)
+    stdout.print(f"{len(entries)} caches, {format_bytes(sum(e.nbytes for e in entries))}")
+
+
+def _print_configuration(entry: dict[str, Any]) -> None:
+    lines = [
+        f"Evaluating: {entry['label']} (rank {entry['rank']})",
+        f"  Total parameters:     {entry['total_parameters']:>15,}",
+        f"  Trainable parameters: {entry['trainable_parameters']:>15,}",
+        f"  Adapter parameters:   {entry['adapter_parameters']:>15,}",
+        f"  Trainable ratio:      {format_percent(entry['trainable_ratio']):>15}",
+    ]
+    for phase, figures in entry["phases"].items():
+        times = {
+            key: format_seconds(figures[f"{key}_seconds"])
+            for key in ("median", "mean", "min", "max", "std")
+        }
+        parts = ", ".join(f"{key} {value}" for key, value in times.items())
+        lines.append(f"  {phase.replace('_', ' '):<16} {parts} (n={figures['n']})")
+    if entry["status"] == "oom":
+        lines.append(f"  {_describe_oom(entry)}")
+    stdout.print("\n".join([*lines, ""]), markup=False, soft_wrap=True)
+
+
+def _explain_oom(entries: list[dict[str, Any]]) -> list[str]:
+    """Why figures are missing, if memory ran out."""
+    if all(entry["status"] != "oom" for entry in entries):
+        return []
+    lines = ["'oom': the configuration does not fit into memory; the others were measured."]
+    if entries[0]["status"] == "oom":
+        lines.append(f"No ratios: the baseline, {entries[0]['label']}, does not fit.")
+    return lines
+
+
+def _describe_oom(entry: dict[str, Any]) -> str:
+    size, phase = entry["requested_bytes"], entry["oom_phase"]
+    asked = f": {format_bytes(size)} asked for in vain" if size is not None else ""
+    return f"oom: out of memory{f' in {phase}'.replace('_', ' ') if phase else ''}{asked}"
+
+
+def build_table(
+    title: str, columns: Sequence[Column], rows: Sequence[Row], *, has_whole_labels: bool = False
+) -> Table:
+    """A table for the terminal; it begins with the configurations' labels.
+
+    Where it is too narrow, either the labels are whole and figures wrap, or the reverse.
+    """
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(LABEL.title("screen"), overflow="fold", no_wrap=has_whole_labels)
+    for column in columns:
+        table.add_column(column.title("screen"), justify="right", no_wrap=not has_whole_labels)
+    for row in rows:
+        table.add_row(*(column.cell(row, "screen") for column in (LABEL, *columns)))
+    return table
+
+
+def print_text(text: str) -> None:
+    """Print text as it is."""
+    with _standard_output():
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    """Writing to standard output, where its reader may go away and its disk be full."""
+    try:
+        yield
+    except BrokenPipeError:
+        sys.stdout = None  # the reader has seen enough, as `head` does
+    except OSError as error:
+        raise Skip2BenchError(
+            f"cannot write to standard output ({error.strerror}); use --output or another file"
+        ) from error
+
+
+def print_result(
+    summary: dict[str, Any], as_json: bool, print_summary: Callable[[dict[str, Any]], None]
+) -> None:
+    """Print a command's result, for a program or by `print_summary` for a person."""
+    if as_json:
+        print_text(to_json(summary))
+    else:
+        with _standard_output():
+            print_summary(summary)
+            sys.stdout.flush()
+
+
+_STYLES = {"ok": "green", "below the guide": "yellow", "unknown": "dim"}
+
+
+def print_doctor(result: dict[str, Any]) -> None:
+    """Print a row for everything that was looked at, and what the words mean."""
+    table = Table(title="skip2bench doctor", title_justify="left", title_style="bold")
+    table.add_column("What", max_width=24)
+    for title in ("Found", "Wanted"):
+        table.add_column(title, overflow="fold")
+    table.add_column("Verdict", no_wrap=True)
+    for _, rows in groupby(result["rows"], key=lambda row: row["section"]):
+        for row in rows:
+            verdict = row["verdict"]
+            cells = (Text(row[name]) for name in ("what", "found", "wanted"))
+            table.add_row(*cells, Text(verdict, style=_STYLES.get(verdict, "bold red")))
+        table.add_section()
+    stdout.print(table)
+    stdout.print(
+        "Wanted of the machine: the guide, section 8.1. What a run takes is the least: what lives "
+        "for a moment between two operations comes on top.",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,79 @@
+"""One cell of a comparison, in the process that `process` starts for it.
+
+    python -m skip2bench.cell SPEC.json
+
+The run is the same as `skip2bench train` or `bench` would make; this adds a cap on memory, and an
+end when the comparison that started it is gone.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from skip2bench.config.commands import BenchConfig
+from skip2bench.config.options import coerce
+from skip2bench.config.train import TrainConfig
+from skip2bench.errors import Skip2BenchError
+from skip2bench.machine.command_end import run_to_end
+
+_WATCH_SECONDS = 1.0
+
+
+def main() -> None:
+    """Run the cell that a JSON file describes; its process ends as the command line's does."""
+    run_to_end(_run_described)
+
+
+def _run_described() -> None:
+    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    threading.Thread(target=_watch_parent, args=(spec["parent_pid"],), daemon=True).start()
+    if spec["max_memory_bytes"] is not None:
+        limit_memory(spec["max_memory_bytes"])
+    _run(spec)
+
+
+def limit_memory(max_bytes: int) -> None:
+    """Let allocations of this process fail beyond `max_bytes` of data, on Linux.
+
+    Raises:
+        Skip2BenchError: the system knows no such limit.
+    """
+    if sys.platform != "linux":
+        raise Skip2BenchError("max_memory needs Linux; leave it out")
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+
+
+def _watch_parent(parent_pid: int) -> None:
+    """Interrupt this process once its parent is gone, however that ended."""
+    while os.getppid() == parent_pid:
+        time.sleep(_WATCH_SECONDS)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _run(spec: dict[str, Any]) -> None:
+    own = {"out_dir": Path(spec["out_dir"])}
+    if spec["kind"] == "bench":
+        from skip2bench.bench.run import run_bench
+
+        run_bench(BenchConfig(**coerce(BenchConfig, spec["config"] | own)), spec["arguments"])
+        return
+    config = TrainConfig(**coerce(TrainConfig, spec["config"] | own))
+    if spec["kind"] == "train":
+        from skip2bench.train.run import run_training
+
+        run_training(config, spec["arguments"])
+    else:
+        from skip2bench.compare.peers.run import run_peer
+
+        run_peer(spec["kind"], config, spec["arguments"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a peer is: LoRA that others wrote, trained on a plan's data with its settings."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from skip2bench.config.run import EMBEDDED_DATA
+from skip2bench.config.train import TrainConfig
+from skip2bench.data.load import pydoc_records
+from skip2bench.data.records import load_records
+from skip2bench.train.plan import TrainingPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerRun:
+    """What a peer's training gave."""
+
+    train_seconds: float
+    steps: int
+    tokens: int
+    peak_memory_bytes: int | None
+    adapter_bytes: int
+    adapter: dict[str, Tensor]
+    """Trained tensors by their names in LitGPT's LoRA model."""
+    differences: list[str]
+
+
+class Peer(Protocol):
+    """Trains LoRA with somebody else's program."""
+
+    def __call__(self, plan: TrainingPlan, folder: Path) -> PeerRun:
+        """Train on the plan's data with its settings; `folder` takes what the peer writes."""
+
+
+LABELS = {"litgpt": "LitGPT finetune_lora", "peft": "Hugging Face PEFT LoRA"}
+
+
+def write_records(config: TrainConfig, folder: Path) -> None:
+    """Write the records of a run as `train.json` and `val.json`, for LitGPT's JSON module."""
+    train, val = (
+        pydoc_records()
+        if config.data == EMBEDDED_DATA
+        else load_records(Path(config.data), config.val_split_fraction)
+    )
+    folder.mkdir(parents=True)
+    for side, records in (("train", train[: config.train_samples]), ("val", val)):
+        (folder / f"{side}.json").write_text(json.dumps(records), encoding="utf-8")
+
+
+def offline_environment() -> dict[str, str]:
+    """Variables of a process in which no library asks a server for anything."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    return dict(os.environ) | dict.fromkeys(names, "1") | {"TOKENIZERS_PARALLELISM": "false"}
+
+
+def thread_count() -> int:
+    """Threads that a peer must use to be compared."""
+    return torch.get_num_threads()

@@ -1,0 +1,232 @@
+"""Hugging Face PEFT's LoRA, trained by transformers' Trainer on the same weights.
+
+The weights are converted by LitGPT's own `convert_from_litgpt` and loaded by transformers. Batches,
+micro-batches and their order are those of every method here: the samples of all steps are laid out
+in one sequence, which the Trainer walks through once.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from skip2bench.compare.peers.peer import PeerRun, offline_environment
+from skip2bench.data.samples import collate, micro_batches
+from skip2bench.errors import Skip2BenchError
+from skip2bench.machine.environment import weights_dtype
+from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
+from skip2bench.train.parts import learning_rate_factor
+from skip2bench.train.plan import TrainingPlan
+from skip2bench.train.training import planned_batches
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+
+_MODULES = {
+    "lora_query": "q_proj",
+    "lora_key": "k_proj",
+    "lora_value": "v_proj",
+    "lora_projection": "o_proj",
+    "lora_head": "lm_head",
+}
+_MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
+DIFFERENCES = (
+    "its clock is the whole of Trainer.train(), with the Trainer's own bookkeeping",
+    "draws the initial values of A and the dropout masks by its own sequence",
+    "runs transformers' model of the same weights, by scaled_dot_product_attention",
+    "malloc gives freed memory back to the system, as it does by default",
+)
+
+
+def make_hf_config(plan: TrainingPlan) -> "LlamaConfig":
+    """The transformers configuration of a model in Llama's architecture.
+
+    Raises:
+        Skip2BenchError: the model has another one.
+    """
+    config = plan.model_config
+    is_llama = (
+        config.norm_class_name == "RMSNorm"
+        and config.mlp_class_name == "LLaMAMLP"
+        and not (config.bias or config.attn_bias or config.parallel_residual)
+        and config.rotary_percentage == 1.0
+        and config.rope_adjustments is None
+        and not config.norm_qk
+    )
+    if not is_llama or plan.settings.lora is None:
+        raise Skip2BenchError(
+            f"the peer 'peft' takes models in Llama's architecture, and {plan.model_name!r} has "
+            "another one; leave it out"
+        )
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=config.padded_vocab_size,
+        hidden_size=config.n_embd,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.n_layer,
+        num_attention_heads=config.n_head,
+        num_key_value_heads=config.n_query_groups,
+        head_dim=config.head_size,
+        max_position_embeddings=config.block_size,
+        rms_norm_eps=config.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": float(config.rope_base)},
+        tie_word_embeddings=False,
+        use_cache=False,
+    )
+
+
+def train_with_peft(plan: TrainingPlan, folder: Path) -> PeerRun:
+    """Train PEFT's LoRA on the plan's data and settings, in this process."""
+    os.environ.update(offline_environment())
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM, Trainer, TrainingArguments
+
+    config = plan.config
+    torch.manual_seed(config.seed)
+    _convert(plan, folder / "base")
+    model = LlamaForCausalLM.from_pretrained(
+        folder / "base", dtype=weights_dtype(plan.precision), attn_implementation="sdpa"
+    )
+    adapted = get_peft_model(
+        model,
+        LoraConfig(
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=_target_modules(plan),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    parameters = [p for p in adapted.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.weight_decay,
+        fused=plan.device.type in ("cpu", "cuda"),
+    )
+    scheduler = LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, config.lr_warmup_steps, plan.steps)
+    )
+    micro_batch_size = plan.micro_batch_size or 1
+    samples, differences = _lay_out(plan, micro_batch_size)
+    trainer = Trainer(
+        model=adapted,
+        args=TrainingArguments(
+            output_dir=str(folder / "out"),
+            per_device_train_batch_size=micro_batch_size,
+            gradient_accumulation_steps=math.ceil(config.global_batch_size / micro_batch_size),
+            num_train_epochs=1,
+            max_steps=plan.steps,
+            max_grad_norm=0.0,
+            train_sampling_strategy="sequential",
+            bf16=plan.precision == "bf16-mixed",
+            fp16=plan.precision == "16-mixed",
+            use_cpu=plan.device.type == "cpu",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=config.seed,
+            remove_unused_columns=False,
+            dataloader_pin_memory=plan.device.type == "cuda",
+        ),
+        train_dataset=samples,
+        data_collator=lambda ids: _collate(plan, ids),
+        optimizers=(optimizer, scheduler),
+    )
+    reset_peak_memory(plan.device)
+    seconds = float(trainer.train().metrics["train_runtime"])
+    peak = read_peak_memory(plan.device)
+    adapted.save_pretrained(folder / "out")
+    file = folder / "out" / "adapter_model.safetensors"
+    return PeerRun(
+        train_seconds=seconds,
+        steps=int(trainer.state.global_step),
+        tokens=sum(plan.data.train.lengths[i] for i in samples),
+        peak_memory_bytes=peak,
+        adapter_bytes=file.stat().st_size,
+        adapter=_to_litgpt(load_file(file), plan),
+        differences=differences,
+    )
+
+
+def _convert(plan: TrainingPlan, folder: Path) -> None:
+    """Write the base model as a transformers folder, converted by LitGPT."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    from litgpt.scripts.convert_lit_checkpoint import convert_lit_checkpoint
+
+    with redirect_stdout(StringIO()):  # it prints its arguments
+        convert_lit_checkpoint(plan.base_folder, folder)
+    weights = torch.load(folder / "model.pth", weights_only=True)
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.pth").unlink()
+    make_hf_config(plan).save_pretrained(folder)
+
+
+def _target_modules(plan: TrainingPlan) -> list[str]:
+    chosen = [module for key, module in _MODULES.items() if getattr(plan.config, key)]
+    return [*chosen, *(_MLP_MODULES if plan.config.lora_mlp else ())]
+
+
+def _lay_out(plan: TrainingPlan, micro_batch_size: int) -> tuple[list[int], list[str]]:
+    """Sample ids of all steps in one sequence, cut as every method's micro-batches are."""
+    config, lengths = plan.config, plan.data.train.lengths
+    batches = planned_batches(config, plan.data, plan.steps)
+    differences = list(DIFFERENCES)
+    if any(len(batch) != config.global_batch_size for batch in batches[:-1]):
+        differences.append("a global batch crosses the end of an epoch")
+    return [
+        i
+        for batch in batches
+        for part in micro_batches(batch, lengths, micro_batch_size)
+        for i in part
+    ], differences
+
+
+def _collate(plan: TrainingPlan, ids: list[int]) -> dict[str, Tensor]:
+    input_ids, labels = collate(plan.data.train, ids)
+    lengths = torch.tensor([plan.data.train.lengths[i] for i in ids])
+    mask = torch.arange(input_ids.size(1)) < lengths[:, None]
+    return {"input_ids": input_ids, "labels": labels, "attention_mask": mask.long()}
+
+
+def _to_litgpt(adapter: dict[str, Tensor], plan: TrainingPlan) -> dict[str, Tensor]:
+    """Names and layout of LitGPT's LoRA: query, key and value of a block in one A and one B.
+
+    PEFT keeps A (r, d) and B (d_out, r) for each projection; LitGPT stacks them.
+    """
+    config = plan.config
+    qkv = [key for key in ("lora_query", "lora_key", "lora_value") if getattr(config, key)]
+    others = {
+        "attn.proj": ("self_attn.o_proj", config.lora_projection),
+        "mlp.fc_1": ("mlp.gate_proj", config.lora_mlp),
+        "mlp.fc_2": ("mlp.up_proj", config.lora_mlp),
+        "mlp.proj": ("mlp.down_proj", config.lora_mlp),
+    }
+    result: dict[str, Tensor] = {}
+    for block in range(plan.model_config.n_layer):
+        theirs = f"base_model.model.model.layers.{block}"
+        for side in "AB":
+            parts = [
+                adapter[f"{theirs}.self_attn.{_MODULES[key]}.lora_{side}.weight"] for key in qkv
+            ]
+            if parts:
+                result[f"transformer.h.{block}.attn.qkv.lora_{side}"] = torch.cat(parts)
+            for ours, (module, is_on) in others.items():
+                if is_on:
+                    name = f"{theirs}.{module}.lora_{side}.weight"
+                    result[f"transformer.h.{block}.{ours}.lora_{side}"] = adapter[name]
+    if config.lora_head:
+        for side in "AB":
+            result[f"lm_head.lora_{side}"] = adapter[f"base_model.model.lm_head.lora_{side}.weight"]
+    return result

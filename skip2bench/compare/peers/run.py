@@ -1,0 +1,147 @@
+"""LoRA that others wrote, on the same data: a cell that runs a peer, with a run folder like any.
+
+Its own loss is never taken for granted: the adapter that a peer leaves is loaded here and validated
+as every other method's. What a peer does otherwise, it lists as `differences`.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric import Fabric
+
+from skip2bench.compare.peers.peer import LABELS, Peer
+from skip2bench.config.commands import to_plain
+from skip2bench.config.run import EMBEDDED_DATA
+from skip2bench.config.train import TrainConfig
+from skip2bench.data.records import is_records_file
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.console import note
+from skip2bench.machine.environment import weights_dtype
+from skip2bench.machine.signals import interrupted_by_sigterm
+from skip2bench.models.base import load_checkpoint
+from skip2bench.models.methods import build_model, count_parameters
+from skip2bench.results.conditions import CONDITIONS
+from skip2bench.results.run_folder import open_run_folder, record_run
+from skip2bench.train.objective import token_validation_loss
+from skip2bench.train.plan import TrainingPlan, plan_training
+
+
+def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
+    """Check that the peers can run on the data and model of a comparison.
+
+    Raises:
+        Skip2BenchError: a package is missing, a switch is on that peers do not have here, or the
+            data is of a kind that peers cannot get.
+    """
+    config = plan.config
+    for name in CONDITIONS if names else ():
+        if getattr(config, name):
+            raise Skip2BenchError(
+                f"peers run without {name}, so that they would not compare; leave it or --peers out"
+            )
+    if config.data != EMBEDDED_DATA and not is_records_file(config.data):
+        raise Skip2BenchError(
+            f"peers cannot train on {config.data!r}; give pydoc or an Alpaca JSON file"
+        )
+    if plan.data.dropped:
+        raise Skip2BenchError(
+            f"peers cannot leave out the {plan.data.dropped} samples without a supervised token; "
+            "raise --max-seq-length or remove them"
+        )
+    size = plan.micro_batch_size or 1
+    if "litgpt" in names and size > config.global_batch_size:
+        raise Skip2BenchError(
+            f"the peer 'litgpt' refuses micro_batch_size {size} above "
+            f"global_batch_size {config.global_batch_size}; lower --micro-batch-size"
+        )
+    if "peft" in names:
+        missing = [name for name in ("transformers", "peft", "accelerate") if not find_spec(name)]
+        if missing:
+            raise Skip2BenchError(
+                f"the peer 'peft' needs {', '.join(missing)}; pip install 'skip2bench[peers]'"
+            )
+        from skip2bench.compare.peers.peft import make_hf_config
+
+        make_hf_config(plan)
+
+
+def run_peer(name: str, config: TrainConfig, arguments: Sequence[str]) -> dict[str, Any]:
+    """Train with a peer, validate what it leaves, write the run folder, and return its summary.
+
+    Raises:
+        Skip2BenchError: bad input, or the peer failed.
+    """
+    started = time.monotonic()
+    plan = plan_training(config)
+    check_peers((name,), plan)
+    environment = plan.describe_environment(arguments)
+    known = plan.describe() | {"label": LABELS[name], "peer": name}
+    with (
+        interrupted_by_sigterm(),
+        open_run_folder(
+            "train", plan.model_name, name, config.out_dir, force=config.force
+        ) as folder,
+        record_run(folder, to_plain(config), environment, known, started) as summary,
+    ):
+        summary |= _train_and_validate(name, plan, folder / name)
+    return summary | {"folder": str(folder)}
+
+
+def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    fabric = Fabric(accelerator=plan.device.type, devices=1, precision=plan.precision)
+    note(f"{LABELS[name]}: training")
+    try:
+        run = _find_peer(name)(plan, folder)
+    finally:
+        for copy in ("records", "base"):  # of the data and of the weights
+            shutil.rmtree(folder / copy, ignore_errors=True)
+    base = load_checkpoint(plan.base_folder, plan.device, weights_dtype(plan.precision))
+    model = build_model(plan.settings, base, plan.device, plan.config.seed).eval()
+    total, trainable = count_parameters(model)
+
+    def losses() -> tuple[float, float | None]:
+        with fabric.autocast():
+            val = token_validation_loss(fabric, model, plan.data.val)
+            domain = token_validation_loss(fabric, model, plan.domain) if plan.domain else None
+        return val, domain
+
+    initial, domain_before = losses()
+    expected = {key for key, p in model.named_parameters() if p.requires_grad}
+    if run.adapter.keys() != expected:
+        raise RuntimeError(
+            f"{name} left other tensors than LoRA's: {run.adapter.keys() ^ expected}"
+        )
+    model.load_state_dict({k: v.to(plan.device) for k, v in run.adapter.items()}, strict=False)
+    final, domain_after = losses()
+    figures = {key: value for key, value in asdict(run).items() if key != "adapter"}
+    return {
+        **figures,
+        "epochs": run.steps * plan.config.global_batch_size / len(plan.data.train),
+        "total_parameters": total,
+        "trainable_parameters": trainable,
+        "cache_bytes": 0,
+        "initial_val_loss": initial,
+        "final_val_loss": final,
+        "best_val_loss": min(initial, final),
+        "domain_loss_before": domain_before,
+        "domain_loss_after": domain_after,
+        "forgetting": None
+        if domain_before is None or domain_after is None
+        else domain_after - domain_before,
+    }
+
+
+def _find_peer(name: str) -> Peer:
+    if name == "litgpt":
+        from skip2bench.compare.peers.litgpt import train_with_litgpt
+
+        return train_with_litgpt
+    from skip2bench.compare.peers.peft import train_with_peft
+
+    return train_with_peft

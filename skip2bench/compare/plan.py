@@ -1,0 +1,242 @@
+"""A comparison before it starts: its input checked, its cells listed, its time estimated.
+
+The estimate takes the FLOPs of the cells, at a rate measured on one block here.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from skip2bench import STARTED
+from skip2bench.bench.workload import Workload, count_workload_flops
+from skip2bench.compare.folder import BENCH
+from skip2bench.compare.matrix import Cell, Configuration, list_configurations
+from skip2bench.config.commands import BenchConfig
+from skip2bench.config.compare import CompareConfig
+from skip2bench.io.console import note
+from skip2bench.io.text import check_folder
+from skip2bench.io.units import format_amount, format_duration
+from skip2bench.machine.clock import time_call
+from skip2bench.machine.environment import weights_dtype
+from skip2bench.models.methods import build_empty_model, resolve_method
+from skip2bench.train.plan import TrainingPlan, plan_training
+
+_INPUT_KEYS = {
+    *("data", "domain_text", "prompt_style", "mask_prompt", "val_split_fraction"),
+    *("max_seq_length", "train_samples", "precision", "device", "logger"),
+}
+"""Values of a configuration whose input the plan of the others does not cover."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonPlan:
+    """A comparison whose input is known to be good."""
+
+    config: CompareConfig
+    training: TrainingPlan
+    """That of the baseline, with the data and the device of all."""
+    configurations: list[Configuration]
+    bench: BenchConfig | None
+    """The micro-benchmark of the same methods, where there is one."""
+    environment: dict[str, Any]
+    start_seconds: float = field(default_factory=lambda: time.monotonic() - STARTED)
+    """What a process takes to start, as this one did; not by the time of day, which may be set."""
+
+    def estimate(self, cells: Sequence[Cell]) -> dict[str, float]:
+        """Seconds of each cell by its name, the micro-benchmark under `BENCH`."""
+        rates = measure_rates(self.training, self.start_seconds)
+        seconds = estimate_cells(self.training, self.configurations, cells, rates)
+        if self.bench:
+            own = [one for one in self.configurations if one.peer is None and not one.is_aa]
+            seconds[BENCH] = estimate_bench(self.training, self.bench, own, rates)
+        return seconds
+
+
+def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> ComparisonPlan:
+    """Check all input; nothing is written yet.
+
+    Raises:
+        Skip2BenchError: something of it is not good.
+    """
+    check_folder("out_dir", config.out_dir)
+    plan = plan_training(config.cell_config({"method": "lora"}))
+    configurations = list_configurations(config, plan.model_config)
+    if config.peers:
+        from skip2bench.compare.peers.run import check_peers
+
+        check_peers(config.peers, plan)
+    for one in configurations:
+        if one.values.keys() & _INPUT_KEYS:
+            plan_training(config.cell_config(one.values))
+    environment = plan.describe_environment(arguments)
+    return ComparisonPlan(
+        config=config,
+        training=plan,
+        configurations=configurations,
+        bench=_plan_bench(config, plan, configurations) if config.bench else None,
+        environment=environment,
+    )
+
+
+def _plan_bench(
+    config: CompareConfig, plan: TrainingPlan, configurations: Sequence[Configuration]
+) -> BenchConfig | None:
+    """The micro-benchmark of the same methods; None where it cannot have the same ranks."""
+    own = [one for one in configurations if one.peer is None and not one.is_aa]
+    cells = [config.cell_config(one.values) for one in own]
+    ranks: dict[str, set[int]] = {"lora_r": set(), "skip_r": set()}
+    for one, cell in zip(own, cells, strict=True):
+        if (name := one.settings.method.rank_name) is not None:
+            ranks[name].add(getattr(cell, name))
+    if any(len(values) > 1 for values in ranks.values()):
+        note("the micro-benchmark is left out: configurations differ in rank")
+        return None
+    skip = [
+        cell.blocks for one, cell in zip(own, cells, strict=True) if one.settings.method.is_skip
+    ]
+    shared = ("target", "lora_alpha", "lora_dropout", "precision", "device", "seed")
+    return BenchConfig(
+        model=str(cells[0].checkpoint_dir or BenchConfig.model),
+        methods=tuple(dict.fromkeys(one.settings.method.name for one in own)),
+        blocks=tuple(dict.fromkeys(skip)) or BenchConfig.blocks,
+        seq_length=min(BenchConfig.seq_length, plan.model_config.block_size),
+        **{name: values.pop() for name, values in ranks.items() if values},  # type: ignore[arg-type]
+        **{name: getattr(cells[0], name) for name in shared},
+    )
+
+
+def announce(plan: ComparisonPlan, cells: Sequence[Cell], seconds: Mapping[str, float]) -> None:
+    """Say what will run, and for how long."""
+    config = plan.config
+    for one in plan.configurations:
+        own = [cell for cell in cells if cell.configuration == one.name]
+        total = sum(seconds[cell.name] for cell in own)
+        rates = ", ".join(f"{rate:g}" for rate in one.learning_rates)
+        note(
+            f"  {one.label}: {one.trainable_parameters:,} parameters, learning rate {rates}, "
+            f"{format_amount(len(own), 'run')}, about {format_duration(total, 'en')}"
+        )
+    extra = " and the micro-benchmark" if plan.bench else ""
+    runs, seeds = format_amount(len(cells), "run"), format_amount(config.seeds, "seed")
+    note(
+        f"{runs}{extra}, {seeds} each, on "
+        f"{plan.training.model_name} and "
+        f"{plan.training.data.name}: about {format_duration(sum(seconds.values()), 'en')}"
+    )
+
+
+_TRIALS = 5
+_TRIAL_TOKENS = 1024
+
+Flops = Mapping[str, int | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What this machine does, measured."""
+
+    flops_per_second: float
+    start_seconds: float
+    """From starting a process to having loaded and tokenized the data."""
+
+
+def measure_rates(plan: TrainingPlan, start_seconds: float) -> Rates:
+    """Time training steps of LoRA on the model cut to one block, its weights random."""
+    model_config = copy.copy(plan.model_config)
+    model_config.n_layer = 1
+    length = max(2, round(_mean(plan.data.train.lengths)))
+    batch_size = max(1, _TRIAL_TOKENS // length)
+    settings = resolve_method("lora", "", plan.config, model_config)
+    with plan.device:
+        model = build_empty_model(settings, model_config).to(weights_dtype(plan.precision))
+    work = Workload(
+        settings,
+        model,
+        batch_size=batch_size,
+        seq_length=length,
+        seed=0,
+        device=plan.device,
+        precision=plan.precision,
+    )
+    seconds = [
+        time_call(lambda: work.backward(work.train_forward()), plan.device) for _ in range(_TRIALS)
+    ]
+    flops = count_workload_flops(settings, model_config, batch_size, length)
+    counted = (flops["train_forward_flops"] or 0) + (flops["backward_flops"] or 0)
+    return Rates(
+        flops_per_second=max(counted, 1) / sorted(seconds)[_TRIALS // 2],
+        start_seconds=start_seconds,
+    )
+
+
+def estimate_cells(
+    plan: TrainingPlan,
+    configurations: Sequence[Configuration],
+    cells: Sequence[Cell],
+    rates: Rates,
+) -> dict[str, float]:
+    """Seconds of each cell by its name; the cells' own data are taken to be like the plan's."""
+    length = max(2, round(_mean(plan.data.train.lengths)))
+    flops = {
+        one.name: count_workload_flops(one.settings, plan.model_config, 1, length)
+        for one in configurations
+    }
+    widest = max(flops, key=lambda name: flops[name]["cached_backward_flops"] or 0)
+    return {
+        cell.name: rates.start_seconds
+        + _count_cell(plan, cell, flops.get(cell.configuration, flops[widest]))
+        / (length * rates.flops_per_second)
+        for cell in cells
+    }
+
+
+def _count_cell(plan: TrainingPlan, cell: Cell, flops: Flops) -> float:
+    """FLOPs of a cell, times the mean length of a sample."""
+    config, train, val = cell.config, plan.data.train, plan.data.val
+    steps = math.ceil(len(train) / config.global_batch_size) * config.epochs
+    steps = min(steps, config.max_steps or steps)
+    served = min(steps * config.global_batch_size, len(train) * config.epochs)
+    evaluations = 1 + math.ceil(steps / config.eval_interval)
+    forward, step = (
+        _total(flops, names) for names in (("forward",), ("train_forward", "backward"))
+    )
+    cached_forward = _total(flops, ("cached_forward",))
+    domain = 2 * sum(plan.domain.lengths) * forward if plan.domain else 0
+    if cell.role == "run" and not cached_forward:
+        own = served * _mean(train.lengths) * step + evaluations * sum(val.lengths) * forward
+        return own + domain
+    supervised = served * _mean(train.supervised_counts)
+    own = supervised * _total(flops, ("cached_forward", "cached_backward"))
+    own += evaluations * sum(val.supervised_counts) * cached_forward
+    if cell.role != "reused":
+        used = min(served, len(train)) * _mean(train.lengths)
+        own += (used + sum(val.lengths)) * forward
+    return own + domain
+
+
+def estimate_bench(
+    plan: TrainingPlan, config: BenchConfig, configurations: Sequence[Configuration], rates: Rates
+) -> float:
+    """Seconds of the micro-benchmark."""
+    seconds = 0.0
+    for one in configurations:
+        flops = count_workload_flops(
+            one.settings, plan.model_config, config.batch_size, config.seq_length
+        )
+        names = ("forward", "train_forward", "backward", "cached_forward", "cached_backward")
+        iterations = config.rounds * config.iterations
+        seconds += iterations * _total(flops, names) / rates.flops_per_second
+        # memory is measured in processes of their own
+        seconds += rates.start_seconds * (2 if one.settings.method.is_cached else 1)
+    return rates.start_seconds + seconds
+
+
+def _total(flops: Flops, phases: Sequence[str]) -> float:
+    return float(sum(flops[f"{phase}_flops"] or 0 for phase in phases))
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values)

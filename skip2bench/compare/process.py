@@ -1,0 +1,153 @@
+"""Starts a cell of a comparison as a process of its own and says how it ended.
+
+Each cell has clean memory and a log. What else used the processor meanwhile is measured: the time
+that all cores were busy, less the cell's own.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from skip2bench.io.whole import utc_now, write_json
+from skip2bench.machine.hardware import busy_seconds, own_seconds
+from skip2bench.results.curves import LossCurve, read_loss_curve
+from skip2bench.results.reading import Run, read_run
+from skip2bench.results.run_folder import Status
+
+END_SECONDS = 60.0
+"""What an interrupted cell gets to write its files."""
+_MEMORY_WORDS = (
+    *("bad_alloc", "can't allocate memory", "cannot allocate memory", "out of memory"),
+    *("memoryerror", "memory allocation still failed"),  # Python's, and OpenBLAS's
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRun:
+    """The run of a cell, each of its files read once."""
+
+    run: Run
+
+    @cached_property
+    def curve(self) -> LossCurve | None:
+        """Its evaluation points; see `read_loss_curve`."""
+        return read_loss_curve(self.run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a cell ended."""
+
+    status: Status
+    error: str | None
+    started_at: str
+    wall_seconds: float
+    other_cpu_cores: float | None
+    """Mean number of cores that others kept busy during the cell."""
+    exit_status: int
+
+
+class CellInterruptedError(Exception):
+    """The comparison was interrupted while a cell ran; `outcome` and `cell_run` are the cell's."""
+
+    def __init__(self, outcome: Outcome, cell_run: CellRun | None) -> None:
+        """Keep what the cell came to."""
+        super().__init__(outcome.status)
+        self.outcome, self.cell_run = outcome, cell_run
+
+
+def run_cell(
+    spec: dict[str, Any], spec_file: Path, log_file: Path
+) -> tuple[Outcome, CellRun | None]:
+    """Run a cell to its end.
+
+    Args:
+        spec: What `cell` takes: kind, config, out_dir, arguments, max_memory_bytes, parent_pid;
+            and `key`, for whoever finds it stopped.
+        spec_file: Written for the cell to read.
+        log_file: Takes the cell's stdout and stderr.
+
+    Returns:
+        How it ended, and its run; None where it ended before it had one.
+
+    Raises:
+        CellInterruptedError: this process was interrupted; the cell has ended then.
+    """
+    write_json(spec_file, spec)
+    started_at, started = utc_now(), time.monotonic()
+    busy, own = busy_seconds(), own_seconds()
+    with log_file.open("w", encoding="utf-8") as log:
+        # a session of its own: Ctrl-C reaches it once, through this process
+        process = subprocess.Popen(
+            [sys.executable, "-m", "skip2bench.compare.cell", str(spec_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        interrupted = False
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+            _end(process)
+    wall_seconds = time.monotonic() - started
+    others = (busy_seconds() - busy) - (own_seconds() - own)
+    cell_run = read_cell_run(Path(spec["out_dir"]))
+    status, error = _judge(cell_run, log_file, process.returncode)
+    outcome = Outcome(
+        status="interrupted" if interrupted else status,
+        error=None if interrupted else error,
+        started_at=started_at,
+        wall_seconds=wall_seconds,
+        other_cpu_cores=max(0.0, others / wall_seconds),
+        exit_status=process.returncode,
+    )
+    if interrupted:
+        raise CellInterruptedError(outcome, cell_run)
+    return outcome, cell_run
+
+
+def read_cell_run(run_folder: Path) -> CellRun | None:
+    """The run in a cell's folder; None where its process ended before it wrote a summary."""
+    if not (run_folder / "summary.json").is_file():
+        return None
+    return CellRun(run=read_run(run_folder))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a cell, so that it records its end; kill it where it takes too long."""
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(END_SECONDS)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()
+        process.wait()
+
+
+def _judge(cell_run: CellRun | None, log_file: Path, exit_status: int) -> tuple[Status, str | None]:
+    """Status of a cell by its own summary, or by how its process ended."""
+    if cell_run is not None:
+        summary = cell_run.run.summary
+        status, error = summary.get("status"), summary.get("error")
+        if status == "ok" and exit_status == 0:
+            return "ok", None
+        if status in ("oom", "failed", "interrupted"):
+            return status, error
+    log = log_file.read_text(encoding="utf-8", errors="replace")
+    last = _last_line(log) or f"exit status {exit_status}"
+    if exit_status == -signal.SIGKILL:
+        return "oom", "killed (signal 9), as the system does where memory runs out"
+    if any(words in log[-4000:].lower() for words in _MEMORY_WORDS):
+        return "oom", last
+    return "failed", last
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else ""

@@ -1,0 +1,115 @@
+"""Configurations of the commands: frozen records, checked when made.
+
+One name serves as flag (`--max-steps`), YAML key (`max_steps`) and Python argument. Where the
+values come from (defaults < YAML < flags, LitGPT's nested YAML included) is `load`'s business; the
+configuration of `train` is in `train`, what all share in `run`.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from skip2bench.config.options import MAX_REPEATS, check_choice, check_positive, option
+from skip2bench.config.run import EMBEDDED_DATA, MethodName, RunConfig
+from skip2bench.io.resources import EMBEDDED_MODEL
+from skip2bench.io.units import Language
+
+ReportFormat = Literal["md", "html"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(RunConfig):
+    """What `skip2bench bench` measures."""
+
+    model: str = option(
+        EMBEDDED_MODEL, "'pystd', a LitGPT config name (random weights) or a checkpoint folder."
+    )
+    methods: tuple[str, ...] = option(("lora", "skip2"), "Methods to compare, comma-separated.")
+    blocks: tuple[str, ...] = option(
+        ("fast", "balanced", "accurate"),
+        "Blocks of the Skip methods; repeat the flag for several.",
+        repeatable=True,
+    )
+    batch_size: int = option(4, "Sequences in a batch.")
+    seq_length: int = option(256, "Tokens in a sequence.")
+    rounds: int = option(3, "Rounds over all configurations (at least 3 for an interval).")
+    iterations: int = option(10, "Iterations of a configuration in each round.")
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            check_choice("methods", name, get_args(MethodName))
+        super().__post_init__()
+        for name in ("batch_size", "seq_length"):
+            check_positive(name, getattr(self, name))
+        for name in ("rounds", "iterations"):
+            check_positive(name, getattr(self, name), MAX_REPEATS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(RunConfig):
+    """What `skip2bench doctor` looks at: this machine, and whether a run fits it."""
+
+    model: str = option(EMBEDDED_MODEL, "'pystd', a LitGPT config name or a checkpoint folder.")
+    data: str = option(
+        EMBEDDED_DATA,
+        "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
+    )
+    methods: tuple[str, ...] = option(("lora", "skip2"), "Methods to fit, comma-separated.")
+    blocks: tuple[str, ...] = option(
+        ("balanced",), "Blocks of the Skip methods; repeat the flag for several.", repeatable=True
+    )
+    max_seq_length: int | None = option(
+        None, "Cut samples to this many tokens (default: the model's context)."
+    )
+    cache_dir: Path | None = option(
+        None, "Folder that would keep Skip-Cache (default: it lives in the run folder)."
+    )
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            check_choice("methods", name, get_args(MethodName))
+        super().__post_init__()
+        if self.max_seq_length is not None:
+            check_positive("max_seq_length", self.max_seq_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Which results `skip2bench report` reads and how it writes."""
+
+    results: Path = option(Path("results"), "Folder of results.")
+    lang: Language = option("ja", "Language of the report: ja or en.")
+    format: ReportFormat = option("md", "Form of the report: md or html, one file by itself.")
+    output: Path | None = option(None, "File to write (default: standard output).")
+    plots_dir: Path | None = option(
+        None, "Folder of the charts of a Markdown report (default: figures, beside it)."
+    )
+    run: tuple[Path, ...] = option(
+        (), "Use only this run, or those below this folder; repeatable.", repeatable=True
+    )
+    template: Path | None = option(None, "Jinja template of your own, rendered in a sandbox.")
+    json: bool = option(False, "Write the tables as JSON instead.")
+
+    def __post_init__(self) -> None:
+        check_choice("lang", self.lang, get_args(Language))
+        check_choice("format", self.format, get_args(ReportFormat))
+
+
+def to_plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as YAML can hold it, by field name, to be read back and run again.
+
+    Where it was written, and whether over another run, is left out: a repetition goes elsewhere.
+    """
+    plain: dict[str, Any] = {}
+    for item in fields(config):
+        if item.name in ("out_dir", "force", "resume"):
+            continue
+        value = getattr(config, item.name)
+        plain[item.name] = (
+            str(value)
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+        )
+    return plain

@@ -1,0 +1,229 @@
+"""What `skip2bench compare` runs: flows, flags and YAML files of a matrix.
+
+Values come from: defaults < the flow < a YAML file < flags. A key that is none of the comparison's
+own is one of `train`, and holds for every cell.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from skip2bench.config.blocks import blocks_text
+from skip2bench.config.load import read_flat_file
+from skip2bench.config.options import check_choice, check_positive, coerce, option, refuse_unknown
+from skip2bench.config.run import MethodName
+from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.units import parse_bytes
+
+Flow = Literal["minimal", "small", "detailed"]
+Peer = Literal["litgpt", "peft"]
+
+OWN_TRAIN_KEYS = frozenset(
+    ("method", "learning_rate", "cache_dir", "devices", "num_nodes", "strategy")
+)
+"""Fields of `train` that the matrix sets for each cell."""
+_MAX_SEEDS = 1000
+_LR_STEP = 3
+"""Neighbours in the grid of learning rates differ by this factor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Which cells a comparison has: configurations × learning rates × seeds."""
+
+    flow: Flow = option(
+        "small", "Size of the matrix: minimal (minutes), small (about an hour) or detailed (hours)."
+    )
+    methods: tuple[str, ...] = option(("lora", "skip2"), "Methods to compare, comma-separated.")
+    blocks: tuple[str, ...] = option(
+        ("fast", "balanced", "accurate", "all"),
+        "Blocks of the Skip methods; repeat the flag for several.",
+        repeatable=True,
+    )
+    seeds: int = option(3, "Runs of each configuration: with --seed, the one after it, and so on.")
+    learning_rates: tuple[float, ...] = option(
+        (), "Grid for every method, comma-separated; the best of each is compared."
+    )
+    match_params: bool = option(
+        False, "Set each adapter method's rank to train as many parameters as the baseline."
+    )
+    baseline: MethodName = option("lora", "Method that the others are compared with.")
+    target_loss: float | None = option(
+        None, "Validation loss to reach (default: the baseline's final one on the same seed)."
+    )
+    peers: tuple[str, ...] = option(
+        (), "LoRA that others wrote, on the same data: litgpt, peft (needs the extra 'peers')."
+    )
+    bench: bool = option(True, "Run the micro-benchmark of the same configurations first.")
+    aa: bool = option(False, "Run the baseline once more under another name.")
+    best_batch: bool = option(
+        False, "With --micro-batch-size auto: run each at its own largest micro-batch too."
+    )
+    max_memory: str | None = option(
+        None, "Cap on the memory of each cell, such as 8GiB (Linux): beyond it, the cell is oom."
+    )
+    configurations: tuple[dict[str, Any], ...] = field(default=(), metadata={"help": ""})
+    """From YAML alone, in place of methods × blocks: `method`, and `label`, `blocks`,
+    `learning_rates`, `max_memory` or any key of `train`."""
+    train: dict[str, Any] = field(default_factory=dict, metadata={"help": ""})
+    """Values of `train` for every cell, by field name."""
+    resume: bool = option(True, "Go on with the newest comparison of the same configuration.")
+    force: bool = option(
+        False, "Replace runs in the folder that were made with another configuration."
+    )
+    dry_run: bool = option(False, "Say what would run and how long it would take, and stop.")
+    out_dir: Path | None = option(None, "Folder of the comparison (default: below results).")
+
+    def __post_init__(self) -> None:
+        check_choice("flow", self.flow, get_args(Flow))
+        for name in self.methods:
+            check_choice("methods", name, get_args(MethodName))
+        check_choice("baseline", self.baseline, get_args(MethodName))
+        for name in self.peers:
+            check_choice("peers", name, get_args(Peer))
+        check_positive("seeds", self.seeds, _MAX_SEEDS)
+        if self.target_loss is not None and not 0 < self.target_loss < math.inf:
+            raise Skip2BenchError(f"target_loss is {self.target_loss}; give a number above 0")
+        _check_max_memory(self.max_memory)
+        if self.best_batch and self.train.get("micro_batch_size") != "auto":
+            raise Skip2BenchError(
+                "best_batch runs the largest micro-batches that fit; add --micro-batch-size auto"
+            )
+        first_seed = self.cell_config({}).seed  # raises where a value of `train` is not good
+        if first_seed + self.seeds > 2**32:
+            raise Skip2BenchError(
+                f"seed {first_seed} and the {self.seeds - 1} after it go beyond {2**32 - 1}; "
+                "give a smaller --seed"
+            )
+        self._check_rates("", self.learning_rates)
+        for number, entry in enumerate(self.configurations, start=1):
+            _check_configuration(entry, number)
+            where = f"of configuration {number}"
+            self._check_rates(where, entry.get("learning_rates") or ())
+            own = {key: value for key, value in entry.items() if key not in _CONFIGURATION_KEYS}
+            self.cell_config(own)
+
+    def _check_rates(self, where: str, rates: Collection[Any]) -> None:
+        for rate in rates:
+            self.cell_config({"learning_rate": rate})
+        if len(set(map(float, rates))) < len(rates):
+            raise Skip2BenchError(
+                f"learning_rates {where}".rstrip() + " names a rate twice; give each once"
+            )
+
+    def cell_config(self, values: dict[str, Any]) -> TrainConfig:
+        """A cell's configuration: what holds for all, and `values` over it."""
+        merged = self.train | values
+        if "blocks" in merged:
+            merged["blocks"] = blocks_text(merged["blocks"])
+        if merged.get("checkpoint_dir") is None:
+            merged = EMBEDDED_DEFAULTS | merged
+        return TrainConfig(**coerce(TrainConfig, merged))
+
+
+_FLOWS: dict[str, dict[str, Any]] = {
+    "minimal": {
+        "blocks": ("fast", "balanced"),
+        **{"train_samples": 80, "max_steps": 20, "eval_interval": 10, "lr_warmup_steps": 4},
+    },
+    "small": {},
+    "detailed": {"methods": get_args(MethodName), "seeds": 5, "aa": True},
+}
+_OWN_KEYS = frozenset(item.name for item in fields(CompareConfig)) - {"train"}
+
+
+def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> CompareConfig:
+    """Resolve the configuration of `compare`.
+
+    Args:
+        flags: Values given on the command line or by the caller, by field name; those of `train`
+            among them.
+        path: A YAML file with keys of `compare` and of `train`, or None.
+
+    Raises:
+        Skip2BenchError: the file cannot be read, or a key or value is unknown.
+    """
+    given = (read_flat_file(path) if path else {}) | flags
+    train = given.pop("train", None) or {}  # as a comparison's own config.yaml has it
+    if not isinstance(train, dict):
+        raise Skip2BenchError(f"train is {train!r}; write a mapping below it")
+    given |= train
+    refuse_unknown(given, {*_OWN_KEYS, *(item.name for item in fields(TrainConfig))})
+    flow = given.get("flow", CompareConfig.flow)
+    check_choice("flow", flow, get_args(Flow))
+    values = _FLOWS[flow] | given
+    own = {key: value for key, value in values.items() if key in _OWN_KEYS}
+    train = {key: value for key, value in values.items() if key not in _OWN_KEYS}
+    for key in OWN_TRAIN_KEYS & train.keys():
+        raise Skip2BenchError(f"{key!r} is set for each cell by the matrix; {_REMEDIES[key]}")
+    listed = own.pop("configurations", None) or ()
+    if not isinstance(listed, list | tuple) or not all(isinstance(e, dict) for e in listed):
+        raise Skip2BenchError("configurations is no list of mappings; write '- method: lora'")
+    config = CompareConfig(**coerce(CompareConfig, own), configurations=tuple(listed), train=train)
+    if flow == "detailed" and not config.learning_rates:
+        middle = config.cell_config({}).learning_rate
+        own["learning_rates"] = (middle / _LR_STEP, middle, middle * _LR_STEP)
+        config = CompareConfig(
+            **coerce(CompareConfig, own), configurations=tuple(listed), train=train
+        )
+    return config
+
+
+_REMEDIES = {
+    "method": "use methods",
+    "learning_rate": "use learning_rates",
+    "cache_dir": "leave it out: cells share a cache below the comparison's folder",
+    "devices": "leave it out: every cell is one process",
+    "num_nodes": "leave it out: every cell is one process",
+    "strategy": "leave it out: every cell is one process",
+}
+_CONFIGURATION_KEYS = frozenset(("label", "learning_rates", "max_memory"))
+
+
+def _check_configuration(entry: dict[str, Any], number: int) -> None:
+    known = {item.name for item in fields(TrainConfig)} - {
+        "out_dir",
+        "force",
+        "resume",
+        "cache_dir",
+    }
+    known -= {"learning_rate", "seed", "devices", "num_nodes", "strategy"}
+    if "method" not in entry:
+        raise Skip2BenchError(f"configuration {number} has no method; add one")
+    refuse_unknown(entry, known | _CONFIGURATION_KEYS)
+    if "checkpoint_dir" in entry:
+        raise Skip2BenchError(
+            f"configuration {number} has a checkpoint_dir of its own; all are compared on one "
+            "model, so set it once, outside configurations"
+        )
+    rates = entry.get("learning_rates", [])
+    if not isinstance(rates, list | tuple):
+        raise Skip2BenchError(
+            f"learning_rates of configuration {number} is {rates!r}; write a list such as [3e-3]"
+        )
+    label = entry.get("label", "-")
+    if not isinstance(label, str) or not label.strip() or not label.isprintable():
+        raise Skip2BenchError(f"label of configuration {number} is {label!r}; give a line of text")
+    _check_max_memory(entry.get("max_memory"))
+
+
+def _check_max_memory(value: Any) -> None:
+    if value is not None and not parse_bytes("max_memory", str(value)):
+        raise Skip2BenchError("max_memory is 0; give a size such as 8GiB, or leave it out")
+
+
+def to_plain(config: CompareConfig) -> dict[str, Any]:
+    """The configuration as YAML can hold it, without where it goes and what it finds there."""
+    plain: dict[str, Any] = {}
+    for item in fields(config):
+        if item.name in ("out_dir", "resume", "force", "dry_run"):
+            continue
+        value = getattr(config, item.name)
+        plain[item.name] = list(value) if isinstance(value, tuple) else value
+    plain["train"] = {
+        key: str(value) if isinstance(value, Path) else value for key, value in config.train.items()
+    }
+    return plain

@@ -1,0 +1,93 @@
+"""The table of methods: what each one trains, by the names of the Skip2-LoRA paper.
+
+Plain data; `models.methods` makes their models. The paper (arXiv:2410.21073, section 2) calls them
+FT-All, FT-Last, FT-Bias, LoRA-All, LoRA-Last, FT-All-LoRA, Skip-LoRA and Skip2-LoRA; traditional
+LoRA on query and value is Hu et al.'s and LitGPT's default.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Weights = Literal["all", "lm_head", "biases"]
+
+
+LORA_TARGETS = ("lora_query", "lora_key", "lora_value", "lora_projection", "lora_mlp", "lora_head")
+_BLOCK_TARGETS = tuple(name for name in LORA_TARGETS if name != "lora_head")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to fine-tune."""
+
+    name: str
+    title: str
+    trains: str
+    """What it trains, in words."""
+    is_skip: bool = False
+    is_cached: bool = False
+    """True where later epochs read the Skip-Cache instead of running the backbone."""
+    weights: Weights | None = None
+    """Which of the base model's own weights train."""
+    lora_targets: tuple[str, ...] = ()
+    """LitGPT's switches of the layers that get LoRA; empty for a method without it."""
+    lora_is_configured: bool = False
+    """True where the configuration's switches stand in place of `lora_targets`."""
+
+    @property
+    def rank_name(self) -> str | None:
+        """Field of the configuration with the rank of its adapters; None where it has none."""
+        return "skip_r" if self.is_skip else "lora_r" if self.lora_targets else None
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            name="lora",
+            title="Traditional LoRA",
+            trains="low-rank updates of attention weights in every block",
+            lora_targets=("lora_query", "lora_value"),
+            lora_is_configured=True,
+        ),
+        Method(
+            name="lora-all",
+            title="LoRA-All",
+            trains="low-rank updates of every linear layer of the blocks",
+            lora_targets=_BLOCK_TARGETS,
+        ),
+        Method(
+            name="lora-last",
+            title="LoRA-Last",
+            trains="a low-rank update of lm_head",
+            lora_targets=("lora_head",),
+        ),
+        Method(name="full", title="FT-All", trains="every weight", weights="all"),
+        Method(
+            name="full+lora",
+            title="FT-All-LoRA",
+            trains="every weight, and low-rank updates of every linear layer of the blocks",
+            weights="all",
+            lora_targets=_BLOCK_TARGETS,
+        ),
+        Method(name="last", title="FT-Last", trains="lm_head", weights="lm_head"),
+        Method(
+            name="bias",
+            title="FT-Bias",
+            trains="biases of linear layers and norms; norms' weights stay as they are",
+            weights="biases",
+        ),
+        Method(
+            name="skip",
+            title="Skip-LoRA",
+            trains="adapters from blocks' outputs to the end of the network",
+            is_skip=True,
+        ),
+        Method(
+            name="skip2",
+            title="Skip2-LoRA",
+            trains="as skip, on activations computed once",
+            is_skip=True,
+            is_cached=True,
+        ),
+    )
+}

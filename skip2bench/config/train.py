@@ -1,0 +1,262 @@
+"""What `skip2bench train` runs: every option of a fine-tuning run, the same for all methods.
+
+Its values are checked when it is made, alone and against each other.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from skip2bench.config.methods import LORA_TARGETS
+from skip2bench.config.options import MAX_COUNT, MAX_RANKS, check_choice, check_positive, option
+from skip2bench.config.run import EMBEDDED_DATA, MethodName, RunConfig
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.units import parse_bytes
+
+LoggerName = Literal["csv", "tensorboard"]
+StrategyName = Literal["auto", "ddp", "fsdp"]
+CacheTier = Literal["auto", "device", "ram", "disk"]
+CacheDtype = Literal["model", "bf16", "int8"]
+Quantize = Literal["bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8-training"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """What `skip2bench train` runs.
+
+    Defaults are LitGPT's; the embedded model has its own (EMBEDDED_DEFAULTS).
+    """
+
+    method: MethodName = option("skip2", f"Method: {', '.join(get_args(MethodName))}.")
+    blocks: str = option(
+        "balanced", "Blocks of the Skip methods: '0,1,2,3', all, fast, balanced or accurate."
+    )
+    checkpoint_dir: Path | None = option(
+        None, "LitGPT checkpoint folder (default: the embedded model)."
+    )
+    data: str = option(
+        EMBEDDED_DATA,
+        "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
+    )
+    epochs: int = option(5, "Passes over the training samples.")
+    max_steps: int | None = option(None, "Stop after this many steps, or earlier with --epochs.")
+    train_samples: int | None = option(None, "Use only the first N training samples.")
+    domain_text: str = option(
+        "auto",
+        "Held-out text of the base model's domain, to measure forgetting: a text file, none, or "
+        "auto (the embedded model brings its own).",
+    )
+    max_seq_length: int | None = option(
+        None, "Cut samples to this many tokens (default: the model's context)."
+    )
+    global_batch_size: int = option(16, "Samples in an optimizer step.")
+    micro_batch_size: int | Literal["auto"] | None = option(
+        None,
+        "Samples in a forward pass, or auto: as many as fit. The loss does not depend on it "
+        "(default: on a GPU the guide's for its memory: 16 GB 2, 24 GB 4, 40 GB 8; else 1, and for "
+        "the embedded model 4).",
+    )
+    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.")
+    weight_decay: float = option(0.01, "Weight decay of AdamW.")
+    adam_beta1: float = option(0.9, "AdamW's decay of the mean gradient.")
+    adam_beta2: float = option(0.999, "AdamW's decay of the mean squared gradient.")
+    lr_warmup_steps: int = option(100, "Steps of linear warm-up; then a cosine to zero.")
+    lora_query: bool = option(True, "LoRA on the query projection.")
+    lora_key: bool = option(False, "LoRA on the key projection.")
+    lora_value: bool = option(True, "LoRA on the value projection.")
+    lora_projection: bool = option(False, "LoRA on attention's output projection.")
+    lora_mlp: bool = option(False, "LoRA on the MLP.")
+    lora_head: bool = option(False, "LoRA on lm_head.")
+    mask_prompt: bool | None = option(
+        None, "Take no loss from the prompt (default: yes for pydoc, else LitGPT's no)."
+    )
+    prompt_style: str = option("alpaca", "LitGPT prompt style.")
+    val_split_fraction: float = option(0.05, "Share of a data file that is kept for validation.")
+    eval_interval: int = option(100, "Steps between validations.")
+    save_interval: int = option(100, "Steps between saved states, from which --resume goes on.")
+    resume: bool = option(
+        False, "Go on with a stopped run: that of --out-dir, or the newest of this configuration."
+    )
+    cache_tier: CacheTier = option(
+        "auto",
+        "Where Skip-Cache lives: device, ram or disk; auto takes the nearest that has room.",
+    )
+    cache_dtype: CacheDtype = option(
+        "model", "What Skip-Cache stores: the model's own dtype, bf16, or int8 with scales."
+    )
+    cache_max_bytes: str | None = option(
+        None, "Cap on Skip-Cache, such as 2GiB; samples beyond it are recomputed every epoch."
+    )
+    cache_dir: Path | None = option(
+        None, "Folder that keeps Skip-Cache for later runs (default: it ends with the run)."
+    )
+    stream_blocks: bool = option(
+        False,
+        "Build Skip-Cache one block at a time, for a model larger than memory (skip2 alone).",
+    )
+    gradient_checkpointing: bool = option(
+        False, "Compute the blocks' activations again in backward instead of keeping them."
+    )
+    quantize: Quantize | None = option(
+        None,
+        "Hold the frozen linear layers in 4 or 8 bits, by bitsandbytes, as LitGPT does: "
+        f"{', '.join(get_args(Quantize))}.",
+    )
+    compile: bool = option(
+        False, "Let torch compile blocks and Skip adapters; the first steps take the time of it."
+    )
+    devices: int = option(1, "Devices of each node; one process (rank) for each.")
+    num_nodes: int = option(1, "Number of nodes; torchrun or SLURM starts the run on each.")
+    strategy: StrategyName = option(
+        "auto",
+        "With several devices: ddp (auto) has the whole model on each; fsdp shards the frozen "
+        "backbone of skip and skip2.",
+    )
+    logger: LoggerName = option(
+        "csv", "Also log to TensorBoard with 'tensorboard'; CSV files are always written."
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(MethodName))
+        check_choice("logger", self.logger, get_args(LoggerName))
+        check_choice("strategy", self.strategy, get_args(StrategyName))
+        check_choice("cache_tier", self.cache_tier, get_args(CacheTier))
+        check_choice("cache_dtype", self.cache_dtype, get_args(CacheDtype))
+        if self.cache_max_bytes is not None and not parse_bytes(
+            "cache_max_bytes", self.cache_max_bytes
+        ):
+            raise Skip2BenchError(
+                "cache_max_bytes is 0, which has room for no sample; "
+                "use --method skip to train without a cache"
+            )
+        super().__post_init__()
+        check_streaming(self)
+        if self.quantize is not None:
+            check_choice("quantize", self.quantize, get_args(Quantize))
+            check_quantize(self)
+        check_counts(self)
+        check_optimizer(self)
+        if not 0 < self.val_split_fraction < 1:
+            raise Skip2BenchError(
+                f"val_split_fraction is {self.val_split_fraction}; give a share between 0 and 1"
+            )
+        if self.resume and self.force:
+            raise Skip2BenchError(
+                "resume and force contradict each other: the one goes on with a run, the other "
+                "replaces it; give one of them"
+            )
+        check_ranks(self)
+        if self.method == "lora" and not any(getattr(self, key) for key in LORA_TARGETS):
+            raise Skip2BenchError(
+                f"no LoRA target is on; turn on at least one of {', '.join(LORA_TARGETS)}"
+            )
+
+
+EMBEDDED_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "lr_warmup_steps": 10,
+    "eval_interval": 50,
+    "save_interval": 50,
+}
+"""Defaults of `train` where the base model is the embedded one: they suit its size."""
+
+
+def check_streaming(config: "TrainConfig") -> None:
+    """Raise a Skip2BenchError where blocks are to be streamed that would run more than once."""
+    if config.stream_blocks and config.method != "skip2":
+        raise Skip2BenchError(
+            f"stream_blocks needs method 'skip2', which runs each block once; method is "
+            f"{config.method!r}"
+        )
+
+
+def check_quantize(config: "TrainConfig") -> None:
+    """Raise a Skip2BenchError where weights in few bits do not go with the rest."""
+    quantize = config.quantize
+    if config.method in ("full", "full+lora", "last", "bias"):
+        raise Skip2BenchError(
+            f"quantize holds the base model's weights in few bits, and method {config.method!r} "
+            "trains some of them; use lora, skip or skip2, or leave it out"
+        )
+    if config.stream_blocks:
+        raise Skip2BenchError(
+            "stream_blocks reads each block as the checkpoint has it; leave quantize out with it"
+        )
+    if config.devices * config.num_nodes > 1:
+        raise Skip2BenchError(
+            "quantize runs on one device, as in LitGPT; leave it out, or devices and num_nodes"
+        )
+    wanted = ("16-true",) if "int8" in str(quantize) else ("bf16-true", "16-true")
+    if config.precision not in ("auto", *wanted):
+        raise Skip2BenchError(
+            f"quantize {quantize} computes in a narrow dtype, and precision is "
+            f"{config.precision!r}; use --precision {' or '.join(wanted)}"
+        )
+
+
+def check_ranks(config: "TrainConfig") -> None:
+    """Raise a Skip2BenchError where devices, nodes and their strategy do not go together."""
+    for name in ("devices", "num_nodes"):
+        check_positive(name, getattr(config, name), MAX_RANKS)
+    size = config.devices * config.num_nodes
+    if config.stream_blocks and size > 1:
+        raise Skip2BenchError(
+            f"stream_blocks runs on one device, and devices x num_nodes is {size}; use --strategy "
+            "fsdp for a backbone that fits no single one"
+        )
+    if config.strategy != "fsdp":
+        return
+    if size == 1:
+        raise Skip2BenchError(
+            "strategy fsdp shards over several devices, and devices is 1; raise --devices or leave "
+            "--strategy out"
+        )
+    if config.micro_batch_size == "auto":
+        raise Skip2BenchError(
+            "micro_batch_size auto tries sizes until memory runs out, which ranks that share a "
+            "backbone do not survive; give a number with --strategy fsdp"
+        )
+    if config.method not in ("skip", "skip2"):
+        raise Skip2BenchError(
+            "strategy fsdp shards the frozen backbone of skip and skip2, and method is "
+            f"{config.method!r}; use --strategy ddp"
+        )
+
+
+def check_counts(config: "TrainConfig") -> None:
+    """Raise a Skip2BenchError where a number of steps, samples or tokens is not good."""
+    for name in (
+        "epochs",
+        "global_batch_size",
+        "micro_batch_size",
+        "eval_interval",
+        "save_interval",
+    ):
+        if isinstance(value := getattr(config, name), int):
+            check_positive(name, value)
+    for name in ("max_steps", "train_samples", "max_seq_length"):
+        if getattr(config, name) is not None:
+            check_positive(name, getattr(config, name))
+    if config.max_seq_length == 1:
+        raise Skip2BenchError(
+            "max_seq_length is 1, which has no next token to learn; give 2 or more"
+        )
+
+
+def check_optimizer(config: "TrainConfig") -> None:
+    """Raise a Skip2BenchError where a value of AdamW or its schedule is not good."""
+    if not 0 < config.learning_rate < math.inf:  # NaN is refused too, here and below
+        raise Skip2BenchError(
+            f"learning_rate is {config.learning_rate}; give a number above 0, such as 3e-3"
+        )
+    for name in ("lr_warmup_steps", "weight_decay"):
+        value = getattr(config, name)
+        if not 0 <= value <= MAX_COUNT:
+            remedy = f"at most {MAX_COUNT}" if value > 0 else "0 or more"
+            raise Skip2BenchError(f"{name} is {value}; give {remedy}")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise Skip2BenchError(
+                f"{name} is {getattr(config, name)}; give a number from 0 to below 1"
+            )

@@ -1,0 +1,1 @@
+"""Samples from the embedded corpus, files and LitGPT's data modules."""

@@ -1,0 +1,345 @@
+"""What training would take on a model and its data, worked out without allocating it.
+
+Weights, gradients and optimizer state come from the methods' own models, Skip-Cache from
+`cache.plan`. Bytes that a step saves for backward are counted on tensors that have no bytes:
+torch's FakeTensorMode runs the code of the run itself on shapes, dtypes and devices alone, and
+takes the kernels that the device would take, so the count is that of a real step, to the byte (on
+the meta device attention falls back to the kernel that keeps its matrix). What lives for a moment
+between two operations is left out: a run takes somewhat more than its sum here.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from lightning.fabric import Fabric
+from litgpt.config import Config
+from litgpt.model import GPT
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from skip2bench.bench.workload import Workload
+from skip2bench.cache.algebra import Name
+from skip2bench.cache.arrays import Layout, Tier
+from skip2bench.cache.loss import ServedLoss, portion_rows
+from skip2bench.cache.plan import CachePlan, CacheUse, plan_cache, share_of_free
+from skip2bench.cache.skip_cache import Served
+from skip2bench.config.commands import DoctorConfig
+from skip2bench.config.methods import METHODS
+from skip2bench.data.samples import count_steps
+from skip2bench.doctor.subject import Subject
+from skip2bench.machine.environment import weights_dtype
+from skip2bench.machine.memory import count_saved_bytes
+from skip2bench.models.base import Base
+from skip2bench.models.methods import MethodSettings, build_model, resolve_method
+from skip2bench.models.skip import SkipGPT
+
+_PLENTY_BYTES = sys.maxsize // 2
+"""Stands for what is free where that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheProjection:
+    """A whole Skip-Cache, training and validation samples, in one tier."""
+
+    tier: str
+    is_automatic: bool
+    """True for the tier that `--cache-tier auto` would take."""
+    positions: int
+    position_bytes: int
+    usable_bytes: int | None
+    """What a cache may take there beside the weights; None where that is not known."""
+    recomputed_samples: int
+    """Samples that would not fit."""
+
+    @property
+    def needed_bytes(self) -> int:
+        """Positions times the bytes of each."""
+        return self.positions * self.position_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodProjection:
+    """Memory of one method's training."""
+
+    method: str
+    label: str
+    trainable_parameters: int
+    weights_bytes: int
+    """All weights, those that train included."""
+    optimizer_bytes: int
+    """Gradients of what trains and AdamW's two moments, each in the dtype of the weights."""
+    saved_for_backward_bytes: int | None
+    """Of the largest forward pass; None where it cannot be counted."""
+    problem: str | None
+    """Why not: shapes that depend on values, as in mixtures of experts."""
+    pass_positions: int
+    """Positions of that pass, at most."""
+    caches: tuple[CacheProjection, ...] = ()
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """What training holds at one time, at least; a cache not counted."""
+        if self.saved_for_backward_bytes is None:
+            return None
+        return self.weights_bytes + self.optimizer_bytes + self.saved_for_backward_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """What a model and its data would take."""
+
+    model: str
+    precision: str
+    total_parameters: int
+    weights_bytes: int
+    micro_batch_size: int
+    data: str
+    data_problem: str | None
+    """Why there is no data to project a cache from."""
+    tokens_are_estimated: bool
+    """True where the model came without a tokenizer: tokens are the embedded model's."""
+    train_samples: int | None
+    val_samples: int | None
+    longest_tokens: int
+    """Of the data; without it, the model's context."""
+    methods: tuple[MethodProjection, ...]
+
+
+def project(
+    config: DoctorConfig,
+    subject: Subject,
+    device: torch.device,
+    precision: str,
+    micro_batch_size: int,
+    free_bytes: Mapping[Tier, int | None],
+) -> Projection:
+    """Work out what every method would take.
+
+    Args:
+        config: Which methods and blocks.
+        subject: On what.
+        device: Where it would train.
+        precision: Fabric's name of it.
+        micro_batch_size: Samples in a forward pass on tokens.
+        free_bytes: What is free now in each tier, before the model is loaded; None where that is
+            not known.
+
+    Raises:
+        Skip2BenchError: a method or blocks that the model cannot have.
+    """
+    wanted = [
+        resolve_method(name, blocks, subject.training, subject.model_config)
+        for name in sorted(set(config.methods), key=list(METHODS).index)
+        for blocks in (dict.fromkeys(config.blocks) if METHODS[name].is_skip else ("",))
+    ]
+    dtype, data = weights_dtype(precision), subject.data
+    with FakeTensorMode() as fake:
+        parameters = sum(p.numel() for p in GPT(subject.model_config).parameters())
+        base = make_fake_base(subject.model_config, device, dtype)
+    weights_bytes = parameters * dtype.itemsize
+    run = _Run(
+        subject=subject,
+        fake=fake,
+        base=base,
+        device=device,
+        precision=precision,
+        micro_batch_size=micro_batch_size,
+        usable_bytes=_usable_beside(weights_bytes, free_bytes),
+    )
+    return Projection(
+        model=subject.name,
+        precision=precision,
+        total_parameters=parameters,
+        weights_bytes=weights_bytes,
+        micro_batch_size=micro_batch_size,
+        data=data.name if data else subject.training.data,
+        data_problem=subject.data_problem,
+        tokens_are_estimated=not subject.has_tokenizer,
+        train_samples=len(data.train) if data else None,
+        val_samples=len(data.val) if data else None,
+        longest_tokens=subject.longest_tokens,
+        methods=tuple(run.project(settings) for settings in wanted),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What the projections of all methods share."""
+
+    subject: Subject
+    fake: FakeTensorMode
+    """Entered around what runs on fake tensors, and not around what reads the data's real ones."""
+    base: Base
+    device: torch.device
+    precision: str
+    micro_batch_size: int
+    usable_bytes: dict[Tier, int | None]
+
+    def project(self, settings: MethodSettings) -> MethodProjection:
+        """Sizes of one method."""
+        with self.fake:
+            model = build_model(settings, self.base, self.device, seed=0)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        shape = (self.micro_batch_size, self.subject.longest_tokens)
+        positions = shape[0] * shape[1]
+        caches: tuple[CacheProjection, ...] = ()
+        saved, problem = None, None
+        try:
+            if isinstance(model, SkipGPT) and settings.method.is_cached:
+                plan = self._plan_cache(model, "auto")
+                caches = self._project_caches(model, plan)
+                positions, saved = self._count_served(model, plan)
+            else:
+                with self.fake:
+                    saved = count_saved_on_tokens(
+                        settings, model, self.device, self.precision, shape
+                    )
+        except RuntimeError as error:  # shapes that depend on values, as in mixtures of experts
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return MethodProjection(
+            method=settings.method.name,
+            label=settings.label,
+            trainable_parameters=sum(p.numel() for p in trained),
+            weights_bytes=sum(p.nbytes for p in model.parameters()),
+            optimizer_bytes=3 * sum(p.nbytes for p in trained),
+            saved_for_backward_bytes=saved,
+            problem=problem,
+            pass_positions=positions,
+            caches=caches,
+        )
+
+    def _plan_cache(self, model: SkipGPT, tier: str) -> CachePlan | None:
+        data, training = self.subject.data, self.subject.training
+        if data is None:
+            return None
+        size, epochs = len(data.train), training.epochs
+        use = CacheUse(
+            train=data.train,
+            train_ids=range(size),
+            val=data.val,
+            steps=count_steps(size, training.global_batch_size, epochs, None),
+            passes=epochs,
+        )
+        free = {
+            name: _PLENTY_BYTES if usable is None else usable
+            for name, usable in self.usable_bytes.items()
+        }
+        dtype = weights_dtype(self.precision)
+        return plan_cache(model, use, self.device, dtype, tier=tier, free=free)
+
+    def _project_caches(
+        self, model: SkipGPT, automatic: CachePlan | None
+    ) -> tuple[CacheProjection, ...]:
+        data, found = self.subject.data, []
+        for tier, usable in self.usable_bytes.items():
+            plan = self._plan_cache(model, tier)
+            if plan is None or automatic is None or data is None:
+                continue
+            supervised = data.train.supervised_counts, data.val.supervised_counts
+            found.append(
+                CacheProjection(
+                    tier=tier,
+                    is_automatic=tier == automatic.tier,
+                    positions=sum(map(sum, supervised)),
+                    position_bytes=plan.layout.position_bytes,
+                    usable_bytes=usable,
+                    recomputed_samples=plan.recomputed,
+                )
+            )
+        return tuple(found)
+
+    def _count_served(self, model: SkipGPT, plan: CachePlan | None) -> tuple[int, int]:
+        """Positions of the largest pass from Skip-Cache, and the bytes it saves."""
+        dtype = weights_dtype(self.precision)
+        layout = (
+            plan.layout
+            if plan
+            else Layout(
+                blocks=model.feature_blocks,
+                n_embd=model.config.n_embd,
+                dtype=dtype,
+                compute_dtype=dtype,
+            )
+        )
+        algebra = plan.algebra.name if plan else "head"
+        most = portion_rows(model, layout, algebra, self.device)
+        positions = min(most, self.subject.largest_batch_positions)
+        with self.fake:
+            saved = count_saved_on_features(
+                model, layout, algebra, self.device, self.precision, positions
+            )
+        return positions, saved
+
+
+def _usable_beside(
+    weights_bytes: int, free_bytes: Mapping[Tier, int | None]
+) -> dict[Tier, int | None]:
+    """What a cache may take in each tier once the weights are in the nearest one."""
+    nearest = next(iter(free_bytes))
+    known = {
+        tier: max(0, nbytes - (weights_bytes if tier == nearest else 0))
+        for tier, nbytes in free_bytes.items()
+        if nbytes is not None
+    }
+    shares = share_of_free(known)
+    return {tier: shares.get(tier) for tier in free_bytes}
+
+
+def make_fake_base(config: Config, device: torch.device, dtype: torch.dtype) -> Base:
+    """A base model's tensors without their bytes."""
+    with device:
+        weights = GPT(config).state_dict()
+    return Base(
+        name=str(config.name),
+        config=config,
+        # not `GPT.to`, which cannot swap fake parameters
+        weights={name: value.to(dtype) for name, value in weights.items()},
+        folder=None,
+    )
+
+
+def count_saved_on_tokens(
+    settings: MethodSettings,
+    model: GPT,
+    device: torch.device,
+    precision: str,
+    shape: tuple[int, int],
+) -> int:
+    """Bytes saved in a forward pass on tokens of `shape` (B, T), every position supervised."""
+    work = Workload(
+        settings,
+        model,
+        batch_size=shape[0],
+        seq_length=shape[1],
+        seed=0,
+        device=device,
+        precision=precision,
+        with_cache=False,
+    )
+    return work.count_saved_bytes(cached=False)
+
+
+def count_saved_on_features(
+    model: SkipGPT,
+    layout: Layout,
+    algebra: Name,
+    device: torch.device,
+    precision: str,
+    positions: int,
+) -> int:
+    """Bytes saved in a forward pass on what Skip-Cache serves for that many positions."""
+    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+    shape = (positions, len(layout.blocks), layout.n_embd)
+    features = torch.empty(shape, dtype=layout.compute_dtype, device=device)
+    targets = torch.zeros(positions, dtype=torch.int64, device=device)
+    logits: Tensor | None = None
+    if layout.n_logits:
+        logits = torch.empty(positions, layout.n_logits, dtype=layout.compute_dtype, device=device)
+    served = Served(features=features, targets=targets, base_logits=logits)
+    given = [features, targets, *([] if logits is None else [logits])]
+    loss = ServedLoss(model, algebra)
+    model.train()
+    with fabric.autocast():
+        return count_saved_bytes(lambda: loss(served), [*model.parameters(), *given])

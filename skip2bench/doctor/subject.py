@@ -1,0 +1,87 @@
+"""What `doctor` is asked about: a model and the data to train it on; no weights are loaded."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from litgpt.config import Config
+from litgpt.tokenizer import Tokenizer
+
+from skip2bench.config.commands import DoctorConfig
+from skip2bench.config.run import RunConfig
+from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
+from skip2bench.data.load import load_data
+from skip2bench.data.records import SUFFIXES
+from skip2bench.data.samples import TokenizedData
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.resources import EMBEDDED_MODEL, embedded_checkpoint
+from skip2bench.models.base import check_checkpoint, config_by_name, find_checkpoint, load_config
+from skip2bench.train.plan import limit_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is to be trained, and on what."""
+
+    name: str
+    model_config: Config
+    training: TrainConfig
+    """Of a run with the flags of `doctor`; its method and blocks mean nothing."""
+    has_tokenizer: bool
+    """False for a model without a checkpoint: its tokens are then those of the embedded model."""
+    data: TokenizedData | None
+    data_problem: str | None = None
+    """Why there is none."""
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest training sample; without data, all that a sample may have."""
+        if self.data is None:
+            return limit_length(self.training, self.model_config)
+        return max(self.data.train.lengths)
+
+    @property
+    def largest_batch_positions(self) -> int:
+        """Supervised positions of a global batch, at most."""
+        size = self.training.global_batch_size
+        if self.data is None:
+            return size * (self.longest_tokens - 1)
+        return sum(sorted(self.data.train.supervised_counts)[-size:])
+
+
+def load_subject(config: DoctorConfig) -> Subject:
+    """Find the model and tokenize the data, as a training run would.
+
+    Raises:
+        Skip2BenchError: there is no such model, or the data is not good. Data that cannot be
+            fetched here is no error; the subject says why it has none.
+    """
+    folder = find_checkpoint(config.model)
+    if folder:
+        check_checkpoint(folder)
+    model_config = load_config(folder) if folder else config_by_name(config.model)
+    shared = {item.name: getattr(config, item.name) for item in fields(RunConfig)}
+    training = TrainConfig(
+        checkpoint_dir=folder,
+        data=config.data,
+        max_seq_length=config.max_seq_length,
+        cache_dir=config.cache_dir,
+        **(shared | (EMBEDDED_DEFAULTS if config.model == EMBEDDED_MODEL else {})),
+    )
+    data, problem = None, None
+    try:
+        tokenizer = Tokenizer(folder or embedded_checkpoint())
+        data = load_data(training, tokenizer, limit_length(training, model_config))
+    except Skip2BenchError as error:
+        # no network, or a package that is not installed: other data modules may need neither
+        is_file = Path(config.data).suffix in SUFFIXES
+        if is_file or not isinstance(error.__cause__, OSError | ImportError):
+            raise
+        problem = str(error)
+    return Subject(
+        name=folder.resolve().name if folder else model_config.name,
+        model_config=model_config,
+        training=training,
+        has_tokenizer=folder is not None,
+        data=data,
+        data_problem=problem,
+    )

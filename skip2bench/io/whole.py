@@ -1,0 +1,120 @@
+"""Files that are written whole or not at all, however the writing ends.
+
+The content goes to a file beside the target, is forced to the disk and renamed into place: a reader
+finds the old file or the new one, also after a crash or a power cut.
+"""
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def to_json(content: dict[str, Any]) -> str:
+    """`content` as JSON text with a line end; NaN and infinities become null."""
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as JSON, whole or not at all; NaN and infinities become null."""
+    write_bytes(path, to_json(content).encode())
+
+
+def write_yaml(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as YAML, whole or not at all."""
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    write_bytes(path, text.encode())
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a whole CSV file, whole or not at all; None becomes an empty cell.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
+    with replacing(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
+
+
+def utc_now() -> str:
+    """The time now, in UTC, as ISO 8601 to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _as_cell(value: Any) -> Any:
+    """`value`; of text, line ends as line feeds, and an apostrophe before a formula."""
+    if not isinstance(value, str):
+        return value
+    # csv quotes a cell for the line end that it writes itself, not for a lone carriage return
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON has no word for (NaN, infinities) by null, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to that takes the place of `path` when the block ends well.
+
+    Where it does not, what was written is removed and `path` stays as it was.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    aside = path.with_name(f"{path.name}.part")
+    try:
+        yield aside
+        sync(aside)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file.
+
+    Raises:
+        OSError: it cannot be written; `path` is as it was then.
+    """
+    with replacing(path) as aside:
+        aside.write_bytes(content)
+
+
+def sync(path: Path) -> None:
+    """Force a file's content, or a folder's names, to the disk; folders where the system can."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Hardware, environment, clock, memory, signals."""

@@ -1,0 +1,1 @@
+"""Base models, the methods' models, Skip adapters, losses, adapters on disk."""

@@ -1,0 +1,284 @@
+"""What a run has trained, on disk, in LitGPT's own form where LitGPT has one.
+
+A LoRA folder is what `litgpt finetune_lora` leaves, so `litgpt merge_lora` and `litgpt generate`
+take it; a model whose weights all trained is a LitGPT checkpoint. Skip adapters, and the few
+weights of `last` and `bias`, are safetensors with a YAML of their settings: `load_skip_model` puts
+an adapter on its base again, `merge_adapter` makes a checkpoint of what can be merged.
+"""
+
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from litgpt.lora import GPT as LoraGPT
+from litgpt.lora import Config as LoraConfig
+from litgpt.lora import lora_filter, merge_lora_weights
+from litgpt.prompts import save_prompt_style
+from litgpt.utils import copy_config_files
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from skip2bench.config.methods import METHODS
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.resources import embedded_checkpoint
+from skip2bench.io.text import read_yaml
+from skip2bench.io.whole import hash_file, replacing, write_bytes, write_yaml
+from skip2bench.models.base import check_checkpoint, load_checkpoint, load_config
+from skip2bench.models.methods import MethodSettings, build_model, trained_tensors
+from skip2bench.models.skip import SkipGPT, SkipSettings, merge_skip_adapter
+from skip2bench.models.weights import check_dtypes, check_finite, check_weights, read_weights
+
+LORA_FILE = "lit_model.pth.lora"
+FULL_FILE = "lit_model.pth"
+ADAPTER_FILE = "adapter.safetensors"
+ADAPTER_SETTINGS = "adapter_config.yaml"
+
+
+def save_adapter(
+    model: nn.Module,
+    settings: MethodSettings,
+    folder: Path,
+    base_folder: Path,
+    precision: str,
+    prompt_style: str,
+) -> int:
+    """Write what has trained in `model` to `folder`; return the bytes of that file.
+
+    Args:
+        model: The model that was trained. Where both weights and LoRA trained, the LoRA is merged
+            into it.
+        settings: Its method.
+        folder: Made if need be.
+        base_folder: The checkpoint folder of the base model.
+        precision: The run's Fabric precision.
+        prompt_style: LitGPT's name of the prompt style that the data had.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_prompt_style(prompt_style, folder)
+    method = settings.method
+    if method.is_skip or method.weights in ("lm_head", "biases"):
+        return _save_part(model, settings, folder, base_folder)
+    copy_config_files(base_folder, folder)
+    if method.weights == "all":
+        merge_lora_weights(model)
+        weights = {
+            key.replace("linear.", ""): value.detach().cpu()
+            for key, value in model.state_dict().items()
+            if not lora_filter(key, value)
+        }
+        return _save_whole(weights, folder / FULL_FILE)
+    size = _save_whole({"model": _on_cpu(model)}, folder / LORA_FILE)
+    hyperparameters = {"checkpoint_dir": str(base_folder.resolve()), "precision": precision}
+    write_yaml(folder / "hyperparameters.yaml", hyperparameters | dict(settings.lora or {}))
+    return size
+
+
+def _save_part(model: nn.Module, settings: MethodSettings, folder: Path, base_folder: Path) -> int:
+    """Write only what trained, and which base it belongs to."""
+    skip = settings.skip
+    own = asdict(skip) | {"blocks": list(skip.blocks)} if skip else {}
+    is_embedded = base_folder == embedded_checkpoint()
+    base = {
+        "checkpoint_dir": None if is_embedded else str(base_folder.resolve()),
+        "checkpoint_sha256": hash_file(base_folder / FULL_FILE),
+    }
+    # through bytes: safetensors' own writing has an error type of its own for a full disk
+    write_bytes(folder / ADAPTER_FILE, save(_on_cpu(model)))
+    write_yaml(folder / ADAPTER_SETTINGS, {"method": settings.method.name, **own, **base})
+    return (folder / ADAPTER_FILE).stat().st_size
+
+
+def _save_whole(content: dict[str, Any], path: Path) -> int:
+    """Write what `torch.save` writes.
+
+    Raises:
+        OSError: it cannot be written. (From `torch.save` itself comes a RuntimeError that does not
+            say why; a file of Python's keeps the reason in its context.)
+    """
+    with replacing(path) as aside, aside.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+    return path.stat().st_size
+
+
+def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.cpu().contiguous() for name, value in trained_tensors(model).items()}
+
+
+def load_skip_model(
+    folder: Path,
+    checkpoint_dir: Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> SkipGPT:
+    """The base model with a saved Skip adapter on it, in evaluation mode.
+
+    Args:
+        folder: A folder that `save_adapter` wrote for a Skip method.
+        checkpoint_dir: The base model's folder, where it has moved since.
+        device: Where to put it.
+        dtype: Dtype of the weights.
+
+    Raises:
+        Skip2BenchError: files are missing, or the base is not the one the adapter was trained on.
+    """
+    saved = _read_settings(folder)
+    if not METHODS[saved.get("method", "lora")].is_skip:
+        raise Skip2BenchError(
+            f"{str(folder)!r} holds no Skip adapter; give the 'final' folder of a skip or skip2 run"
+        )
+    base_folder = _find_base(folder, saved, checkpoint_dir)
+    base = load_checkpoint(base_folder, torch.device(device), dtype)
+    skip = SkipSettings(
+        blocks=tuple(saved["blocks"]),
+        r=saved["r"],
+        alpha=saved["alpha"],
+        dropout=saved["dropout"],
+        target=saved["target"],
+    )
+    settings = MethodSettings(method=METHODS[saved["method"]], lora=None, skip=skip)
+    model = build_model(settings, base, torch.device(device), seed=0)
+    assert isinstance(model, SkipGPT)
+    tensors = _read_tensors(folder, device)
+    _check_fit(folder, tensors, model.state_dict())
+    model.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, strict=False)
+    model.eval()
+    return model
+
+
+def merge_adapter(folder: Path) -> Path:
+    """Make a LitGPT checkpoint of an adapter and its base: LoRA with LitGPT's own merge_lora.
+
+    Returns:
+        The merged `lit_model.pth`.
+
+    Raises:
+        Skip2BenchError: `folder` holds a Skip adapter (which cannot be merged) or none.
+    """
+    from litgpt.scripts.merge_lora import merge_lora
+
+    saved = _read_settings(folder)
+    if saved and METHODS[saved["method"]].is_skip:
+        merge_skip_adapter()
+    if saved:
+        base_folder = _find_base(folder, saved, None)
+        weights = read_weights(base_folder / FULL_FILE, "download the checkpoint again")
+        tensors = _read_tensors(folder)
+        _check_fit(folder, tensors, weights)
+        weights |= {key: value.to(weights[key].dtype) for key, value in tensors.items()}
+        copy_config_files(base_folder, folder)
+        _save_whole(weights, folder / FULL_FILE)
+    elif (folder / LORA_FILE).is_file():
+        _check_lora(folder)
+        with redirect_stdout(sys.stderr):  # it prints its arguments
+            merge_lora(folder)
+    else:
+        raise Skip2BenchError(
+            f"{str(folder)!r} holds no adapter; give the 'final' folder of a lora run"
+        )
+    return folder / FULL_FILE
+
+
+def _check_lora(folder: Path) -> None:
+    """Check what LitGPT's merge reads, before it writes anything.
+
+    Raises:
+        Skip2BenchError: the adapter or what belongs to it is damaged.
+    """
+    path = folder / LORA_FILE
+    tensors = read_weights(path, "train it again")
+    check_dtypes(path, tensors, "train it again")
+    check_finite(path, tensors, "train it again")
+    load_config(folder)  # raises where it is broken
+    saved = read_yaml(folder / "hyperparameters.yaml", "adapter's file")
+    if not isinstance(saved, dict) or not isinstance(saved.get("checkpoint_dir"), str):
+        raise _broken_adapter(folder, "hyperparameters.yaml names no checkpoint_dir")
+    base_folder = Path(saved["checkpoint_dir"])
+    check_checkpoint(base_folder)
+    check_weights(base_folder / FULL_FILE, load_config(base_folder))
+    try:
+        lora = {key: value for key, value in saved.items() if key.startswith("lora_")}
+        with torch.device("meta"):
+            model = LoraGPT(LoraConfig.from_file(folder / "model_config.yaml", **lora))
+    except Exception as error:
+        # whatever LitGPT makes of its values, they describe no LoRA model
+        raise _broken_adapter(folder, f"hyperparameters.yaml: {error}") from error
+    wanted = {key: value for key, value in model.state_dict().items() if "lora_" in key}
+    if tensors.keys() != wanted.keys():
+        name = min(tensors.keys() ^ wanted.keys())
+        raise _broken_adapter(folder, f"{name} is not in both {LORA_FILE} and the model")
+    _check_fit(folder, tensors, wanted)
+
+
+def _check_fit(folder: Path, tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for key, value in tensors.items():
+        if key not in wanted:
+            raise _broken_adapter(folder, f"its base has no {key}")
+        if value.shape != wanted[key].shape:
+            shapes = f"{tuple(value.shape)}, its base's {tuple(wanted[key].shape)}"
+            raise _broken_adapter(folder, f"{key} has shape {shapes}")
+
+
+def _read_tensors(folder: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The tensors of an adapter that `_save_part` wrote."""
+    path = folder / ADAPTER_FILE
+    try:
+        tensors: dict[str, Tensor] = load_file(path, device=device)
+    except (SafetensorError, OSError) as error:
+        raise _broken_adapter(folder, str(error)) from error
+    check_dtypes(path, tensors, "train it again")
+    check_finite(path, tensors, "train it again")
+    return tensors
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """Settings of an adapter that `_save_part` wrote; empty where there is none.
+
+    Raises:
+        Skip2BenchError: they are damaged.
+    """
+    if not (folder / ADAPTER_FILE).is_file() or not (folder / ADAPTER_SETTINGS).is_file():
+        return {}
+    saved = read_yaml(folder / ADAPTER_SETTINGS, "adapter's file")
+    if not isinstance(saved, dict) or saved.get("method") not in tuple(METHODS):
+        raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} names no method")
+    needed = ["checkpoint_dir", "checkpoint_sha256"]
+    if METHODS[saved["method"]].is_skip:
+        needed += [item.name for item in fields(SkipSettings)]
+    if absent := [key for key in needed if key not in saved]:
+        raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} lacks {', '.join(absent)}")
+    if not isinstance(saved["checkpoint_dir"], str | None):
+        raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} names no checkpoint_dir")
+    return saved
+
+
+def _broken_adapter(folder: Path, reason: str) -> Skip2BenchError:
+    return Skip2BenchError(
+        f"the adapter in {str(folder)!r} cannot be loaded ({reason}); train it again"
+    )
+
+
+def _find_base(folder: Path, saved: dict[str, Any], checkpoint_dir: Path | None) -> Path:
+    """The base of an adapter.
+
+    Raises:
+        Skip2BenchError: it is not the one the adapter was trained on.
+    """
+    stored = saved["checkpoint_dir"]
+    base_folder = checkpoint_dir or (embedded_checkpoint() if stored is None else Path(stored))
+    check_checkpoint(base_folder)
+    if hash_file(base_folder / FULL_FILE) != saved["checkpoint_sha256"]:
+        raise Skip2BenchError(
+            f"the adapter in {str(folder)!r} was trained on other weights than those in "
+            f"{str(base_folder)!r}; give its own base as checkpoint_dir"
+        )
+    return base_folder

@@ -1,0 +1,210 @@
+"""The models of the methods: built around a base's own tensors, with what trains marked.
+
+Which methods there are is `config.methods`' table; a base is loaded by `base`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import cast
+
+import torch
+from litgpt.config import Config
+from litgpt.lora import GPT as LoraGPT
+from litgpt.lora import Config as LoraConfig
+from litgpt.lora import mark_only_lora_as_trainable
+from litgpt.model import GPT
+from torch import Tensor, nn
+
+from skip2bench.config.blocks import parse_blocks
+from skip2bench.config.methods import LORA_TARGETS, METHODS, Method, Weights
+from skip2bench.config.run import RunConfig
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.units import format_amount
+from skip2bench.models.base import Base
+from skip2bench.models.skip import SkipGPT, SkipSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """A method with everything that decides the shape of its model."""
+
+    method: Method
+    lora: dict[str, object] | None
+    """LitGPT's `lora_*` settings; None for a method without LoRA."""
+    skip: SkipSettings | None
+
+    @property
+    def blocks(self) -> tuple[int, ...] | None:
+        """Blocks of the Skip methods."""
+        return self.skip.blocks if self.skip else None
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of the adapters; None for a method without any."""
+        return self.skip.r if self.skip else int(str(self.lora["lora_r"])) if self.lora else None
+
+    @property
+    def label(self) -> str:
+        """Name in tables: "Traditional LoRA", "Skip2-LoRA (4 blocks)"."""
+        if self.blocks is None:
+            return self.method.title
+        return f"{self.method.title} ({format_amount(len(self.blocks), 'block')})"
+
+    @property
+    def slug(self) -> str:
+        """Name in folders' names: "lora", "skip2-0-3" (blocks 0 to 3), "skip2-0_3" (0 and 3)."""
+        if self.blocks is None:
+            return self.method.name
+        first, last = self.blocks[0], self.blocks[-1]
+        is_run = len(self.blocks) > 1 and last - first + 1 == len(self.blocks)
+        return (
+            f"{self.method.name}-{f'{first}-{last}' if is_run else '_'.join(map(str, self.blocks))}"
+        )
+
+
+def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> MethodSettings:
+    """Settings of method `name` on a model, from a command's configuration.
+
+    Raises:
+        Skip2BenchError: blocks that the model does not have, or biases where it has none.
+    """
+    method = METHODS[name]
+    if method.is_skip:
+        skip = SkipSettings(
+            blocks=parse_blocks(blocks, model.n_layer),
+            r=config.skip_r,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            target=config.target,
+        )
+        return MethodSettings(method=method, lora=None, skip=skip)
+    if method.weights == "biases" and not has_biases(model):
+        raise Skip2BenchError(
+            f"method 'bias' trains biases, and {model.name!r} has none; choose another method"
+        )
+    if not method.lora_targets:
+        return MethodSettings(method=method, lora=None, skip=None)
+    lora: dict[str, object] = {
+        "lora_r": config.lora_r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+    }
+    for key in LORA_TARGETS:
+        is_target = key in method.lora_targets
+        lora[key] = getattr(config, key, is_target) if method.lora_is_configured else is_target
+    return MethodSettings(method=method, lora=lora, skip=None)
+
+
+def has_biases(model: Config) -> bool:
+    """True where a LitGPT model has any bias; its LayerNorm has one, its RMSNorm none."""
+    linear = (model.bias, model.attn_bias, model.lm_head_bias)
+    return any(linear) or model.norm_class_name == "LayerNorm"
+
+
+def build_empty_model(settings: MethodSettings, config: Config) -> GPT:
+    """The method's model with its trainable parameters marked, on the default device."""
+    if settings.skip is not None:
+        model: GPT = SkipGPT(config, settings.skip)
+    elif settings.lora is not None:
+        model = LoraGPT(LoraConfig(**(_config_fields(config) | settings.lora)))
+    else:
+        model = GPT(config)
+    _mark_trainable(model, settings)
+    return model
+
+
+def build_model(settings: MethodSettings, base: Base, device: torch.device, seed: int) -> GPT:
+    """The method's model around the base's own tensors; only those that train are copies.
+
+    The adapters' initial values depend on `seed` alone.
+
+    Raises:
+        Skip2BenchError: the weights do not fit the configuration.
+    """
+    with torch.device("meta"):
+        model = build_empty_model(settings, base.config)
+    try:
+        missing, unexpected = model.load_state_dict(dict(base.weights), strict=False, assign=True)
+    except RuntimeError as error:
+        raise Skip2BenchError(
+            f"the weights of {base.name!r} do not fit its model_config.yaml: {error}"
+        ) from error
+    absent = [key for key in missing if "lora_" not in key]
+    if absent or unexpected:
+        named = ", ".join([*absent, *unexpected][:3])
+        raise Skip2BenchError(
+            f"the weights of {base.name!r} do not fit its model_config.yaml: see {named}"
+        )
+    dtype = next(iter(base.weights.values())).dtype
+    _materialise_adapters(model, device, dtype, seed)
+    model.cos, model.sin = model.rope_cache(device=device)
+    _mark_trainable(model, settings)  # the weights that were assigned came with gradients on
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.requires_grad and "lora_" not in name:
+                # other models may stand on the same base
+                setattr(module, name, nn.Parameter(parameter.detach().clone()))
+    return model
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What trains, by its name in the model's state dict, detached."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _mark_trainable(model: GPT, settings: MethodSettings) -> None:
+    mark_only_lora_as_trainable(model)
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.requires_grad = _trains(settings.method.weights, name)
+
+
+def _trains(weights: Weights | None, name: str) -> bool:
+    if weights == "all":
+        return True
+    if weights == "lm_head":
+        return name.startswith("lm_head.")
+    return weights == "biases" and name.rpartition(".")[2] == "bias"
+
+
+def _materialise_adapters(
+    model: nn.Module, device: torch.device, dtype: torch.dtype, seed: int
+) -> None:
+    """Give the adapters storage and their initial values.
+
+    The values are drawn on the CPU, so that every device starts alike.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            own = {
+                name: p
+                for name, p in module.named_parameters(recurse=False)
+                if name.startswith("lora_")
+            }
+            if not own:
+                continue
+            for name, parameter in own.items():
+                setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
+            cast(Callable[[], None], module.reset_parameters)()
+            for name in own:
+                initial = getattr(module, name).detach().to(device=device, dtype=dtype)
+                setattr(module, name, nn.Parameter(initial))
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Numbers of all parameters and of those that train."""
+    total = sum(_count(p) for p in model.parameters())
+    return total, sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _count(parameter: Tensor) -> int:
+    """Its numbers; of one that bitsandbytes has packed, those that it stands for."""
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else math.prod(packed.shape)
+
+
+def _config_fields(config: Config) -> dict[str, object]:
+    values = asdict(config)
+    return {key: value for key, value in values.items() if key in LoraConfig.__dataclass_fields__}

@@ -1,0 +1,279 @@
+"""Skip-LoRA for language models: adapters from blocks' outputs to the end of the network.
+
+For one position, with blocks k in S, rank r and scale s = alpha / r, the logits are
+
+    target "hidden":  W_head · ( ln_f(h_L) + s · Σ_k B_k A_k dropout(h_k) ),  B_k of shape (d, r)
+    target "logits":  W_head · ln_f(h_L)   + s · Σ_k B_k A_k dropout(h_k),    B_k of shape (V, r)
+
+h_k is the output of block k, h_L that of the last block. The backbone is frozen, so no gradient
+enters a block: backward goes through `lm_head` and the adapters alone. The model is LitGPT's `GPT`
+with hooks, so generation with its KV cache works as it does there. Source: Matsutani et al.,
+arXiv:2410.21073, section 3.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from litgpt.config import Config
+from litgpt.model import GPT, do_softcapping
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from skip2bench.config.run import Target
+from skip2bench.errors import Skip2BenchError
+from skip2bench.models.dropout import dropped, keep_scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkipSettings:
+    """Shape of the Skip adapters."""
+
+    blocks: tuple[int, ...]
+    """Blocks whose outputs are read, ascending."""
+    r: int
+    alpha: int
+    dropout: float = 0.0
+    target: Target = "hidden"
+
+
+class SkipAdapters(nn.Module):
+    """One low-rank adapter a block, held as two stacked tensors.
+
+    `lora_A` is (K, r, d) and starts as an nn.Linear's weight would; `lora_B` is (K, d_out, r) and
+    starts at zero, so that the adapters add exactly nothing before the first update.
+    """
+
+    def __init__(self, settings: SkipSettings, n_embd: int, d_out: int) -> None:
+        super().__init__()
+        self.scaling = settings.alpha / settings.r
+        self.lora_A = nn.Parameter(torch.empty(len(settings.blocks), settings.r, n_embd))
+        self.lora_B = nn.Parameter(torch.empty(len(settings.blocks), d_out, settings.r))
+        self.dropout = settings.dropout
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise A uniformly within ±1/sqrt(d), as nn.Linear does, and B to zero."""
+        bound = 1 / math.sqrt(self.lora_A.size(-1))
+        nn.init.uniform_(self.lora_A, -bound, bound)
+        nn.init.zeros_(self.lora_B)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Sum of all adapters.
+
+        Args:
+            features: K tensors (..., d), the outputs of the K blocks.
+
+        Returns:
+            s · Σ_k B_k A_k dropout(features[k]), (..., d_out).
+        """
+        return nn.functional.linear(self.reduce(features), self.stack_B())
+
+    def reduce(self, features: Sequence[Tensor]) -> Tensor:
+        """All A_k dropout(features[k]) side by side, (..., K r)."""
+        is_dropping = self.training and self.dropout > 0
+        if is_dropping:
+            features = [dropped(h, self.dropout) for h in features]
+        reduced = torch.cat(
+            [nn.functional.linear(h, A) for h, A in zip(features, self.lora_A, strict=True)], dim=-1
+        )
+        return reduced * keep_scale(self.dropout, reduced.device) if is_dropping else reduced
+
+    def stack_B(self) -> Tensor:
+        """All s · B_k side by side, (d_out, K r): one product instead of K."""
+        return self.lora_B.permute(1, 0, 2).flatten(1) * self.scaling
+
+
+class SkipGPT(GPT):  # type: ignore[misc]
+    """LitGPT's GPT with Skip adapters; state-dict keys of the backbone are LitGPT's."""
+
+    lm_head: nn.Module
+
+    def __init__(self, config: Config, settings: SkipSettings) -> None:
+        """Build the model with uninitialised backbone and fresh adapters.
+
+        Raises:
+            Skip2BenchError: a block that the model does not have.
+        """
+        super().__init__(config)
+        outside = [block for block in settings.blocks if not 0 <= block < config.n_layer]
+        if outside or not settings.blocks:
+            raise Skip2BenchError(
+                f"blocks {list(settings.blocks)} do not fit; "
+                f"the model has blocks 0 to {config.n_layer - 1}"
+            )
+        self.settings = settings
+        is_hidden = settings.target == "hidden"
+        self.adapters = SkipAdapters(
+            settings, config.n_embd, config.n_embd if is_hidden else config.padded_vocab_size
+        )
+        self._outputs: dict[int, Tensor] = {}
+        self._next_position = 0
+        for block in {*settings.blocks, config.n_layer - 1}:
+            self.transformer.h[block].register_forward_hook(partial(self._keep_output, block))
+        if is_hidden:
+            self.transformer.ln_f.register_forward_hook(self._add_to_hidden)
+        self.replace_head(self.lm_head)
+
+    def replace_head(self, head: nn.Module) -> None:
+        """Have `head` stand as `lm_head`; with target "logits", the adapters add to its output."""
+        self.lm_head = head
+        if self.settings.target == "logits":
+            head.register_forward_hook(self._add_to_logits)
+
+    @property
+    def feature_blocks(self) -> tuple[int, ...]:
+        """Blocks whose outputs determine the logits: the adapters' and the last one, ascending."""
+        return tuple(sorted({*self.settings.blocks, self.config.n_layer - 1}))
+
+    @torch.inference_mode()
+    def compute_features(self, idx: Tensor) -> list[Tensor]:
+        """Run the frozen blocks, without head and adapters.
+
+        Args:
+            idx: Token ids, (B, T).
+
+        Returns:
+            One tensor (B, T, d) for each of `feature_blocks`.
+        """
+        with self._backbone_only():
+            super().forward(idx)
+            return [self._outputs.pop(block) for block in self.feature_blocks]
+
+    @torch.inference_mode()
+    def run_blocks(self, idx: Tensor) -> Tensor:
+        """What enters the final norm, (B, T, d), for token ids (B, T); nothing else is kept."""
+        caught: list[Tensor] = []
+        with self._backbone_only():
+            # not what comes back: some architectures put the logits' cap on it
+            self.transformer.ln_f.register_forward_hook(lambda *call: caught.append(call[-1]))
+            super().forward(idx)
+        self._outputs.clear()
+        return caught[0]
+
+    def forward_features(self, features: Tensor) -> Tensor:
+        """Logits from what `compute_features` gave, for any positions.
+
+        The arithmetic is that of `forward`.
+
+        Args:
+            features: Outputs of `feature_blocks`, (N, len(feature_blocks), d).
+
+        Returns:
+            Logits, (N, padded_vocab_size).
+        """
+        return self.cap(self.lm_head(self.final_hidden(features)))
+
+    def final_hidden(self, features: Tensor) -> Tensor:
+        """What enters `lm_head`, (N, d); with target "hidden", the adapters' sum included."""
+        self._outputs = dict(zip(self.feature_blocks, features.unbind(dim=1), strict=True))
+        self._next_position = 0
+        hidden: Tensor = self.transformer.ln_f(self._outputs[self.config.n_layer - 1])
+        return hidden
+
+    def base_logits(self, last_output: Tensor) -> Tensor:
+        """Logits (N, V) of the base model, before any cap, from the last block's output (N, d)."""
+        norm, head = self.transformer.ln_f, self.lm_head
+        # called below the hooks: no adapter
+        logits: Tensor = head.forward(norm.forward(last_output))
+        return logits
+
+    def fold_head(self) -> Tensor:
+        """Everything that follows A, as one matrix (V, K r): s · W_head · B, or s · B.
+
+        With it, logits are `base_logits` + `adapters.reduce(features)` · its transpose.
+        """
+        stacked = self.adapters.stack_B()
+        if self.settings.target == "logits":
+            return stacked
+        # through the module, not its weight, which may be quantised; without its bias
+        zero = torch.zeros(1, stacked.size(0), dtype=stacked.dtype, device=stacked.device)
+        folded = self.lm_head(stacked.t())
+        has_bias = getattr(self.lm_head, "bias", None) is not None
+        matrix: Tensor = (folded - self.lm_head(zero) if has_bias else folded).t()
+        return matrix
+
+    def adapter_features(self, features: Tensor) -> list[Tensor]:
+        """Of all features (N, K', d), those that the adapters read: K tensors (N, d)."""
+        columns = dict(zip(self.feature_blocks, features.unbind(dim=1), strict=True))
+        return [columns[block] for block in self.settings.blocks]
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Logits after the cap that some architectures put on them."""
+        cap = self.config.final_logit_softcapping
+        return logits if cap is None else do_softcapping(logits, cap)
+
+    def check_is_deterministic(self) -> None:
+        """Check that the same tokens always give the same features.
+
+        Raises:
+            Skip2BenchError: something random is in the backbone, so a cache would be inexact.
+        """
+        for name, module in self.transformer.named_modules():
+            if isinstance(module, _DropoutNd) and module.p > 0:
+                raise Skip2BenchError(
+                    f"the backbone is random in training (dropout {module.p} in {name}), so "
+                    "Skip-Cache would not be exact; use --method skip"
+                )
+
+    @property
+    def is_released(self) -> bool:
+        """True where embedding and blocks were dropped."""
+        return len(self.transformer.h) == 0
+
+    def release_backbone(self) -> None:
+        """Drop embedding and blocks; from here on only the methods that take features work."""
+        self.transformer.wte = _Released()
+        self.transformer.h = nn.ModuleList()
+
+    @contextmanager
+    def _backbone_only(self) -> Iterator[None]:
+        """Within, a forward pass ends at the blocks: no final norm, no head, no adapters."""
+        ln_f, head = self.transformer.ln_f, self.lm_head
+        self.transformer.ln_f, self.lm_head = nn.Identity(), nn.Identity()
+        try:
+            yield
+        finally:
+            self.transformer.ln_f, self.lm_head = ln_f, head
+
+    def _keep_output(self, block: int, _module: nn.Module, _args: Any, output: Tensor) -> None:
+        self._outputs[block] = output
+        self._next_position = 0
+
+    def _features(self) -> list[Tensor]:
+        return [self._outputs[block] for block in self.settings.blocks]
+
+    def _add_to_hidden(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        update: Tensor = self.adapters(self._features())
+        return output + update
+
+    def _add_to_logits(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        # LitGPT may call the head on chunks of the sequence, in order: each takes what follows
+        start, length = self._next_position, output.size(-2)
+        self._next_position = start + length
+        update: Tensor = self.adapters([h.narrow(-2, start, length) for h in self._features()])
+        return output + update
+
+
+class _Released(nn.Module):
+    """Stands where the backbone was."""
+
+    def forward(self, _idx: Tensor) -> Tensor:
+        raise RuntimeError("the backbone was released; load the adapter on its base to run tokens")
+
+
+def merge_skip_adapter() -> None:
+    """Refuse to merge.
+
+    Raises:
+        Skip2BenchError: always; there is no weight of the base model that could hold the adapters.
+    """
+    raise Skip2BenchError(
+        "a Skip adapter cannot be merged: it adds functions of the inner blocks' outputs after the "
+        "last block, and no weight of the base model sees those outputs; keep the adapter beside "
+        "the model and load it with skip2bench.models.adapters.load_skip_model"
+    )

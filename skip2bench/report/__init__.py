@@ -1,0 +1,1 @@
+"""From files of results to the evaluation report: selection, tables, verdicts, charts, words."""

@@ -1,0 +1,427 @@
+"""The report's charts as SVG text: which there are, from the figures that its tables show.
+
+Text stays text in the SVG, so that a browser draws Japanese with the reader's own fonts; black is
+`currentColor`, so that a chart inside a page follows its light or dark scheme. Okabe and Ito's
+colours, markers and hatches tell configurations apart without colour and in print. Drawn straight
+on matplotlib's canvas: pyplot would double the start-up time and keep global state.
+"""
+
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from skip2bench.io.units import Language
+from skip2bench.report import charts
+from skip2bench.report.markdown import shorten, to_line
+from skip2bench.results.curves import LossCurve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+"""Okabe and Ito's palette, grey in place of black."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--", "oo")
+LABEL_LENGTH = 80
+MAX_POINTS = 200
+"""Of a line; more would be markers upon markers, and megabytes of SVG."""
+_INK = "#010203"
+"""Stands for the colour of text until the SVG is written."""
+
+WORDS: dict[Language, dict[str, str]] = {
+    "en": {
+        "step": "Step",
+        "seconds": "Training time (s)",
+        "val_loss": "Validation loss",
+        "train_loss": "Training loss",
+        "milliseconds": "ms (median; bars: standard deviation)",
+        "forward": "Forward",
+        "backward": "Backward",
+        "optimizer": "Optimizer",
+        "cached_backward": "Backward, cached",
+        "mebibytes": "MiB",
+        "peak": "Peak",
+        "saved": "Saved for backward",
+        "final_loss": "Final validation loss",
+        "front": "Pareto front",
+        "epochs": "Epochs",
+        "cumulative": "Cumulative training time (s)",
+    },
+    "ja": {
+        "step": "ステップ",
+        "seconds": "学習時間 (秒)",
+        "val_loss": "検証損失",
+        "train_loss": "学習損失",
+        "milliseconds": "ms (中央値、誤差棒は標準偏差)",
+        "forward": "順伝播",
+        "backward": "逆伝播",
+        "optimizer": "optimizer",
+        "cached_backward": "逆伝播 (キャッシュ)",
+        "mebibytes": "MiB",
+        "peak": "ピーク",
+        "saved": "逆伝播用の保存",
+        "final_loss": "最終検証損失",
+        "front": "パレート境界",
+        "epochs": "エポック数",
+        "cumulative": "累積学習時間 (秒)",
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSeries:
+    """Losses of one configuration over its evaluation points; means over seeds, and their range."""
+
+    label: str
+    steps: Sequence[float]
+    seconds: Sequence[float]
+    val: Sequence[float]
+    val_low: Sequence[float]
+    val_high: Sequence[float]
+    train: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """Figures of one configuration, a bar each; None where there is none."""
+
+    label: str
+    values: Sequence[float | None]
+    errors: Sequence[float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One configuration's training time and final loss, with their standard deviations."""
+
+    label: str
+    seconds: float
+    loss: float
+    seconds_error: float
+    loss_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostLine:
+    """What a configuration has cost after any number of epochs."""
+
+    label: str
+    start_seconds: float
+    """Before the first epoch: building the cache."""
+    epoch_seconds: float
+
+    def after(self, epochs: float) -> float:
+        """Seconds of the training clock after so many epochs."""
+        return self.start_seconds + epochs * self.epoch_seconds
+
+
+def draw_losses(series: Sequence[LossSeries], lang: Language) -> str:
+    """Validation loss (above) and training loss (below), over steps and over training time."""
+    words = WORDS[lang]
+    figure = _make_figure(9.6, 7.2)
+    grid = figure.subplots(2, 2, sharey="row", sharex="col")
+    for number, one in enumerate(series):
+        style = _line_style(number, one.label)
+        for column, xs in enumerate((one.steps, one.seconds)):
+            upper, lower = grid[0][column], grid[1][column]
+            upper.plot(xs, one.val, **style)
+            upper.fill_between(xs, one.val_low, one.val_high, color=style["color"], alpha=0.2, lw=0)
+            lower.plot(xs, one.train, **style)
+    for row, name in enumerate(("val_loss", "train_loss")):
+        grid[row][0].set_ylabel(words[name])
+    grid[1][0].set_xlabel(words["step"])
+    grid[1][1].set_xlabel(words["seconds"])
+    for axes in grid.flat:
+        _finish(axes)
+    _add_legend(figure, grid[0][0])
+    return _to_svg(figure)
+
+
+def draw_bars(bars: Sequence[Bars], groups: Sequence[str], unit: str, lang: Language) -> str:
+    """Grouped horizontal bars: a group a quantity (names of WORDS), a bar a configuration."""
+    words = WORDS[lang]
+    figure = _make_figure(9.6, 1.2 + 0.32 * len(groups) * (len(bars) + 1))
+    axes = figure.subplots()
+    height = 0.8 / len(bars)
+    for number, one in enumerate(bars):
+        places = [group + (number - (len(bars) - 1) / 2) * height for group in range(len(groups))]
+        known = [i for i, value in enumerate(one.values) if value is not None]
+        axes.barh(
+            [places[i] for i in known],
+            [one.values[i] or 0.0 for i in known],
+            height=height * 0.92,
+            xerr=[one.errors[i] or 0.0 for i in known] if any(one.errors) else None,
+            label=_plain(one.label),
+            color=COLOURS[number % len(COLOURS)],
+            hatch=HATCHES[number % len(HATCHES)],
+            edgecolor=_INK,
+            linewidth=0.4,
+            error_kw={"ecolor": _INK, "capsize": 2, "lw": 0.9},
+        )
+    axes.set_yticks(range(len(groups)), [words[group] for group in groups])
+    axes.invert_yaxis()
+    axes.set_xlabel(words[unit])
+    _finish(axes)
+    _add_legend(figure, axes)
+    return _to_svg(figure)
+
+
+def draw_tradeoff(points: Sequence[Point], lang: Language) -> str:
+    """Final loss against training time, one point a configuration, and the Pareto front."""
+    words = WORDS[lang]
+    figure = _make_figure(9.6, 5.0)
+    axes = figure.subplots()
+    for number, point in enumerate(points):
+        axes.errorbar(
+            [point.seconds],
+            [point.loss],
+            xerr=[point.seconds_error],
+            yerr=[point.loss_error],
+            marker=MARKERS[number % len(MARKERS)],
+            color=COLOURS[number % len(COLOURS)],
+            linestyle="",
+            markersize=9,
+            capsize=3,
+            label=_plain(point.label),
+        )
+    front = find_front(points)
+    axes.plot(
+        [point.seconds for point in front],
+        [point.loss for point in front],
+        linestyle="--",
+        color=_INK,
+        linewidth=1,
+        zorder=0,
+        label=words["front"],
+    )
+    if max(p.seconds for p in points) > 10 * min(p.seconds for p in points):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel=words["seconds"], ylabel=words["final_loss"])
+    _finish(axes)
+    _add_legend(figure, axes)
+    return _to_svg(figure)
+
+
+def find_front(points: Sequence[Point]) -> list[Point]:
+    """Points that no other beats in both time and loss, the fastest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.seconds, p.loss)):
+        if not front or point.loss < front[-1].loss:
+            front.append(point)
+    return front
+
+
+def draw_costs(lines: Sequence[CostLine], epochs: int, lang: Language) -> str:
+    """Cumulative training time over epochs; the first line is the baseline that others cross."""
+    words = WORDS[lang]
+    figure = _make_figure(9.6, 5.0)
+    axes = figure.subplots()
+    stride = max(1, epochs // MAX_POINTS)
+    xs = [*range(0, epochs, stride), epochs]
+    for number, line in enumerate(lines):
+        style = _line_style(number, line.label)
+        axes.plot(xs, [line.after(epoch) for epoch in xs], **style)
+        epoch = break_even_epoch(line, lines[0])
+        if number and epoch is not None and 0 < epoch <= epochs:
+            axes.plot([epoch], [line.after(epoch)], "o", color=_INK, ms=11, fillstyle="none")
+    axes.set(xlabel=words["epochs"], ylabel=words["cumulative"])
+    _finish(axes)
+    _add_legend(figure, axes)
+    return _to_svg(figure)
+
+
+def break_even_epoch(line: CostLine, baseline: CostLine) -> float | None:
+    """Epochs after which a configuration has cost as little as the baseline; None for never."""
+    saved = baseline.epoch_seconds - line.epoch_seconds
+    if saved <= 0:
+        return None
+    return max(0.0, (line.start_seconds - baseline.start_seconds) / saved)
+
+
+def _make_figure(width: float, height: float) -> "Figure":
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def _line_style(number: int, label: str) -> dict[str, Any]:
+    return {
+        "marker": MARKERS[number % len(MARKERS)],
+        "color": COLOURS[number % len(COLOURS)],
+        "label": _plain(label),
+        "markersize": 4.5,
+        "linewidth": 1.6,
+    }
+
+
+def _plain(label: str) -> str:
+    """A label as matplotlib draws it word for word, and as XML can hold it."""
+    text = shorten(to_line(label), LABEL_LENGTH).replace(
+        "$", r"\$"
+    )  # which would start mathematics
+    text = re.sub("[\ufdd0-\ufdef\ufffe\uffff]", "\ufffd", text)
+    return f" {text}" if text.startswith("_") else text  # which would leave it out of the legend
+
+
+def _finish(axes: "Axes") -> None:
+    axes.grid(True, alpha=0.35)
+    for spine in axes.spines.values():
+        spine.set_color(_INK)
+    axes.tick_params(colors=_INK)
+    for text in (axes.xaxis.label, axes.yaxis.label):
+        text.set_color(_INK)
+
+
+def _add_legend(figure: "Figure", axes: "Axes") -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=2, frameon=False, labelcolor=_INK
+    )
+
+
+def _to_svg(figure: "Figure") -> str:
+    """The figure as SVG text: transparent, the same for the same figures, ink as currentColor."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "skip2bench", "font.size": 11}
+    with warnings.catch_warnings(), mpl.rc_context(settings):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    return re.sub(_INK, "currentColor", text[text.index("<svg") :], flags=re.IGNORECASE)
+
+
+Entry = Mapping[str, Any]
+_PHASES = ("forward", "backward", "cached_backward", "optimizer")
+_COST_EPOCHS = 10
+MAX_SHOWN = 16
+"""Configurations on a chart; with more, nobody tells one line from another."""
+
+
+def draw_charts(
+    bench_rows: Sequence[Mapping[str, Any]],
+    entries: Sequence[Entry],
+    curves: Mapping[str, Sequence[LossCurve]],
+    lang: Language,
+) -> dict[str, str]:
+    """Every chart that has something to show, as SVG text by name, of the first MAX_SHOWN.
+
+    Args:
+        bench_rows: Rows of `tables.build_bench_rows`.
+        entries: Configurations, the baseline first.
+        curves: Evaluation points of each configuration's runs, by its name.
+        lang: Language of the words on the charts.
+    """
+    drawn = {}
+    bench_rows, entries = bench_rows[:MAX_SHOWN], entries[:MAX_SHOWN]
+    if any(row["backward_seconds"] is not None for row in bench_rows):
+        bars = [_phase_bars(row) for row in bench_rows]
+        drawn["phases"] = charts.draw_bars(bars, _PHASES, "milliseconds", lang)
+    if any(row["memory"]["peak_bytes"] is not None for row in bench_rows):
+        bars = [_memory_bars(row) for row in bench_rows]
+        drawn["memory"] = charts.draw_bars(bars, ("peak", "saved"), "mebibytes", lang)
+    series = [
+        _combine_curves(entry["label"], curves[entry["name"]])
+        for entry in entries
+        if curves.get(entry["name"])
+    ]
+    if series:
+        drawn["losses"] = charts.draw_losses(series, lang)
+    points = [_make_point(entry) for entry in entries if entry["figures"]]
+    if len(points) > 1:
+        drawn["tradeoff"] = charts.draw_tradeoff(points, lang)
+    lines = make_cost_lines(entries)
+    if len(lines) > 1:
+        epochs = max(_COST_EPOCHS, *(_epochs(entry) for entry in entries if entry["figures"]))
+        drawn["costs"] = charts.draw_costs(lines, epochs, lang)
+    return drawn
+
+
+def make_cost_lines(entries: Sequence[Entry]) -> list[charts.CostLine]:
+    """What each configuration costs: its cache and its epochs; peers and controls left out."""
+    return [
+        charts.CostLine(
+            label=entry["label"],
+            start_seconds=_mean(entry, "cache_build_seconds"),
+            epoch_seconds=_mean(entry, "epoch_seconds"),
+        )
+        for entry in entries
+        if not entry["peer"] and not entry["is_aa"] and "epoch_seconds" in entry["figures"]
+    ]
+
+
+def _phase_bars(row: Mapping[str, Any]) -> charts.Bars:
+    phases = [row[phase] or {} for phase in _PHASES]
+    return charts.Bars(
+        label=row["label"],
+        values=[_times(phase.get("median_seconds"), 1000) for phase in phases],
+        errors=[_times(phase.get("std_seconds"), 1000) for phase in phases],
+    )
+
+
+def _memory_bars(row: Mapping[str, Any]) -> charts.Bars:
+    memory = row["memory"]
+    sizes = (memory["peak_bytes"], memory["saved_bytes"])
+    return charts.Bars(
+        label=row["label"],
+        values=[_times(size, 2**-20) for size in sizes],
+        errors=[None] * len(sizes),
+    )
+
+
+def _combine_curves(label: str, curves: Sequence[LossCurve]) -> charts.LossSeries:
+    """Means over the runs, point by point, of those that evaluated at the same steps.
+
+    Of very many points some are left out, at equal distances, but never the first and the last.
+    """
+    same = [curve for curve in curves if curve.steps == curves[0].steps]
+    last = len(curves[0].steps) - 1
+    shown = [*range(0, last, max(1, last // charts.MAX_POINTS)), last]
+    val = [[curve.val_losses[i] for curve in same] for i in shown]
+    return charts.LossSeries(
+        label=label,
+        steps=[curves[0].steps[i] for i in shown],
+        seconds=[_mean_of([curve.train_seconds[i] for curve in same]) for i in shown],
+        val=[_mean_of(values) for values in val],
+        val_low=[min(values) for values in val],
+        val_high=[max(values) for values in val],
+        train=[_mean_of([curve.train_losses[i] for curve in same]) for i in shown],
+    )
+
+
+def _mean_of(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _make_point(entry: Entry) -> charts.Point:
+    seconds, loss = entry["figures"]["train_seconds"], entry["figures"]["final_val_loss"]
+    return charts.Point(
+        label=entry["label"],
+        seconds=seconds["mean"],
+        loss=loss["mean"],
+        seconds_error=seconds["std"],
+        loss_error=loss["std"],
+    )
+
+
+def _epochs(entry: Entry) -> int:
+    return round(_mean(entry, "epochs"))
+
+
+def _mean(entry: Entry, name: str) -> float:
+    figure = entry["figures"].get(name)
+    return float(figure["mean"]) if figure else 0.0
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor

@@ -1,0 +1,259 @@
+"""Everything that a report says, as data: tables, charts' numbers, verdicts. No words, no rounding.
+
+`run` hands it to a template, or writes it as JSON.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from skip2bench.report import charts, tables
+from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
+from skip2bench.report.selection import Selection, list_shown
+from skip2bench.report.verdicts import (
+    SPEED_GAP_RATIO,
+    WORSE_LOSS_RATIO,
+    check_claims,
+    diagnose,
+    find_conclusion,
+    name_preset,
+    pick_presets,
+)
+from skip2bench.results.conditions import CONDITIONS, group_switches, read_switches
+from skip2bench.results.curves import LossCurve
+
+HASH_LENGTH = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Something that was not measured, and the command that measures it."""
+
+    what: str
+    command: str
+    labels: tuple[str, ...] = ()
+
+
+def build_report_data(selection: Selection) -> dict[str, Any]:
+    """The data of a report on selected runs, by the names that the templates use."""
+    bench = tables.build_bench_rows(selection.bench) if selection.bench else []
+    figures = selection.results
+    entries: list[dict[str, Any]] = figures["configurations"] if figures else []
+    entries.sort(key=lambda entry: not entry["is_baseline"])
+    baseline = next((entry for entry in entries if entry["is_baseline"]), None)
+    environment = collect_environment(selection)
+    warnings = figures["warnings"] if figures else []
+    total = max(len(bench), len(entries))
+    load, cores = environment["highest_load"], environment["cpu_count"]
+    return {
+        "selection": selection,
+        "environment": environment,
+        "figures": figures,
+        "entries": entries,
+        "baseline": baseline,
+        "best_batch": figures.get("best_batch") or [] if figures else [],
+        "conclusion": find_conclusion(figures) if figures and baseline else None,
+        "setup": _collect_setup(selection, entries),
+        "bench": bench,
+        "charted": {"shown": MAX_SHOWN, "total": total} if total > MAX_SHOWN else None,
+        "parameters": _build_parameters(entries, baseline, bench),
+        "break_even": _find_break_even(entries),
+        "picks": [
+            {**vars(pick), "preset": name_preset(pick.entry), "is_tested": pick.is_tested}
+            for pick in (pick_presets(figures) if figures else [])
+        ],
+        "claims": [asdict(claim) for claim in check_claims(figures, bench)],
+        "findings": [
+            asdict(finding) for finding in diagnose(bench, entries, load, cores[0] if cores else 1)
+        ],
+        "busy_cells": [it for it in warnings if it["kind"] == "busy"],
+        "resumed_runs": [it for it in warnings if it["kind"] == "resumed"],
+        "unequal_controls": [it for it in warnings if it["kind"] == "aa"],
+        "mismatches": find_mismatches(selection),
+        "peers": [entry for entry in entries if entry["differences"]],
+        "failed": [
+            (name, cell)
+            for name, cell in (figures["cells"].items() if figures else ())
+            if cell["status"] != "ok"
+        ],
+        "limits": {"loss": round(100 * WORSE_LOSS_RATIO), "speed": round(100 * SPEED_GAP_RATIO)},
+        "missing": find_missing(selection, bench, entries),
+    }
+
+
+def collect_curves(
+    selection: Selection, figures: Mapping[str, Any] | None
+) -> dict[str, list[LossCurve]]:
+    """Evaluation points of each configuration's runs at its best learning rate, by its name."""
+    found = {
+        entry["name"]: [
+            selection.shown.curves[name]
+            for name in list_shown(figures or {}, entry)
+            if name in selection.shown.curves
+        ]
+        for entry in (figures["configurations"] if figures else ())
+    }
+    return {name: curves for name, curves in found.items() if curves}
+
+
+def collect_environment(selection: Selection) -> dict[str, Any]:
+    """What the runs ran on and with.
+
+    Returns:
+        By name, the distinct values among the runs that are compared, in the order of the tables;
+        `highest_load` is a number or None. Sizes are bytes; hashes are cut to HASH_LENGTH.
+    """
+    runs = selection.runs
+    environments = [run.environment for run in runs]
+    names = (
+        *("processor", "cpu_count", "memory_bytes", "platform", "gpu", "threads"),
+        *("python", "torch", "litgpt", "skip2bench"),
+    )
+    found: dict[str, Any] = {
+        name: _distinct(environment.get(name) for environment in environments) for name in names
+    }
+    for name in ("model", "device", "precision"):
+        found[name] = _distinct(run.summary.get(name) for run in runs)
+    for name in ("data", "checkpoint"):
+        found[name] = _distinct(
+            _with_short_hash(environment.get(name)) for environment in environments
+        )
+    found["commit"] = _distinct(
+        (str(environment["commit"])[:HASH_LENGTH], bool(environment.get("dirty")))
+        for environment in environments
+        if environment.get("commit")
+    )
+    found["started_at"] = sorted(_distinct(run.summary.get("started_at") for run in runs))
+    loads = [load[0] for environment in environments if (load := environment.get("load_average"))]
+    found["highest_load"] = max(loads, default=None)
+    found["commands"] = _distinct(environment.get("command") for environment in environments)
+    return found
+
+
+def _collect_setup(
+    selection: Selection, entries: Sequence[Mapping[str, Any]]
+) -> dict[str, list[Any]] | None:
+    """Batch, samples and seeds of the training runs; their switches where one was on."""
+    found = [run.summary for run in selection.shown.runs.values()]
+    if not found:
+        return None
+    names = ("global_batch_size", "micro_batch_size", "train_samples", "val_samples")
+    shown, figures = selection.shown.runs, selection.results or {}
+    own = {e["label"]: [shown[it] for it in list_shown(figures, e) if it in shown] for e in entries}
+    switches = group_switches({label: runs for label, runs in own.items() if runs})
+    seeds = sorted({seed for entry in entries for seed in entry["seeds"]})
+    return {
+        **{name: _distinct(summary.get(name) for summary in found) for name in names},
+        "seed": seeds,
+        **({"switches": switches} if switches else {}),
+    }
+
+
+def _build_parameters(
+    entries: Sequence[Mapping[str, Any]],
+    baseline: Mapping[str, Any] | None,
+    bench: Sequence[tables.Row],
+) -> list[dict[str, Any]]:
+    """Parameter efficiency: of the runs where there are any, else of the benchmark."""
+    if not entries:
+        names = ("label", "trainable_parameters", "trainable_ratio", "trainable_reduction", "rank")
+        return [{**{name: row[name] for name in names}, "extra_parameters": None} for row in bench]
+    rows = []
+    for entry in entries:
+        own, total = entry["trainable_parameters"], entry["figures"].get("total_parameters")
+        base = baseline["trainable_parameters"] if baseline and entry is not baseline else None
+        rows.append(
+            {
+                "label": entry["label"],
+                "trainable_parameters": own,
+                "trainable_ratio": own / total["mean"] if total and total["mean"] and own else None,
+                "trainable_reduction": 1 - own / base if base and own else None,
+                "extra_parameters": own - base if base and own else None,
+                "rank": entry["rank"],
+            }
+        )
+    return rows
+
+
+def _find_break_even(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    lines = make_cost_lines(entries)
+    if not entries or not entries[0]["is_baseline"] or len(lines) < 2:
+        return []
+    return [
+        {"label": line.label, "epoch": charts.break_even_epoch(line, lines[0])}
+        for line in lines[1:]
+        if line.start_seconds > 0
+    ]
+
+
+def find_mismatches(selection: Selection) -> list[str]:
+    """Names of what benchmark and training do not share: model, device, precision, switches."""
+    others = selection.train[:1] or [run for run in (selection.comparison,) if run]
+    if not (selection.bench and others):
+        return []
+    bench, train = selection.bench.summary, others[0].summary
+    found = [
+        name for name in ("model", "device", "precision") if bench.get(name) != train.get(name)
+    ]
+    own = read_switches(selection.bench, CONDITIONS)
+    theirs = [read_switches(run, CONDITIONS) for run in selection.shown.runs.values()]
+    return found + [name for name in own if any(it[name] != own[name] for it in theirs)]
+
+
+def find_missing(
+    selection: Selection, bench: Sequence[tables.Row], entries: Sequence[Mapping[str, Any]]
+) -> list[Missing]:
+    """What a full report would need beyond the runs there are, in the order of the report."""
+    commands = {
+        "bench": "skip2bench bench",
+        "bench_baseline": "skip2bench bench --methods lora,skip2",
+        "bench_skip": "skip2bench bench --methods lora,skip2",
+        "train": "skip2bench train --method lora && skip2bench train --blocks 0,1,2,3",
+        "train_baseline": "skip2bench train --method lora",
+        "train_skip": "skip2bench train --blocks 0,1,2,3",
+    }
+    missing = [
+        Missing(what=what, command=commands[what])
+        for kind, rows in (("bench", bench), ("train", entries))
+        for what in _missing_methods(kind, rows)
+    ]
+    has_no: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+        "times": lambda row: row["step_seconds"] is None,
+        "flops": lambda row: not row["has_flops"],
+        "memory": lambda row: row["memory"]["saved_bytes"] is None,
+    }
+    for what, lacks in has_no.items():
+        # what does not fit was measured: the answer is that it does not
+        labels = tuple(row["label"] for row in bench if lacks(row) and not row["is_oom"])
+        if labels:
+            missing.append(Missing(what=what, command=commands["bench"], labels=labels))
+    labels = tuple(entry["label"] for entry in entries if not entry["figures"])
+    if labels:
+        missing.append(Missing(what="train_figures", command="skip2bench train", labels=labels))
+    return missing
+
+
+def _missing_methods(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return [kind]
+    gaps = []
+    if not any(row["method"] == "lora" for row in rows):
+        gaps.append(f"{kind}_baseline")
+    if not any(row["method"] in ("skip", "skip2") for row in rows):
+        gaps.append(f"{kind}_skip")
+    return gaps
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value is not None and value not in found:
+            found.append(value)
+    return found
+
+
+def _with_short_hash(value: Any) -> dict[str, Any] | None:
+    if not isinstance(value, Mapping):
+        return None
+    digest = value.get("sha256")
+    return {**value, "sha256": str(digest)[:HASH_LENGTH] if digest else "-"}

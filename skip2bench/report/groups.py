@@ -1,0 +1,172 @@
+"""Single train runs brought to the form of a comparison, so that the report has one form for both.
+
+Runs of one configuration that differ in seed alone are repetitions of it; runs at several learning
+rates are its grid.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from skip2bench.config.methods import LORA_TARGETS
+from skip2bench.report.tables import order_key
+from skip2bench.results.conditions import OFF, read_switches
+from skip2bench.results.curves import LossCurve
+from skip2bench.results.figures import (
+    CellResult,
+    find_targets,
+    find_warnings,
+    read_figures,
+    summarise_configuration,
+)
+from skip2bench.results.reading import Run
+
+_ADAPTER_KEYS = ("lora_alpha", "lora_dropout", *LORA_TARGETS)
+BASELINE = "lora"
+_NEEDED = ("initial_val_loss", "final_val_loss", "train_seconds", "steps")
+
+
+def identify(run: Run) -> tuple[Any, ...]:
+    """What makes two comparable runs the same configuration; sorts as `order_key` does."""
+    details = (run.summary.get("rank"), *(run.config.get(name) for name in _ADAPTER_KEYS))
+    own = (str(run.summary.get("peer")), *read_switches(run).values(), _micro_batch(run))
+    return (*order_key(run.summary), *map(str, details), *own)
+
+
+def _micro_batch(run: Run) -> int:
+    """Samples in a forward pass; 0 where steps come from Skip-Cache, which knows none."""
+    return 0 if run.summary.get("method") == "skip2" else run.summary.get("micro_batch_size") or 0
+
+
+def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs by the names of their folders, made unlike where two are alike."""
+    named: dict[str, Run] = {}
+    for run in runs:
+        name = run.folder.name
+        numbers = count(2)
+        while name in named:
+            name = f"{run.folder.name} ({next(numbers)})"
+        named[name] = run
+    return named
+
+
+def combine_runs(runs: Mapping[str, Run], curves: Mapping[str, LossCurve]) -> dict[str, Any]:
+    """Comparable train runs in the form of `comparison_results.json`.
+
+    Args:
+        runs: Finished runs that agree in all but configuration, seed and learning rate, by name.
+        curves: Their loss curves, by the same names, of those that have one.
+
+    Returns:
+        `configurations`, `cells`, `learning_rates`, `warnings` and `config` (its `seeds` None).
+    """
+    groups: dict[tuple[Any, ...], dict[str, Run]] = {}
+    for name, run in sorted(runs.items(), key=lambda item: identify(item[1])):
+        groups.setdefault(identify(run), {})[name] = run
+    firsts = [next(iter(group.values())) for group in groups.values()]
+    labels = Counter(run.summary.get("label") for run in firsts)
+    sizes = Counter(
+        label for label, _ in {(r.summary.get("label"), _micro_batch(r)) for r in firsts}
+    )
+    cells: dict[str, list[CellResult]] = {}
+    entries: list[dict[str, Any]] = []
+    for number, (first, group) in enumerate(zip(firsts, groups.values(), strict=True)):
+        name = str(number)
+        own = list(group.values())
+        cells[name] = [_make_cell(name, it, run, own, curves.get(it)) for it, run in group.items()]
+        label = first.summary.get("label")
+        size = _micro_batch(first) if sizes[label] > 1 else None
+        entries.append(_describe(name, first, size, is_shared=labels[label] > 1))
+    baseline = next((entry for entry in entries if entry["method"] == BASELINE), None)
+    base_cells = cells[baseline["name"]] if baseline else []
+    for entry in entries:
+        entry |= summarise_configuration(cells[entry["name"]], base_cells, None)
+        entry["is_baseline"] = entry is baseline
+        entry["extra_parameters"] = _less(entry, baseline)
+    targets = find_targets(base_cells, None)
+    results = [cell for group_cells in cells.values() for cell in group_cells]
+    return {
+        "config": {"seeds": None, "match_params": False, "target_loss": None},
+        "learning_rates": "grid" if any(len(e["grid"]) > 1 for e in entries) else "fixed",
+        "configurations": entries,
+        "cells": {
+            cell.name: {
+                "configuration": cell.configuration,
+                "role": cell.role,
+                "learning_rate": cell.learning_rate,
+                "seed": cell.seed,
+                "status": cell.status,
+                "error": None,
+                "figures": read_figures(cell, targets.get(cell.seed))
+                if cell.status == "ok"
+                else {},
+            }
+            for cell in results
+        },
+        "warnings": find_warnings(entries, results, n_cores=1),
+    }
+
+
+def _make_cell(
+    configuration: str, name: str, run: Run, group: Sequence[Run], curve: LossCurve | None
+) -> CellResult:
+    summary = run.summary
+    return CellResult(
+        name=name,
+        configuration=configuration,
+        role="reused" if _is_reused(run, group) else "run",
+        learning_rate=float(summary.get("learning_rate") or 0.0),
+        seed=int(summary.get("seed") or 0),
+        status="ok" if all(summary.get(key) is not None for key in _NEEDED) else "incomplete",
+        wall_seconds=summary.get("wall_seconds"),
+        summary=summary,
+        curve=curve.points() if curve else (),
+    )
+
+
+def _is_reused(run: Run, group: Sequence[Run]) -> bool:
+    """True for a run that found its cache kept, where the same run has also built it."""
+    names = ("seed", "learning_rate")
+    return bool(run.summary.get("cache_kept")) and any(
+        not other.summary.get("cache_kept")
+        and all(other.summary.get(name) == run.summary.get(name) for name in names)
+        for other in group
+    )
+
+
+def _describe(
+    name: str, run: Run, micro_batch_size: int | None, *, is_shared: bool
+) -> dict[str, Any]:
+    summary = run.summary
+    label = str(summary.get("label") or run.folder.name)
+    names = ("method", "blocks", "rank", "target", "trainable_parameters")
+    return {
+        "name": name,
+        "label": _label_with_details(run, micro_batch_size) if is_shared else label,
+        **{key: summary.get(key) for key in names},
+        "peer": summary.get("peer"),
+        "is_aa": False,
+        "differences": list(summary.get("differences") or ()),
+    }
+
+
+def _label_with_details(run: Run, micro_batch_size: int | None) -> str:
+    """The label of a run with its adapter's settings, and its micro-batch where that tells."""
+    summary, config = run.summary, run.config
+    details = {
+        "blocks": ",".join(map(str, summary.get("blocks") or ())),
+        "target": summary.get("target"),
+        "r": summary.get("rank"),
+        "alpha": config.get("lora_alpha"),
+        "dropout": config.get("lora_dropout"),
+        "micro-batch": micro_batch_size,
+        **{name: value for name, value in read_switches(run).items() if value != OFF},
+    }
+    text = "; ".join(f"{key} {value}" for key, value in details.items() if value not in (None, ""))
+    return f"{summary.get('label')} [{text}]"
+
+
+def _less(entry: dict[str, Any], baseline: dict[str, Any] | None) -> int | None:
+    own, base = entry["trainable_parameters"], (baseline or {}).get("trainable_parameters")
+    return None if own is None or base is None else own - base

@@ -1,0 +1,281 @@
+"""Which runs a report compares, and why it leaves the others out.
+
+Runs compare that agree in everything but configuration, seed and learning rate. A comparison's
+folder is such a set by itself, of whose cells the report shows curves and training set-up; single
+train runs form one together. The newest set is reported.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from skip2bench.errors import Skip2BenchError
+from skip2bench.report.groups import combine_runs, identify, name_runs
+from skip2bench.results.conditions import read_conditions
+from skip2bench.results.curves import LossCurve, find_curve
+from skip2bench.results.plain import DamagedFileError
+from skip2bench.results.reading import RESULTS_FILE, Run, find_run, read_comparison
+
+Reason = Literal["status", "superseded", "differs", "another", "unreadable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A run that the report does not compare, and why."""
+
+    folder: str
+    label: str
+    reason: Reason
+    status: str
+    error: str | None = None
+    differences: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    """By condition: this run's value, and the value of the runs that are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownCells:
+    """Cells at the best learning rate of their configuration, by the name of the cell."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    curves: dict[str, LossCurve] = field(default_factory=dict)
+    damaged: dict[Path, str] = field(default_factory=dict)
+    """By folder, why a cell's files cannot be read; its figures are in the results file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is compared: a comparison or train runs, and the benchmark that belongs to them."""
+
+    bench: Run | None
+    train: list[Run]
+    comparison: Run | None
+    left_out: list[LeftOut]
+    results: dict[str, Any] | None = None
+    """Content of the comparison's results file, or the train runs in the same form."""
+    shown: ShownCells = field(default_factory=ShownCells)
+    """What the report shows of the comparison's cells, or of the train runs."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run that is compared; of a comparison, its folder."""
+        others = [run for run in (self.bench, self.comparison) if run]
+        return [*others, *self.train]
+
+
+def choose_runs(
+    runs: Sequence[Run],
+    root: Path,
+    chosen: Sequence[Path],
+    unreadable: Mapping[Path, str] | None = None,
+) -> list[Run]:
+    """Only the runs that were asked for; all of them where none was.
+
+    Args:
+        runs: Every run.
+        root: Folder of the results, which `chosen` may be relative to.
+        chosen: Run folders, or folders above them.
+        unreadable: By folder, why runs could not be read.
+
+    Raises:
+        Skip2BenchError: a chosen folder holds no run, or none that can be read.
+    """
+    if not chosen:
+        return list(runs)
+    kept: dict[Path, Run] = {}
+    for path in chosen:
+        wanted = {Path(os.path.realpath(place)) for place in (path, root / path)}
+        found = [run for run in runs if wanted & _place(run.folder)]
+        damaged = [folder for folder in unreadable or {} if wanted & _place(folder)]
+        if damaged and not found:
+            raise Skip2BenchError(
+                f"the run in {str(damaged[0])!r} cannot be read ({(unreadable or {})[damaged[0]]});"
+                " choose another with --run"
+            )
+        if not found:
+            raise Skip2BenchError(
+                f"{str(path)!r} holds no run below {str(root)!r}; give the folder of a run"
+            )
+        kept |= {run.folder: run for run in found}
+    return [run for run in runs if run.folder in kept]
+
+
+def _place(folder: Path) -> set[Path]:
+    """The folder of a run and all above it."""
+    real = Path(os.path.realpath(folder))  # which, unlike resolve(), lets links go in circles
+    return {real, *real.parents}
+
+
+def select_runs(
+    runs: Sequence[Run], root: Path, unreadable: Mapping[Path, str] | None = None
+) -> Selection:
+    """Choose what a report compares: the newest set of runs, and the newest benchmark with it.
+
+    Args:
+        runs: Runs, oldest first.
+        root: Folder of the results; runs that are left out are named relative to it.
+        unreadable: By folder, why runs could not be read.
+    """
+    single = [run for run in runs if run.folder.parent.name != "cells"]
+    train, shown, left_out = _select_train([run for run in single if run.kind == "train"], root)
+    comparisons = [run for run in single if run.kind == "compare"]
+    comparison, results, others = _select_comparison(comparisons, train[-1:], root)
+    left_out += others
+    if comparison and results:
+        left_out += [_leave_out(run, root, "another") for run in train]
+        train, shown = [], read_cells(comparison.folder, results)
+        left_out += [_name_unreadable(*cell, root) for cell in shown.damaged.items()]
+    elif train:
+        results = combine_runs(shown.runs, shown.curves)
+    benches = [run for run in single if run.kind == "bench"]
+    bench = _select_bench(benches, comparison)
+    left_out += [
+        _leave_out(run, root, "superseded" if _is_finished(run) else "status")
+        for run in benches
+        if run is not bench
+    ]
+    left_out += [
+        _name_unreadable(folder, error, root) for folder, error in (unreadable or {}).items()
+    ]
+    left_out.sort(key=lambda item: item.folder)
+    return Selection(
+        bench=bench,
+        train=train,
+        comparison=comparison,
+        left_out=left_out,
+        results=results,
+        shown=shown,
+    )
+
+
+def _select_comparison(
+    comparisons: Sequence[Run], newest_train: Sequence[Run], root: Path
+) -> tuple[Run | None, dict[str, Any] | None, list[LeftOut]]:
+    """The newest comparison with results that can be read, unless a train run is newer."""
+    chosen, results = None, None
+    left_out = []
+    for run in reversed(comparisons):
+        if not os.path.lexists(run.folder / RESULTS_FILE):
+            left_out.append(_leave_out(run, root, "status"))
+        elif chosen or any(train.started > run.started for train in newest_train):
+            left_out.append(_leave_out(run, root, "another"))
+        else:
+            try:
+                chosen, results = run, read_comparison(run)
+            except DamagedFileError as error:
+                chosen = None
+                remedy = "'skip2bench compare' with its --out-dir writes it anew"
+                left_out.append(_name_unreadable(run.folder, f"{error}; {remedy}", root))
+    return chosen, results, left_out
+
+
+def _select_train(runs: Sequence[Run], root: Path) -> tuple[list[Run], ShownCells, list[LeftOut]]:
+    """Finished runs that agree with the newest one, oldest first; of repetitions the newest."""
+    left_out = [_leave_out(run, root, "status") for run in runs if not _is_finished(run)]
+    kept: dict[tuple[Any, ...], Run] = {}
+    curves: dict[Path, LossCurve] = {}
+    conditions: dict[str, Any] = {}
+    for run in reversed([run for run in runs if _is_finished(run)]):
+        differences = _find_differences(read_conditions(run), conditions) if conditions else {}
+        details = ("seed", "learning_rate", "cache_kept")
+        key = (*identify(run), *(str(run.summary.get(name)) for name in details))
+        if differences:
+            left_out.append(_leave_out(run, root, "differs", differences))
+            continue
+        if key in kept:
+            left_out.append(_leave_out(run, root, "superseded"))
+            continue
+        try:
+            curve = find_curve(run)
+        except DamagedFileError as error:
+            left_out.append(_name_unreadable(run.folder, str(error), root))
+            continue
+        conditions = conditions or read_conditions(run)
+        kept[key] = run
+        if curve:
+            curves[run.folder] = curve
+    train = list(reversed(kept.values()))
+    named = name_runs(train)
+    shown = ShownCells(
+        runs=named,
+        curves={name: curves[run.folder] for name, run in named.items() if run.folder in curves},
+    )
+    return train, shown, left_out
+
+
+def _select_bench(benches: Sequence[Run], comparison: Run | None) -> Run | None:
+    """A comparison's own benchmark, else the newest that has finished."""
+    finished = [run for run in benches if _is_finished(run)]
+    own = [run for run in finished if comparison and run.folder.parent == comparison.folder]
+    return next(reversed(own or finished), None)
+
+
+def _is_finished(run: Run) -> bool:
+    return run.summary.get("status") == "ok"
+
+
+def _find_differences(
+    own: Mapping[str, Any], others: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    return {name: (own[name], others[name]) for name in own if own[name] != others[name]}
+
+
+def _leave_out(
+    run: Run,
+    root: Path,
+    reason: Reason,
+    differences: dict[str, tuple[Any, Any]] | None = None,
+) -> LeftOut:
+    return LeftOut(
+        folder=run.folder.relative_to(root).as_posix(),
+        label=str(run.summary.get("label") or run.kind),
+        reason=reason,
+        status=str(run.summary.get("status")),
+        error=run.summary.get("error"),
+        differences=differences or {},
+    )
+
+
+def _name_unreadable(folder: Path, error: str, root: Path) -> LeftOut:
+    return LeftOut(
+        folder=folder.relative_to(root).as_posix(),
+        label="-",
+        reason="unreadable",
+        status="-",
+        error=error,
+    )
+
+
+def read_cells(folder: Path, results: Mapping[str, Any]) -> ShownCells:
+    """Read what the report shows of a comparison's cells; cells without a run folder are skipped.
+
+    Args:
+        folder: The comparison's folder.
+        results: Content of its results file, checked.
+    """
+    found = ShownCells()
+    for entry in results["configurations"]:
+        for name in list_shown(results, entry):
+            cell = folder / "cells" / name
+            if not cell.is_dir():
+                continue
+            try:
+                run = find_run(cell)
+                curve = find_curve(run)
+            except DamagedFileError as error:
+                found.damaged[cell] = str(error)
+                continue
+            found.runs[name] = run
+            if curve:
+                found.curves[name] = curve
+    return found
+
+
+def list_shown(results: Mapping[str, Any], entry: Mapping[str, Any]) -> Iterator[str]:
+    """Names of a configuration's cells whose curves are shown; none of a control run."""
+    for name, cell in results["cells"].items():
+        is_own = cell["configuration"] == entry["name"] and not entry["is_aa"]
+        is_shown = cell["role"] == "run" and cell["status"] == "ok"
+        if is_own and is_shown and cell["learning_rate"] == entry["learning_rate"]:
+            yield name

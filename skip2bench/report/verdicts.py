@@ -1,0 +1,370 @@
+"""What follows from a comparison's figures: conclusion, presets, the guide's claims, a diagnosis.
+
+Nothing is called better inside the noise: two configurations differ only where the paired interval
+of their ratio leaves 1 out. The diagnosis is section 10 of the guide: rules that speak when they
+apply. No words: a finding names its rule and what it was found in; the templates say the rest.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from skip2bench.config.blocks import BLOCK_PRESETS
+from skip2bench.results.stats import Ratio, paired_ratio
+
+Content = Mapping[str, Any]
+Entry = Mapping[str, Any]
+
+EQUAL_PARAMETERS_RATIO = 0.02
+"""Configurations whose trainable parameters differ by less are taken as equal in them."""
+UNCHANGED_RATIO = 0.05
+"""A forward time within this share of the baseline's counts as unchanged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """What is recommended for one purpose."""
+
+    purpose: Literal["speed", "balance", "accuracy"]
+    entry: Entry
+    tied: Sequence[Entry]
+    """Others that cannot be told from it in what the purpose asks for."""
+
+    @property
+    def is_tested(self) -> bool:
+        """False where one run of it is all there is."""
+        return len(self.entry["seeds"]) > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement of the guide or the paper beside what was measured."""
+
+    name: str
+    label: str | None
+    """The configuration it was tested on."""
+    found: float | None
+    low: float | None = None
+    high: float | None = None
+    holds: bool | None
+    """None where it was not measured, or in one run alone."""
+
+
+def find_conclusion(content: Content) -> Entry | None:
+    """The Skip2-LoRA configuration to speak of first, or None without one to compare.
+
+    The fastest of those whose final loss is not above the baseline's beyond the noise; where all
+    are, the one with the lowest loss.
+    """
+    entries = [entry for entry in _skip2(content) if entry["against_baseline"]]
+    good = [entry for entry in entries if not _is_worse(entry)]
+    if good:
+        return min(good, key=lambda entry: _mean(entry, "train_seconds"))
+    return min(entries, key=lambda entry: _mean(entry, "final_val_loss"), default=None)
+
+
+def _is_worse(entry: Entry) -> bool:
+    ratio = entry["against_baseline"].get("final_val_loss")
+    if not ratio:
+        return False
+    return bool(ratio["ratio"] > 1 and (ratio["is_difference"] or ratio["low"] is None))
+
+
+def pick_presets(content: Content) -> list[Pick]:
+    """The configuration of Skip2-LoRA for speed, for balance and for accuracy.
+
+    Speed: the shortest training clock. Accuracy: the lowest final loss. Balance: the fastest of
+    those whose loss cannot be told from the lowest. Empty with fewer than two to choose from.
+    """
+    entries = [entry for entry in _skip2(content) if entry["figures"]]
+    if len(entries) < 2:
+        return []
+    fastest = min(entries, key=lambda entry: _mean(entry, "train_seconds"))
+    best = min(entries, key=lambda entry: _mean(entry, "final_val_loss"))
+    as_good = [best, *_find_tied(content, best, entries, "final_val_loss")]
+    balanced = min(as_good, key=lambda entry: _mean(entry, "train_seconds"))
+    return [
+        Pick(
+            purpose="speed",
+            entry=fastest,
+            tied=_find_tied(content, fastest, entries, "train_seconds"),
+        ),
+        Pick(purpose="balance", entry=balanced, tied=()),
+        Pick(purpose="accuracy", entry=best, tied=as_good[1:]),
+    ]
+
+
+def name_preset(entry: Entry) -> str | None:
+    """The preset that an entry's blocks are, where they are the first ones."""
+    blocks = list(entry["blocks"] or ())
+    found = [name for name, count in BLOCK_PRESETS.items() if blocks == list(range(count))]
+    return found[0] if found else None
+
+
+def compare_entries(content: Content, one: Entry, other: Entry, figure: str) -> Ratio | None:
+    """Ratio of a figure of two configurations, paired by seed; None without a common seed."""
+    own, others = (_by_seed(content, entry, figure) for entry in (one, other))
+    seeds = sorted(own.keys() & others.keys())
+    if not seeds or min(*own.values(), *others.values()) <= 0:
+        return None
+    return paired_ratio([own[seed] for seed in seeds], [others[seed] for seed in seeds])
+
+
+def _find_tied(
+    content: Content, chosen: Entry, entries: Sequence[Entry], figure: str
+) -> list[Entry]:
+    tied = []
+    for entry in entries:
+        ratio = None if entry is chosen else compare_entries(content, entry, chosen, figure)
+        if ratio is not None and ratio.low is not None and not ratio.is_difference:
+            tied.append(entry)
+    return tied
+
+
+def _by_seed(content: Content, entry: Entry, figure: str) -> dict[int, float]:
+    return {
+        cell["seed"]: cell["figures"][figure]
+        for cell in content["cells"].values()
+        if cell["configuration"] == entry["name"]
+        and cell["role"] == "run"
+        and cell["status"] == "ok"
+        and cell["learning_rate"] == entry["learning_rate"]
+        and figure in cell["figures"]
+    }
+
+
+def check_claims(content: Content | None, bench_rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    """The guide's claims, and the paper's, each with the figure found here.
+
+    Figures are reductions against the baseline, 1 for 100 %, but for the loss, which is a ratio.
+    """
+    skip2 = list(_skip2(content)) if content else []
+    baseline = _find_baseline(content)
+    return [
+        _parameters("fast_parameters", 0.75, skip2, baseline, blocks=4),
+        _parameters("balanced_parameters", 0.625, skip2, baseline, blocks=6),
+        *_backward(bench_rows),
+        *_memory(bench_rows),
+        *_eight_blocks(content, skip2),
+        *_forward(bench_rows),
+        *_training_time(skip2, baseline),
+    ]
+
+
+def _parameters(
+    name: str, expected: float, skip2: Sequence[Entry], baseline: Entry | None, *, blocks: int
+) -> Claim:
+    entry = next((e for e in skip2 if len(e["blocks"] or ()) == blocks), None)
+    share = _share(entry, baseline)
+    if entry is None or share is None:
+        return Claim(name=name, label=None, found=None, holds=None)
+    found = 1 - share
+    return Claim(name=name, label=entry["label"], found=found, holds=abs(found - expected) < 0.005)
+
+
+def _backward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    measured = [(row, row["backward_reduction"]) for row in rows if row["backward_reduction"]]
+    if not measured:
+        return [Claim(name="backward", label=None, found=None, holds=None)]
+    return [
+        Claim(
+            name="backward",
+            label=row["label"],
+            found=it.value,
+            low=it.low,
+            high=it.high,
+            holds=it.is_difference and it.value > 0,
+        )
+        for row, it in measured
+        if row["method"] == "skip2"
+    ]
+
+
+def _memory(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    """Of a step's own memory: the model at rest is the same for both."""
+    found = [
+        (row["label"], row["memory"]["step_reduction"])
+        for row in rows
+        if row["method"] == "skip2" and row["memory"]["step_reduction"] is not None
+    ]
+    if not found:
+        return [Claim(name="memory", label=None, found=None, holds=None)]
+    return [Claim(name="memory", label=label, found=it, holds=it >= 0.6) for label, it in found]
+
+
+def _eight_blocks(content: Content | None, skip2: Sequence[Entry]) -> list[Claim]:
+    eight = next((e for e in skip2 if len(e["blocks"] or ()) == 8 and e["figures"]), None)
+    claims = []
+    for name, figure in (
+        ("eight_accuracy", "final_val_loss"),
+        ("eight_memory", "peak_memory_bytes"),
+    ):
+        others = [e for e in skip2 if e is not eight and figure in e["figures"]]
+        if content is None or eight is None or figure not in eight["figures"] or not others:
+            claims.append(Claim(name=name, label=None, found=None, holds=None))
+            continue
+        rival = min(others, key=lambda e, figure=figure: _mean(e, figure))  # type: ignore[misc]
+        ratio = compare_entries(content, eight, rival, figure)
+        claims.append(
+            Claim(
+                name=name,
+                label=rival["label"],
+                found=ratio.ratio if ratio else None,
+                low=ratio.low if ratio else None,
+                high=ratio.high if ratio else None,
+                holds=None
+                if ratio is None or ratio.low is None
+                else ratio.is_difference and ratio.ratio < 1,
+            )
+        )
+    return claims
+
+
+def _forward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    base = next((row["forward_seconds"] for row in rows if row["method"] == "lora"), None)
+    found = [
+        (row["label"], 1 - row["forward_seconds"] / base)
+        for row in rows
+        if row["method"] == "skip2" and row["forward_seconds"] and base
+    ]
+    if not found:
+        return [Claim(name="forward", label=None, found=None, holds=None)]
+    return [
+        Claim(name="forward", label=label, found=it, holds=abs(it) <= UNCHANGED_RATIO)
+        for label, it in found
+    ]
+
+
+def _training_time(skip2: Sequence[Entry], baseline: Entry | None) -> list[Claim]:
+    claims = []
+    for entry in skip2:
+        ratio = entry["against_baseline"].get("train_seconds")
+        share = _share(entry, baseline)
+        if not ratio or share is None or abs(share - 1) > EQUAL_PARAMETERS_RATIO:
+            continue
+        claims.append(
+            Claim(
+                name="training_time",
+                label=entry["label"],
+                found=1 - ratio["ratio"],
+                low=None if ratio["high"] is None else 1 - ratio["high"],
+                high=None if ratio["low"] is None else 1 - ratio["low"],
+                # contradicted only where the whole interval falls short
+                holds=None if ratio["low"] is None else 1 - ratio["low"] >= 0.9,
+            )
+        )
+    return claims or [Claim(name="training_time", label=None, found=None, holds=None)]
+
+
+def _share(entry: Entry | None, baseline: Entry | None) -> float | None:
+    """Trainable parameters of an entry / the baseline's."""
+    own, base = ((it or {}).get("trainable_parameters") for it in (entry, baseline))
+    return None if own is None or not base else float(own / base)
+
+
+def _skip2(content: Content) -> Sequence[Entry]:
+    return [e for e in content["configurations"] if e["method"] == "skip2"]
+
+
+def _find_baseline(content: Content | None) -> Entry | None:
+    entries = content["configurations"] if content else ()
+    return next((entry for entry in entries if entry["is_baseline"]), None)
+
+
+def _mean(entry: Entry, figure: str) -> float:
+    return float(entry["figures"][figure]["mean"])
+
+
+Row = Mapping[str, Any]
+
+WORSE_LOSS_RATIO = 0.05
+"""A final loss above the baseline's by more than this share calls for advice."""
+SPEED_GAP_RATIO = 0.1
+"""A measured reduction this far below the one by FLOPs calls for advice."""
+UNSTABLE_RATIO = 0.1
+"""A standard deviation above this share of the mean is called unstable."""
+DOMINATED_RATIO = 0.5
+"""A part of a cached run's steps beyond this share dominates them."""
+SMALL_STEP_SECONDS = 2e-3
+"""A backward phase shorter than this is mostly overhead: the batch is too small to compare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A rule that applies, the configurations it applies to, and the figures it rests on."""
+
+    rule: str
+    labels: Sequence[str]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def diagnose(
+    bench_rows: Sequence[Row], entries: Sequence[Entry], highest_load: float | None, n_cores: int
+) -> list[Finding]:
+    """All findings, in the order of the guide: memory, loss, speed, then how far to trust it.
+
+    Args:
+        bench_rows: Rows of `tables.build_bench_rows`.
+        entries: Configurations of a comparison.
+        highest_load: Highest load of the machine when a run began.
+        n_cores: Cores of the machine.
+    """
+    found = [
+        _find("memory", bench_rows, _saves_no_memory),
+        _find("accuracy", entries, _loses_accuracy),
+        _find("edge", entries, lambda e: e["learning_rate_at_edge"]),
+        _find("speed", bench_rows, _is_slower_than_flops),
+        _find("small_batch", bench_rows, _has_small_steps),
+        _find("uncached", entries, lambda e: e["method"] == "skip"),
+        _find("overhead", entries, _is_dominated_by_overhead),
+        _find("unstable", entries, _is_unstable),
+        _find("few_runs", entries, lambda e: 0 < len(e["seeds"]) < 3),
+    ]
+    if highest_load is not None and highest_load > 1.5 * n_cores:
+        found.append(Finding(rule="busy", labels=(), figures={"load": highest_load}))
+    return [finding for finding in found if finding is not None]
+
+
+def _find(rule: str, rows: Sequence[Row], applies: Any) -> Finding | None:
+    labels = [row["label"] for row in rows if applies(row)]
+    return Finding(rule=rule, labels=labels) if labels else None
+
+
+def _saves_no_memory(row: Row) -> bool:
+    saved = row["memory"]["saved_reduction"]
+    return row["method"] in ("skip", "skip2") and saved is not None and saved <= 0
+
+
+def _loses_accuracy(entry: Entry) -> bool:
+    ratio = entry["against_baseline"].get("final_val_loss")
+    return bool(ratio) and ratio["ratio"] > 1 + WORSE_LOSS_RATIO
+
+
+def _is_slower_than_flops(row: Row) -> bool:
+    measured, by_flops = row["backward_reduction"], row["backward_flops_reduction"]
+    if not measured or by_flops is None:
+        return False
+    # a shortfall is claimed only where even the best end of the interval falls short
+    best = measured.value if measured.high is None else measured.high
+    return bool(by_flops - best > SPEED_GAP_RATIO)
+
+
+def _has_small_steps(row: Row) -> bool:
+    seconds = row["backward_seconds"]
+    return row["method"] == "lora" and seconds is not None and seconds < SMALL_STEP_SECONDS
+
+
+def _is_dominated_by_overhead(entry: Entry) -> bool:
+    """Data and optimizer take more than half of a cached run's steps."""
+    figures = entry["figures"]
+    names = ("data_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds")
+    if entry["method"] != "skip2" or not all(name in figures for name in names):
+        return False
+    means = {name: figures[name]["mean"] for name in names}
+    overhead = means["data_seconds"] + means["optimizer_seconds"]
+    return bool(overhead > DOMINATED_RATIO * sum(means.values()))
+
+
+def _is_unstable(entry: Entry) -> bool:
+    figure = entry["figures"].get("train_seconds")
+    return bool(figure) and figure["std"] > UNSTABLE_RATIO * figure["mean"]

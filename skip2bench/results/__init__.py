@@ -1,0 +1,1 @@
+"""What runs write and how it is read back: run folders, curves, statistics, comparisons."""

@@ -1,0 +1,297 @@
+"""From the runs of a matrix to its figures: best rates, means over seeds, ratios; pure functions.
+
+Each configuration is compared at its own best learning rate: the one with the lowest mean final
+validation loss over the seeds. Ratios to the baseline are paired by seed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from skip2bench.results.stats import paired_ratio, summarise
+
+Figures = dict[str, float]
+Row = Mapping[str, Any]
+
+_FROM_SUMMARY = (
+    *("initial_val_loss", "final_val_loss", "best_val_loss"),
+    *("train_seconds", "data_seconds", "cache_build_seconds", "forward_seconds"),
+    *("backward_seconds", "optimizer_seconds", "validation_seconds"),
+    *("steps", "epochs", "tokens", "total_parameters", "trainable_parameters"),
+    *("peak_memory_bytes", "steps_peak_memory_bytes", "reserved_memory_bytes"),
+    *("saved_for_backward_bytes", "cache_bytes", "adapter_bytes"),
+    *("domain_loss_before", "domain_loss_after", "forgetting"),
+)
+FIGURES = (
+    *_FROM_SUMMARY,
+    *("loss_change_per_step", "steps_per_second", "tokens_per_second", "wall_seconds"),
+    "epoch_seconds",
+    *("time_to_target_seconds", "steps_to_target", "samples_to_target"),
+    *("reused_train_seconds", "reused_cache_build_seconds", "reused_time_to_target_seconds"),
+)
+"""Every figure of a cell, in the order of the files; a cell has those that apply to it."""
+OTHERS_CORES_RATIO = 0.1
+"""A cell during which others used more than this share of the cores is named in a warning."""
+FEW_RUNS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """A cell that has ended, or not begun."""
+
+    name: str
+    configuration: str
+    role: str
+    learning_rate: float
+    seed: int
+    status: str
+    error: str | None = None
+    wall_seconds: float | None = None
+    other_cpu_cores: float | None = None
+    summary: Mapping[str, Any]
+    """Its run's summary; empty where there is none."""
+    curve: Sequence[Row] = ()
+    """Its evaluation points: the rows of `metrics.csv`."""
+
+    @property
+    def final_val_loss(self) -> float:
+        """Of a cell that ended well."""
+        return float(self.summary["final_val_loss"])
+
+
+def find_best_rate(results: Iterable[CellResult]) -> tuple[float | None, list[dict[str, Any]]]:
+    """The best learning rate of one configuration, and the whole grid.
+
+    Best is the lowest mean final validation loss, among the rates at which most seeds ended well.
+
+    Returns:
+        The rate (None where no cell ended well), and a row a rate: learning_rate, runs, ok, and
+        mean and std of the final validation loss.
+    """
+    by_rate: dict[float, list[CellResult]] = {}
+    for result in results:
+        if result.role == "run":
+            by_rate.setdefault(result.learning_rate, []).append(result)
+    grid: list[dict[str, Any]] = []
+    for rate in sorted(by_rate):
+        losses = [r.final_val_loss for r in by_rate[rate] if r.status == "ok"]
+        summary = summarise(losses) if losses else None
+        grid.append(
+            {
+                "learning_rate": rate,
+                "runs": len(by_rate[rate]),
+                "ok": len(losses),
+                "mean_final_val_loss": summary and summary.mean,
+                "std_final_val_loss": summary and summary.std,
+            }
+        )
+    usable = [row for row in grid if row["ok"]]
+    if not usable:
+        return None, grid
+    best = min(usable, key=lambda row: (-row["ok"], row["mean_final_val_loss"]))
+    return float(best["learning_rate"]), grid
+
+
+def read_figures(result: CellResult, target_loss: float | None) -> Figures:
+    """Every figure of a cell that ended well.
+
+    Args:
+        result: The cell.
+        target_loss: Validation loss to reach, or None.
+
+    Returns:
+        By name, without those that do not apply. `loss_change_per_step` is (final - initial
+        validation loss) / steps; `steps_per_second` and `tokens_per_second` are per second of the
+        training clock, tokens without padding; `epoch_seconds` is the training clock without
+        building a cache / epochs; `*_to_target` are those of the first evaluation point whose
+        validation loss is at most `target_loss`.
+    """
+    summary = result.summary
+    figures = {name: summary[name] for name in _FROM_SUMMARY if summary.get(name) is not None}
+    steps, seconds = summary["steps"], summary["train_seconds"]
+    figures["loss_change_per_step"] = (
+        summary["final_val_loss"] - summary["initial_val_loss"]
+    ) / steps
+    figures |= {"steps_per_second": steps / seconds}
+    if figures.get("epochs"):
+        building = summary.get("cache_build_seconds") or 0.0
+        figures["epoch_seconds"] = (seconds - building) / summary["epochs"]
+    if "tokens" in figures:
+        figures["tokens_per_second"] = summary["tokens"] / seconds
+    if result.wall_seconds is not None:
+        figures["wall_seconds"] = result.wall_seconds
+    return figures | find_target(result, target_loss)
+
+
+def find_target(result: CellResult, target_loss: float | None) -> Figures:
+    """Time, steps and samples to the first evaluation point at or below a validation loss.
+
+    Empty where it was not reached. A cell whose rate of learning was never evaluated on the way
+    (a peer) has its last point alone.
+    """
+    if target_loss is None:
+        return {}
+    summary = result.summary
+    n_samples, batch = summary.get("train_samples"), summary.get("global_batch_size")
+    for row in result.curve:
+        if row["val_loss"] <= target_loss:
+            step = int(row["step"])
+            figures = {
+                "time_to_target_seconds": float(row["train_seconds"]),
+                "steps_to_target": step,
+            }
+            if n_samples and batch:
+                epochs, steps_left = divmod(step, -(-n_samples // batch))
+                samples = epochs * n_samples + min(n_samples, steps_left * batch)
+                figures["samples_to_target"] = samples
+            return figures
+    return {}
+
+
+def find_targets(baseline: Sequence[CellResult], fixed_target: float | None) -> dict[int, float]:
+    """By seed, the validation loss to reach: the baseline's final one, unless it is fixed."""
+    rate, _ = find_best_rate(baseline)
+    return {
+        seed: cell.final_val_loss if fixed_target is None else fixed_target
+        for seed, cell in _chosen(baseline, rate, "run").items()
+    }
+
+
+def summarise_configuration(
+    own: Sequence[CellResult],
+    baseline: Sequence[CellResult],
+    fixed_target: float | None,
+) -> dict[str, Any]:
+    """Figures of one configuration at its best learning rate, beside the baseline's at its own.
+
+    Args:
+        own: All cells of the configuration.
+        baseline: All cells of the baseline's configuration.
+        fixed_target: Validation loss to reach; None for the baseline's final one on the same seed.
+
+    Returns:
+        `learning_rate` and the `grid`; `seeds` that count; `failed` cells; `target_reached`, a
+        count; for each figure `mean`, `std`, `median`, `min`, `max`, `n`; and for each figure that
+        is positive in both a paired `ratio` to the baseline with `low` and `high`, or a
+        `difference` where it may be negative.
+    """
+    rate, grid = find_best_rate(own)
+    base_rate, _ = find_best_rate(baseline)
+    base_cells = _chosen(baseline, base_rate, "run")
+    targets = find_targets(baseline, fixed_target)
+    cells = _chosen(own, rate, "run")
+    by_seed = {
+        seed: read_figures(cell, targets.get(seed, fixed_target)) for seed, cell in cells.items()
+    }
+    for seed, cell in _chosen(own, None, "reused").items():
+        if seed in by_seed and cell.summary.get("cache_kept"):
+            by_seed[seed] |= _reused_figures(
+                cell, targets.get(seed), is_same=cell.learning_rate == rate
+            )
+    base_by_seed = {
+        seed: read_figures(cell, targets.get(seed)) for seed, cell in base_cells.items()
+    }
+    rates = [row["learning_rate"] for row in grid]
+    return {
+        "learning_rate": rate,
+        "learning_rate_at_edge": len(rates) > 1 and rate in (rates[0], rates[-1]),
+        "grid": grid,
+        "seeds": sorted(cells),
+        "failed": [cell.name for cell in own if cell.status != "ok"],
+        "target_loss": summarise(list(targets.values())).mean if targets else fixed_target,
+        "target_reached": sum("steps_to_target" in figures for figures in by_seed.values()),
+        "figures": {
+            name: asdict(summarise(values))
+            for name in FIGURES
+            if (values := [f[name] for f in by_seed.values() if name in f])
+        },
+        "against_baseline": _compare(by_seed, base_by_seed),
+    }
+
+
+def _chosen(results: Iterable[CellResult], rate: float | None, role: str) -> dict[int, CellResult]:
+    """By seed, the cells of a role that ended well; at one learning rate, or at any for None."""
+    return {
+        result.seed: result
+        for result in results
+        if result.status == "ok"
+        and result.role == role
+        and (rate is None or result.learning_rate == rate)
+    }
+
+
+def _reused_figures(cell: CellResult, target: float | None, *, is_same: bool) -> Figures:
+    """Clocks of a run that found its cache kept; the way to the target only at the same rate."""
+    names = ("train_seconds", "cache_build_seconds")
+    figures = {
+        f"reused_{name}": cell.summary[name] for name in names if cell.summary.get(name) is not None
+    }
+    reached = find_target(cell, target) if is_same else {}
+    if reached:
+        figures["reused_time_to_target_seconds"] = reached["time_to_target_seconds"]
+    return figures
+
+
+_BASELINE_FIGURE = {
+    "reused_train_seconds": "train_seconds",
+    "reused_time_to_target_seconds": "time_to_target_seconds",
+}
+"""Against which figure of the baseline one is compared that the baseline does not have."""
+
+
+def _compare(
+    own: Mapping[int, Figures], baseline: Mapping[int, Figures]
+) -> dict[str, dict[str, Any]]:
+    compared = {}
+    for name in FIGURES:
+        base_name = _BASELINE_FIGURE.get(name, name)
+        pairs = [
+            (own[seed][name], baseline[seed][base_name])
+            for seed in sorted(own.keys() & baseline.keys())
+            if name in own[seed] and base_name in baseline[seed]
+        ]
+        if not pairs:
+            continue
+        values, bases = map(list, zip(*pairs, strict=True))
+        if min(*values, *bases) > 0:
+            ratio = paired_ratio(values, bases)
+            compared[name] = asdict(ratio) | {"is_difference": ratio.is_difference}
+    return compared
+
+
+def find_warnings(
+    configurations: Sequence[Mapping[str, Any]], results: Sequence[CellResult], n_cores: int
+) -> list[dict[str, Any]]:
+    """What a reader must know before believing the figures.
+
+    Returns:
+        Mappings with a `kind`: "busy" (`cells` during which others used the processor), "resumed"
+        (`cells` that were stopped in between), "few_runs" (`label`, `n`), "edge" (`label`,
+        `learning_rate`: the best one is at the grid's end) and "aa" (`label`, `figure`: the same
+        run twice differs beyond the noise).
+    """
+    warnings: list[dict[str, Any]] = []
+    busy = [
+        result.name
+        for result in results
+        if (result.other_cpu_cores or 0.0) > OTHERS_CORES_RATIO * n_cores
+    ]
+    if busy:
+        warnings.append({"kind": "busy", "cells": busy})
+    resumed = [result.name for result in results if result.summary.get("resumed_at_steps")]
+    if resumed:
+        warnings.append({"kind": "resumed", "cells": resumed})
+    for one in configurations:
+        label, n = one["label"], len(one["seeds"])
+        if n < FEW_RUNS:
+            warnings.append({"kind": "few_runs", "label": label, "n": n})
+        if one["learning_rate_at_edge"]:
+            rate = one["learning_rate"]
+            warnings.append({"kind": "edge", "label": label, "learning_rate": rate})
+        if one["is_aa"]:
+            warnings += [
+                {"kind": "aa", "label": label, "figure": name}
+                for name in ("train_seconds", "final_val_loss")
+                if one["against_baseline"].get(name, {}).get("is_difference")
+            ]
+    return warnings

@@ -1,0 +1,186 @@
+"""Run folders read back: which there are below a folder, and what is in them.
+
+A run that cannot be trusted is named with its reason and never half read; what a value must be is
+`records`' business, how damaged files are met `plain`'.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skip2bench.errors import Skip2BenchError
+from skip2bench.results.plain import DamagedFileError, read_json, read_yaml
+from skip2bench.results.records import (
+    check_comparison,
+    check_environment,
+    check_mapping,
+    check_summary,
+    parse_time,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder that was read back."""
+
+    folder: Path
+    summary: dict[str, Any]
+    environment: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """`bench`, `train` or `compare`."""
+        return str(self.summary.get("kind", ""))
+
+    @property
+    def started(self) -> float:
+        """When it started, in seconds since 1970; a run that does not say so is the oldest."""
+        started_at = self.summary.get("started_at")
+        return float("-inf") if started_at is None else parse_time(started_at)
+
+
+def read_comparison(run: Run) -> dict[str, Any]:
+    """Content of the results file of a comparison's folder.
+
+    Raises:
+        DamagedFileError: it is missing or cannot be trusted.
+    """
+    content = read_json(run.folder / RESULTS_FILE)
+    try:
+        return check_comparison(content)
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{RESULTS_FILE}: {error}") from error
+
+
+RESULTS_FILE = "comparison_results.json"
+
+SUMMARY_FILE = "summary.json"
+LEVELS = 2
+"""How deep run folders lie below the results: `<kind>/<run>`."""
+
+
+def read_runs(root: Path) -> tuple[list[Run], dict[Path, str]]:
+    """Read every run folder at or below `root` (three levels), oldest first.
+
+    So is the micro-benchmark of a comparison; `reference` folders are left out. A run that links
+    lead to as well is read once, where it really lies.
+
+    Returns:
+        The runs, and by folder why others cannot be read.
+
+    Raises:
+        Skip2BenchError: `root` is no folder, or cannot be listed.
+    """
+    if not root.is_dir():
+        raise Skip2BenchError(
+            f"results folder {str(root)!r} does not exist; run 'skip2bench bench' first"
+        )
+    runs: list[Run] = []
+    unreadable: dict[Path, str] = {}
+    for folder in _without_links(root, _find_folders(root, unreadable)):
+        try:
+            runs.append(find_run(folder))
+        except DamagedFileError as error:
+            unreadable[folder] = str(error)
+    if root in unreadable and not runs:
+        raise Skip2BenchError(
+            f"the results in {str(root)!r} cannot be read ({unreadable[root]}); mend that, or "
+            "choose another folder with --results"
+        )
+    runs.sort(key=lambda run: (run.started, str(run.folder)))
+    return runs, unreadable
+
+
+def read_run(folder: Path) -> Run:
+    """Read the three files of one run folder; a missing environment or config reads as empty.
+
+    Raises:
+        Skip2BenchError: a file cannot be read, or holds what cannot be trusted.
+    """
+    try:
+        return find_run(folder)
+    except DamagedFileError as error:
+        raise Skip2BenchError(
+            f"the run in {str(folder)!r} cannot be read ({error}); move it away"
+        ) from error
+
+
+def find_run(folder: Path) -> Run:
+    """As `read_run`, but an error is the reason alone.
+
+    Raises:
+        DamagedFileError: a file cannot be read, or holds what cannot be trusted.
+    """
+    environment, config = folder / "environment.json", folder / "config.yaml"
+    return Run(
+        folder=folder,
+        summary=_read_checked(folder / SUMMARY_FILE, read_json, check_summary),
+        environment=_read_checked(environment, read_json, check_environment)
+        if os.path.lexists(environment)
+        else {},
+        config=_read_checked(config, read_yaml, _check_config) if os.path.lexists(config) else {},
+    )
+
+
+def _read_checked(
+    path: Path, read: Callable[[Path], Any], check: Callable[[Any], dict[str, Any]]
+) -> dict[str, Any]:
+    content = read(path)
+    try:
+        return check(content)
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{path.name}: {error}") from error
+
+
+def _check_config(config: Any) -> dict[str, Any]:
+    check_mapping("it", config)
+    return dict(config)
+
+
+def _find_folders(root: Path, unreadable: dict[Path, str]) -> Iterator[Path]:
+    """Folders that hold a summary; those that cannot be listed are put into `unreadable`."""
+    level = [root]
+    for depth in range(LEVELS + 1):
+        below: list[Path] = []
+        for folder in level:
+            if os.path.lexists(folder / SUMMARY_FILE):
+                yield folder
+            if depth < LEVELS:
+                below += _list_folders(folder, unreadable)
+            elif os.path.lexists(folder / "bench" / SUMMARY_FILE):
+                yield folder / "bench"
+        level = below
+
+
+def _list_folders(folder: Path, unreadable: dict[Path, str]) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [
+                entry.name for entry in entries if entry.name != "reference" and _is_dir(entry)
+            ]
+    except OSError as error:
+        unreadable[folder] = f"the folder cannot be listed: {error.strerror}"
+        return []
+    return [folder / name for name in sorted(names)]
+
+
+def _is_dir(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _without_links(root: Path, folders: Iterator[Path]) -> list[Path]:
+    """The folders, each once; where links lead to one as well, its own path is kept."""
+    real_root = os.path.realpath(root)
+    kept: dict[str, Path] = {}
+    for folder in folders:
+        real = os.path.realpath(folder)
+        is_own = real == os.path.normpath(os.path.join(real_root, folder.relative_to(root)))
+        if real not in kept or is_own:
+            kept[real] = folder
+    return sorted(kept.values())

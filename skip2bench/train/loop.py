@@ -1,0 +1,235 @@
+"""The training loop, the same for every method: what is timed, and what is logged.
+
+Nothing is both at once: the training clock counts data, cache building, forward, backward and
+optimizer. Validation, saving and resuming have clocks of their own; logging stands outside all of
+them.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from skip2bench.errors import DivergedError
+from skip2bench.io.console import Bar
+from skip2bench.machine.clock import Clock
+from skip2bench.machine.memory import count_saved_bytes, read_peak_memory, reset_peak_memory
+from skip2bench.train.parts import learning_rate_factor
+from skip2bench.train.ranks.ranks import RankStop
+from skip2bench.train.ranks.sharded import local_tensors
+from skip2bench.train.state import Progress, State
+from skip2bench.train.training import (
+    TRAINING_CLOCK,
+    TrainingRun,
+    count_epochs,
+    read_run_peak,
+    read_steps_peak,
+)
+
+
+def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> None:
+    """Train to the last step.
+
+    Args:
+        run: The run.
+        progress: Where it stands; updated.
+        resumed: The state that `progress` comes from; None for a run that begins.
+
+    Raises:
+        DivergedError: a loss is not finite.
+        KeyboardInterrupt: it was asked to stop; the step it was in is done and saved then.
+    """
+    if resumed is None:
+        _begin(run, progress)
+    else:
+        _go_on(run, progress, resumed)
+    lengths, supervised = run.data.train.lengths, run.data.train.supervised_counts
+    batches = run.batches[progress.step :]
+    with Bar(run.label, run.total_steps, "steps", done=progress.step) as bar:
+        for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
+            with run.clock.part("data"):
+                run.objective.prefetch(following)
+            loss, learning_rate = _take_step(
+                run, progress.step, batch, sum(supervised[i] for i in batch)
+            )
+            progress.step += 1
+            progress.tokens += sum(lengths[i] for i in batch)
+            progress.losses.append(loss)
+            if run.config.compile and progress.step == 1:
+                # not before: it would compile outside the clock what the first step compiles
+                progress.saved_bytes = _measure_saved_bytes(run, batch)
+            run.logs.log_step(
+                step=progress.step,
+                epoch=count_epochs(run, progress),
+                loss=loss,
+                learning_rate=learning_rate,
+                tokens=progress.tokens,
+                supervised_tokens=sum(supervised[i] for i in batch),
+                train_seconds=run.clock.total(TRAINING_CLOCK),
+            )
+            _check_finite(run, progress, loss)
+            if progress.step % run.config.eval_interval == 0 or progress.step == run.total_steps:
+                _evaluate(run, progress)
+            _save_state(run, progress)
+            speed = progress.tokens / run.clock.total(TRAINING_CLOCK)
+            bar.advance(
+                1, f"loss {loss:.3f} val {progress.val_losses[-1][1]:.3f} {speed:,.0f} tokens/s"
+            )
+
+
+def _begin(run: TrainingRun, progress: Progress) -> None:
+    """What comes before the first step: the cache, and the evaluation of the untrained model."""
+    _prepare(run, run.clock)
+    progress.preparation_peak_bytes = read_peak_memory(run.fabric.device)
+    reset_peak_memory(run.fabric.device)
+    if not run.config.compile:
+        progress.saved_bytes = _measure_saved_bytes(run, run.batches[0])
+    progress.losses.append(_evaluate_batch(run, run.batches[0]))
+    _evaluate(run, progress)
+    _save_state(run, progress)
+
+
+def _prepare(run: TrainingRun, clock: Clock) -> None:
+    run.ranks.together(lambda: run.objective.prepare(clock, run.stop))
+    run.objective.release(clock)
+
+
+def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
+    """Bring back what a stopped run had; making its cache again counts in no clock of its own.
+
+    It has counted already, in the process that was stopped.
+    """
+    aside = Clock(run.fabric.device)
+    with aside.part("resume"):
+        _prepare(run, Clock(run.fabric.device))
+    run.state.restore(resumed)
+    run.clock.seconds["resume"] = run.clock.seconds.get("resume", 0.0) + aside.total(["resume"])
+    peak = read_peak_memory(run.fabric.device)
+    progress.preparation_peak_bytes = max(progress.preparation_peak_bytes, peak)
+    reset_peak_memory(run.fabric.device)
+
+
+def _save_state(run: TrainingRun, progress: Progress) -> None:
+    """Save where it is time to, or where somebody waits for the end.
+
+    Raises:
+        KeyboardInterrupt: somebody does.
+    """
+    is_last = progress.step == run.total_steps
+    if progress.step % run.config.save_interval == 0 or (run.stop.is_made and not is_last):
+        progress.earlier_steps_peak_bytes = read_steps_peak(run, progress)
+        with run.clock.part("saving"):
+            run.logs.sync()
+            run.state.save(progress)
+    if not is_last:
+        run.stop.check()
+
+
+def _take_step(
+    run: TrainingRun, step: int, batch: Sequence[int], supervised_tokens: int
+) -> tuple[float, float]:
+    """Make one optimizer update; return the global batch's loss before it and the learning rate."""
+    run.model.train()
+    factor = learning_rate_factor(step, run.config.lr_warmup_steps, run.total_steps)
+    learning_rate = run.config.learning_rate * factor
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate
+    losses: list[Tensor] = []
+    with run.clock.part("data"):
+        parts = run.objective.split(batch)
+    for part in parts:
+        with run.clock.part("data"):
+            portion = run.objective.load(part)
+        with run.clock.part("forward"):
+            loss = portion.loss() / supervised_tokens
+        with run.clock.part("backward"):
+            run.fabric.backward(loss)
+        losses.append(loss.detach())
+    with run.clock.part("backward"):
+        run.objective.finish_step()
+        run.ranks.finish_passes()
+        own = torch.stack(losses).sum() if losses else torch.zeros(())  # a rank may have no sample
+        loss_sum = _add_up(run, own)
+    with run.clock.part("optimizer"):
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+    return loss_sum, learning_rate
+
+
+def _add_up(run: TrainingRun, loss: Tensor) -> float:
+    """Bring gradients, loss and the wish to stop of all ranks together; return the step's loss."""
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    wish = run.stop.is_wished if isinstance(run.stop, RankStop) else False
+    total, is_wished = run.ranks.reduce_step(trained, loss, wish)
+    if is_wished:
+        run.stop.is_made = True  # on all ranks after the same step
+    return total
+
+
+@torch.no_grad()
+def _evaluate_batch(run: TrainingRun, batch: Sequence[int]) -> float:
+    """Mean loss of a global batch without an update, outside the clock."""
+    run.model.eval()
+    supervised = run.data.train.supervised_counts
+    losses = [run.objective.load(part).loss() for part in run.objective.split(batch)]
+    run.ranks.finish_passes()
+    own = float(torch.stack(losses).sum()) if losses else 0.0
+    return run.ranks.sum(own)[0] / sum(supervised[i] for i in batch)
+
+
+def _evaluate(run: TrainingRun, progress: Progress) -> None:
+    """Validate and log one evaluation point.
+
+    Its train_loss is the mean of the step losses since the last one.
+    """
+    run.model.eval()
+    with run.clock.part("validation"):
+        val_loss = run.objective.validation_loss()
+    run.logs.log_evaluation(
+        step=progress.step,
+        epoch=count_epochs(run, progress),
+        train_loss=sum(progress.losses) / len(progress.losses),
+        val_loss=val_loss,
+        val_ppl=math.exp(min(val_loss, 700.0)),  # beyond, a float has no room for it
+        learning_rate=run.optimizer.param_groups[0]["lr"],
+        tokens=progress.tokens,
+        train_seconds=run.clock.total(TRAINING_CLOCK),
+        peak_memory_bytes=read_run_peak(run, progress),
+    )
+    progress.val_losses.append((progress.step, val_loss))
+    progress.losses.clear()
+    _check_finite(run, progress, val_loss)
+
+
+def _check_finite(run: TrainingRun, progress: Progress, loss: float) -> None:
+    """Stop a run that has diverged; what was logged until here stays."""
+    if math.isfinite(loss):
+        return
+    if progress.step == 0:
+        raise DivergedError(
+            f"the base model's loss is {loss} before any update, at precision "
+            f"{run.config.precision}; use --precision 32-true, or check the checkpoint",
+            step=0,
+        )
+    raise DivergedError(
+        f"the loss is {loss} at step {progress.step}; lower --learning-rate (it is "
+        f"{run.config.learning_rate}) or raise --lr-warmup-steps",
+        step=progress.step,
+    )
+
+
+def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
+    """Most bytes that autograd keeps for one forward pass of a step, outside the clock."""
+    run.model.train()
+    largest = 0
+    cpu_only = run.fabric.device.type != "cuda"
+    with torch.random.fork_rng(devices=[] if cpu_only else [run.fabric.device]):
+        for part in run.objective.split(batch):
+            portion = run.objective.load(part)
+            excluded = [*local_tensors(run.model), *portion.tensors]
+            largest = max(largest, count_saved_bytes(portion.loss, excluded))
+        run.objective.finish_step()
+    run.ranks.finish_passes()
+    return int(run.ranks.max(largest)[0])

@@ -1,0 +1,242 @@
+"""A training run before it starts: its input checked and loaded, nothing written yet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from litgpt.config import Config
+
+from skip2bench.config.train import TrainConfig
+from skip2bench.data.domain import load_domain
+from skip2bench.data.load import load_data
+from skip2bench.data.samples import Samples, TokenizedData, count_steps
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.console import warn
+from skip2bench.io.resources import embedded_checkpoint
+from skip2bench.io.text import check_folder
+from skip2bench.io.whole import hash_file
+from skip2bench.machine.environment import choose_device, choose_precision, describe_environment
+from skip2bench.machine.guide import choose_micro_batch_size
+from skip2bench.machine.hardware import installed_version
+from skip2bench.models.base import WEIGHTS_FILE, check_checkpoint, load_config, load_tokenizer
+from skip2bench.models.methods import MethodSettings, resolve_method
+from skip2bench.models.quantised import choose_quantised_precision
+from skip2bench.models.switches import check_can_compile
+from skip2bench.models.weights import check_weights
+from skip2bench.train.logs import check_tensorboard
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """A run whose input is known to be good."""
+
+    config: TrainConfig
+    base_folder: Path
+    model_config: Config
+    settings: MethodSettings
+    data: TokenizedData
+    domain: Samples | None
+    """Held-out text of the base model's domain, to measure forgetting."""
+    device: torch.device
+    precision: str
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        config = self.config
+        return count_steps(
+            len(self.data.train), config.global_batch_size, config.epochs, config.max_steps
+        )
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        """Samples in a forward pass; None where the largest that fits is yet to be found."""
+        config, device = self.config, self.device
+        if config.micro_batch_size == "auto":
+            # steps from the cache are cut by bytes, and take any batch
+            return config.global_batch_size if self.settings.method.is_cached else None
+        if config.micro_batch_size is not None:
+            return config.micro_batch_size
+        is_gpu = device.type == "cuda"
+        total = torch.cuda.get_device_properties(device).total_memory if is_gpu else None
+        size = choose_micro_batch_size(
+            device.type, total, is_embedded=self.base_folder == embedded_checkpoint()
+        )
+        return min(size, config.global_batch_size)
+
+    @property
+    def max_seq_length(self) -> int:
+        """No sample has more tokens."""
+        return limit_length(self.config, self.model_config)
+
+    @property
+    def model_name(self) -> str:
+        """Name of the base model's folder."""
+        return self.base_folder.name
+
+    def describe_environment(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """What `environment.json` says: machine and versions, and hashes of data and weights."""
+        quantised = {"bitsandbytes": installed_version("bitsandbytes")}
+        return describe_environment(self.device, arguments) | {
+            **(quantised if self.config.quantize else {}),
+            "data": {
+                "name": self.data.name,
+                "samples": len(self.data.train) + len(self.data.val),
+                "sha256": self.data.sha256,
+            },
+            "checkpoint": {
+                "name": self.model_name,
+                "sha256": hash_file(self.base_folder / "lit_model.pth"),
+                "model_config_sha256": hash_file(self.base_folder / "model_config.yaml"),
+            },
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What `summary.json` says of a run before it starts."""
+        config, settings, data = self.config, self.settings, self.data
+        return {
+            "kind": "train",
+            "label": settings.label,
+            "method": settings.method.name,
+            "blocks": list(settings.blocks) if settings.blocks is not None else None,
+            "target": settings.skip.target if settings.skip else None,
+            "rank": settings.rank,
+            "model": self.model_name,
+            "data": data.name,
+            "train_samples": len(data.train),
+            "val_samples": len(data.val),
+            "dropped_samples": data.dropped,
+            "seed": config.seed,
+            "global_batch_size": config.global_batch_size,
+            "micro_batch_size": self.micro_batch_size,
+            "learning_rate": config.learning_rate,
+            "precision": self.precision,
+            "gradient_checkpointing": config.gradient_checkpointing,
+            "quantize": config.quantize,
+            "compile": config.compile,
+            "device": str(self.device),
+            "error": None,
+        }
+
+
+def check_shares(plan: TrainingPlan, n_ranks: int) -> None:
+    """Check that no rank would be idle in every step.
+
+    Raises:
+        Skip2BenchError: there are more ranks than training samples, or than a step has.
+    """
+    samples, batch = len(plan.data.train), plan.config.global_batch_size
+    if n_ranks > samples:
+        raise Skip2BenchError(
+            f"{n_ranks} ranks share {samples} training samples; lower --devices or --num-nodes"
+        )
+    if n_ranks > batch:
+        raise Skip2BenchError(
+            f"{n_ranks} ranks share a global batch of {batch} samples; raise "
+            "--global-batch-size, or lower --devices or --num-nodes"
+        )
+
+
+_MAX_STEPS = 10_000_000
+"""The plan of a run lists its steps; nobody waits for more."""
+
+
+def plan_training(config: TrainConfig) -> TrainingPlan:
+    """Check all input and load the data.
+
+    Raises:
+        Skip2BenchError: something of it is not good.
+    """
+    base_folder = config.checkpoint_dir or embedded_checkpoint()
+    check_checkpoint(base_folder)
+    model_config = load_config(base_folder)
+    settings = resolve_method(config.method, config.blocks, config, model_config)
+    device = choose_device(config.device)
+    precision = _choose_precision(config, device)
+    if config.compile:
+        check_can_compile(device)
+    if config.logger == "tensorboard":
+        check_tensorboard()
+    check_folder("out_dir", config.out_dir)
+    check_folder("cache_dir", config.cache_dir)
+    check_weights(base_folder / WEIGHTS_FILE, model_config)
+    length = limit_length(config, model_config)
+    tokenizer = load_tokenizer(base_folder)
+    plan = TrainingPlan(
+        config=config,
+        base_folder=base_folder,
+        model_config=model_config,
+        settings=settings,
+        data=load_data(config, tokenizer, length),
+        domain=load_domain(config.domain_text, base_folder, tokenizer, length),
+        device=device,
+        precision=precision,
+    )
+    _check_token_ids(plan)
+    if plan.steps > _MAX_STEPS:
+        raise Skip2BenchError(
+            f"the run would take {plan.steps:,} steps; lower --epochs, or set --max-steps to at "
+            f"most {_MAX_STEPS:,}"
+        )
+    for text in _list_warnings(plan, length):
+        warn(text)
+    return plan
+
+
+def _choose_precision(config: TrainConfig, device: torch.device) -> str:
+    if config.quantize is None:
+        return choose_precision(config.precision, device)
+    return choose_quantised_precision(config.quantize, config.precision, device)
+
+
+def _check_token_ids(plan: TrainingPlan) -> None:
+    size = int(plan.model_config.padded_vocab_size)
+    sides = [plan.data.train, plan.data.val, *([plan.domain] if plan.domain else [])]
+    highest = max(int(ids.max()) for side in sides for ids in side.input_ids)
+    if highest >= size:
+        raise Skip2BenchError(
+            f"the tokenizer in {str(plan.base_folder)!r} gives token {highest}, and the model has "
+            f"{size} tokens: it is another model's; download the checkpoint again"
+        )
+
+
+def _list_warnings(plan: TrainingPlan, length: int) -> list[str]:
+    """What can run as it is, and is perhaps not what was meant."""
+    config, data = plan.config, plan.data
+    found = []
+    if data.dropped:
+        found.append(
+            f"{data.dropped} samples left out: cut to {length} tokens, "
+            "nothing of their output is left"
+        )
+    if data.cut:
+        found.append(
+            f"{data.cut} samples cut to {length} tokens: they lose the end of their output"
+        )
+    if data.empty:
+        found.append(f"{data.empty} records have an empty output: they teach to say nothing")
+    if data.shared:
+        found.append(
+            f"{data.shared} of {len(data.val)} validation samples are training samples too: the "
+            "validation loss will look too good; remove duplicates from the data"
+        )
+    if plan.micro_batch_size and plan.micro_batch_size > config.global_batch_size:
+        found.append(
+            f"micro_batch_size {plan.micro_batch_size} is larger than global_batch_size "
+            f"{config.global_batch_size}: a forward pass has at most {config.global_batch_size}"
+        )
+    if plan.steps < config.lr_warmup_steps:
+        found.append(
+            f"the run ends inside the warm-up: {plan.steps} of {config.lr_warmup_steps} steps, "
+            f"the learning rate reaches {plan.steps / config.lr_warmup_steps:.0%} of "
+            f"{config.learning_rate}; lower --lr-warmup-steps"
+        )
+    return found
+
+
+def limit_length(config: TrainConfig, model_config: Config) -> int:
+    """Tokens that a sample is cut to: what was asked for, within the model's context."""
+    context = int(model_config.block_size)
+    return min(config.max_seq_length or context, context)

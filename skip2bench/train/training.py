@@ -1,0 +1,132 @@
+"""A training run as `loop` drives it: what stays the same during it, and its figures at the end.
+
+Also what its files say of its ranks.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from litgpt.model import GPT
+from torch import nn
+
+from skip2bench.config.train import TrainConfig
+from skip2bench.data.samples import TokenizedData, global_batches
+from skip2bench.machine.clock import Clock
+from skip2bench.machine.memory import read_peak_memory, read_reserved_memory
+from skip2bench.machine.signals import StopRequest
+from skip2bench.train.logs import NoLogs, RunLogs
+from skip2bench.train.objective import Objective
+from skip2bench.train.ranks.ranks import Ranks, step_bytes
+from skip2bench.train.state import Progress, TrainingState
+
+TRAINING_CLOCK = ("data", "cache_build", "forward", "backward", "optimizer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """Everything that stays the same during a run."""
+
+    config: TrainConfig
+    label: str
+    fabric: Fabric
+    model: GPT
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    data: TokenizedData
+    batches: list[list[int]]
+    """Sample ids of every step."""
+    clock: Clock
+    logs: RunLogs | NoLogs
+    state: TrainingState
+    stop: StopRequest
+    ranks: Ranks = field(default_factory=Ranks)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.batches)
+
+
+def planned_batches(config: TrainConfig, data: TokenizedData, steps: int) -> list[list[int]]:
+    """Sample ids of every step of the run, in order."""
+    batches: list[list[int]] = []
+    for epoch in range(config.epochs):
+        if len(batches) >= steps:
+            break
+        batches += global_batches(len(data.train), config.global_batch_size, config.seed, epoch)
+    return batches[:steps]
+
+
+def read_run_peak(run: TrainingRun, progress: Progress) -> int:
+    """Peak bytes of the whole run, of the rank that has the most."""
+    own = max(progress.preparation_peak_bytes, read_own_steps_peak(run, progress))
+    return int(run.ranks.max(own)[0])
+
+
+def read_steps_peak(run: TrainingRun, progress: Progress) -> int:
+    """Peak bytes of the steps, of the rank that has the most."""
+    return int(run.ranks.max(read_own_steps_peak(run, progress))[0])
+
+
+def read_own_steps_peak(run: TrainingRun, progress: Progress) -> int:
+    """Peak bytes of the steps on this rank, those before the run was resumed among them."""
+    return max(progress.earlier_steps_peak_bytes, read_peak_memory(run.fabric.device))
+
+
+def count_epochs(run: TrainingRun, progress: Progress) -> float:
+    """Passes over the training samples so far."""
+    steps_per_epoch = math.ceil(len(run.data.train) / run.config.global_batch_size)
+    return round(progress.step / steps_per_epoch, 4)
+
+
+def summarise_run(run: TrainingRun, progress: Progress) -> dict[str, Any]:
+    """Headline figures of a finished run."""
+    best_step, best_loss = min(progress.val_losses, key=lambda point: point[1])
+    return {
+        "train_seconds": run.clock.total(TRAINING_CLOCK),
+        **{
+            f"{part}_seconds": run.clock.seconds.get(part, 0.0)
+            for part in (*TRAINING_CLOCK, "validation", "saving", "resume")
+        },
+        "steps": progress.step,
+        "epochs": count_epochs(run, progress),
+        "tokens": progress.tokens,
+        "resumed_at_steps": progress.resumed_at_steps,
+        "saved_for_backward_bytes": progress.saved_bytes,
+        "peak_memory_bytes": read_run_peak(run, progress),
+        "steps_peak_memory_bytes": read_steps_peak(run, progress),
+        "reserved_memory_bytes": read_reserved_memory(run.fabric.device),
+        **run.objective.describe(),
+        "initial_val_loss": progress.val_losses[0][1],
+        "final_val_loss": progress.val_losses[-1][1],
+        "best_val_loss": best_loss,
+        "best_step": best_step,
+    }
+
+
+def describe_ranks(
+    environment: dict[str, Any], config: TrainConfig, ranks: Ranks
+) -> dict[str, Any]:
+    """`environment` with the ranks in it, where there are several."""
+    if ranks.is_alone:
+        return environment
+    return environment | {"ranks": ranks.size, "nodes": config.num_nodes}
+
+
+def describe_communication(config: TrainConfig, ranks: Ranks, model: nn.Module) -> dict[str, Any]:
+    """What `summary.json` says of a run's ranks.
+
+    `communication_bytes_per_step` are what each rank gives to the collective of a step: gradients
+    of all that trains, in float32, the loss, and the wish to stop. With fsdp, the weights that
+    travel in forward passes come on top, and are not in it.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    strategy = "ddp" if config.strategy == "auto" else config.strategy
+    return {
+        "world_size": ranks.size,
+        "strategy": "single" if ranks.is_alone else strategy,
+        "communication_bytes_per_step": step_bytes(trained, ranks.size),
+    }

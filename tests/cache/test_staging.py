@@ -1,0 +1,202 @@
+"""Rows between host memory and a device: the right ones, in whatever order they are asked for."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+from caches import build, make_layout, make_model
+
+import skip2bench.train.cached_objective
+from skip2bench.cache.arrays import Arrays, MemoryWriter
+from skip2bench.cache.skip_cache import BuildOrder, SampleIndex, fill
+from skip2bench.cache.staging import PinnedBuffer, PinnedWriter, Stager
+from skip2bench.machine.clock import Clock
+from skip2bench.train.cached_objective import CachedObjective
+
+CPU = torch.device("cpu")
+TENSORS = {
+    "features": torch.arange(40.0).view(10, 2, 2),
+    "targets": torch.arange(10),
+}
+PORTIONS = [torch.tensor(rows) for rows in ([3, 1], [0], [9, 9, 2, 4], [5, 6, 7], [8])]
+
+
+@pytest.fixture
+def stager():
+    return Stager(Arrays(tensors=TENSORS), CPU)
+
+
+def assert_rows(taken, rows):
+    for name, tensor in TENSORS.items():
+        assert torch.equal(taken[name], tensor[rows])
+
+
+def test_expected_rows_arrive_in_order(stager):
+    stager.expect(PORTIONS[:3])
+    stager.expect(PORTIONS[3:])
+    taken = [stager.take(rows) for rows in PORTIONS]
+    for one, rows in zip(taken, PORTIONS, strict=True):
+        assert_rows(one, rows)  # also after the buffers were used again
+
+
+def test_rows_that_nobody_expected_are_served_and_disturb_nothing(stager):
+    stager.expect(PORTIONS[1:])
+    assert_rows(stager.take(PORTIONS[0]), PORTIONS[0])
+    for rows in PORTIONS[1:]:
+        assert_rows(stager.take(rows), rows)
+    assert_rows(stager.take(PORTIONS[2]), PORTIONS[2])
+
+
+def test_what_was_expected_and_did_not_come_is_passed_over(stager):
+    stager.expect(PORTIONS)
+    for rows in (PORTIONS[3], PORTIONS[4], PORTIONS[0]):
+        assert_rows(stager.take(rows), rows)
+
+
+def test_no_more_than_two_portions_are_made_ready(stager, monkeypatch):
+    started, may_go_on = [], threading.Event()
+    stage = stager._stage
+
+    def wait(rows, buffer):
+        started.append((rows, buffer))
+        may_go_on.wait(10)
+        return stage(rows, buffer)
+
+    monkeypatch.setattr(stager, "_stage", wait)
+    stager.expect(PORTIONS)
+    assert len(stager._started) == 2
+    may_go_on.set()
+    for done, rows in enumerate(PORTIONS, start=1):
+        assert_rows(stager.take(rows), rows)
+        assert len(stager._started) == min(2, len(PORTIONS) - done)
+    assert [id(buffer) for _, buffer in started] == [id(stager._buffers[i % 2]) for i in range(5)]
+
+
+def test_an_error_of_the_thread_reaches_whoever_takes(stager):
+    stager.expect([torch.tensor([99])])
+    with pytest.raises((IndexError, RuntimeError), match=r"(?i)index"):
+        stager.take(torch.tensor([99]))
+
+
+def test_a_buffer_waits_for_its_copies_before_it_is_used_again():
+    class Copied:
+        waits = 0
+
+        def synchronize(self):
+            self.waits += 1
+
+    buffer, copied = PinnedBuffer(CPU), Copied()
+    first = buffer.rows(TENSORS, 4)["features"]
+    buffer._copied = copied
+    again = buffer.rows(TENSORS, 3)["features"]
+    assert copied.waits == 1
+    assert again.data_ptr() == first.data_ptr()  # smaller: the same memory
+    buffer.rows(TENSORS, 2)
+    assert copied.waits == 1
+    assert len(buffer.rows(TENSORS, 9)["features"]) == 9
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.int8]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_a_gpu_fills_are_those_that_are_filled_in_place(samples, dtype):
+    """One batch a sample, so that every buffer is used again."""
+    model = make_model()
+    layout = make_layout(model, dtype=dtype)
+    order = BuildOrder.of(model, samples, [0, 1, 3, 4], CPU)
+    order = BuildOrder(prefix=order.prefix, buckets=[[i] for i in order.ids])
+    rows = SampleIndex.of(order.ids, samples).rows
+    in_place, by_buffers = MemoryWriter(layout, rows, CPU), PinnedWriter(layout, rows, CPU)
+    for writer in (in_place, by_buffers):
+        fill(writer, layout, model, samples, order, CPU)
+    expected = in_place.finish().tensors
+    for name, tensor in by_buffers.finish().tensors.items():
+        assert torch.equal(tensor, expected[name])
+        assert not tensor.is_inference()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_encoding_on_another_device_gives_the_same_rows(dtype):
+    layout = make_layout(make_model(), dtype=dtype)
+    outputs, rows = [torch.randn(9, 16) for _ in layout.blocks], torch.tensor([2, 7, 1])
+    near, afar = (MemoryWriter(layout, 3, CPU).reserve(3) for _ in range(2))
+    layout.encode(outputs, rows, near)
+    layout._encode_afar(outputs, rows, afar)
+    for name in set(near) - {"targets"}:
+        assert torch.equal(near[name], afar[name])
+
+
+def test_a_run_through_the_stager_is_the_run_without_it(train, monkeypatch):
+    _, metrics, steps, folder = train("plain", method="skip2", cache_tier="ram")
+    taken = []
+    take = Stager.take
+    monkeypatch.setattr(Stager, "take", lambda self, rows: taken.append(rows) or take(self, rows))
+    monkeypatch.setattr(skip2bench.train.cached_objective, "is_worth_staging", lambda *_: True)
+    _, same_metrics, same_steps, same = train("staged", method="skip2", cache_tier="ram")
+    assert len(taken) > len(steps)
+    assert steps["loss"].equals(same_steps["loss"])
+    assert metrics["val_loss"].equals(same_metrics["val_loss"])
+    for path in (folder / "final").glob("*.safetensors"):
+        assert path.read_bytes() == (same / "final" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(("free", "moves"), [(10_000, True), (100, False)])
+def test_a_cache_in_ram_moves_where_there_is_room_by_now(samples, monkeypatch, free, moves):
+    """The meta device stands for a GPU: nothing can be computed there."""
+    cache, meta = build(make_model(), samples), torch.device("meta")
+    monkeypatch.setattr(
+        skip2bench.train.cached_objective, "measure_free", lambda *_: {"device": free}
+    )
+    objective = CachedObjective.__new__(CachedObjective)
+    objective._fabric = SimpleNamespace(device=meta)
+    objective._builder = SimpleNamespace(plan=SimpleNamespace(may_move=True, tier="ram"))
+    objective._train, objective._val = cache, None
+    assert 100 < cache.nbytes < 10_000
+    clock = Clock(CPU)
+    objective._move_to_device(clock)
+    assert ("cache_build" in clock.seconds) == moves
+    assert objective._train.arrays.tensors["features"].device.type == ("meta" if moves else "cpu")
+    assert objective._tier([objective._train]) == ("device" if moves else "ram")
+    objective._train = cache
+    objective._builder.plan.may_move = False  # somebody asked for RAM
+    objective._move_to_device(clock)
+    assert objective._train is cache
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tier", ["device", "ram", "disk"])
+def test_every_tier_gives_the_same_losses_on_a_gpu(train, tier):
+    expected = train("skip", method="skip", device="cuda", precision="32-true")[2]["loss"]
+    summary, _, steps, _ = train(
+        method="skip2", device="cuda", precision="32-true", cache_tier=tier
+    )
+    assert summary["cache_tier"] == tier
+    assert (steps["loss"] - expected).abs().max() < 1e-3
+
+
+@pytest.mark.gpu
+def test_pinned_rows_arrive_on_a_gpu():
+    device = torch.device("cuda", 0)
+    arrays = Arrays(
+        tensors={"targets": torch.arange(1_000_000), "features": torch.randn(1_000_000, 8)}
+    )
+    stager = Stager(arrays, device)
+    portions = [torch.randperm(1_000_000)[:300_000] for _ in range(6)]
+    stager.expect(portions)
+    taken = [stager.take(rows) for rows in portions]
+    for rows, one in zip(portions, taken, strict=True):
+        assert torch.equal(one["targets"].cpu(), rows)
+        assert torch.equal(one["features"].cpu(), arrays.tensors["features"][rows])
+
+
+@pytest.mark.gpu
+def test_a_cache_that_was_too_large_beside_the_backbone_moves_to_the_gpu(train, monkeypatch):
+    import skip2bench.train.parts as parts
+
+    def none_on_the_device(*arguments):
+        return {name: 0 if name == "device" else 2**40 for name in ("device", "ram", "disk")}
+
+    monkeypatch.setattr(parts, "free_of_rank", none_on_the_device)
+    assert train(method="skip2", device="cuda")[0]["cache_tier"] == "device"
