@@ -15,6 +15,7 @@ from skip2bench.io.units import Language
 from skip2bench.report.cells import (
     Column,
     Fit,
+    Format,
     Row,
     over_runs,
     plain,
@@ -146,7 +147,22 @@ LABEL = Column(
 _RUNS = Column(key="n", en="n", ja="n", figure=lambda entry: len(entry["seeds"]), show=plain(str))
 
 
-def _figure(name: str, en: str, ja: str, show: Callable[[Any, Any], str], **more: Any) -> Column:
+def _own(key: str, en: str, ja: str, show: Format, **more: Any) -> Column:
+    """What a row keeps by the column's key."""
+    return Column(key=key, en=en, ja=ja, figure=itemgetter(key), show=show, **more)
+
+
+def _timed(key: str, en: str, ja: str, show: Format = show_phase) -> Column:
+    """A phase of the benchmark."""
+    return Column(key=key, en=en, ja=ja, figure=_phase(key), show=show)
+
+
+def _sized(key: str, en: str, ja: str, show: Format = show_size, **more: Any) -> Column:
+    """Memory of the benchmark."""
+    return Column(key=key, en=en, ja=ja, figure=_size(key), show=show, **more)
+
+
+def _figure(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
     """A figure over runs."""
     return Column(key=name, en=en, ja=ja, figure=_of_runs(name), show=over_runs(show), **more)
 
@@ -163,119 +179,58 @@ def _ratio(name: str) -> Column:
     )
 
 
-def _brief(name: str, en: str, ja: str, show: Callable[[Any, Any], str], **more: Any) -> Column:
+def _brief(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
     """A figure over runs of which the terminal shows the mean alone."""
     shown = over_runs(show, is_brief=True)
     return replace(_figure(name, en, ja, show, **more), show=shown)
 
 
 def _reduction(name: str, en: str, ja: str) -> Column:
-    return Column(key=name, en=en, ja=ja, figure=itemgetter(name), show=_PERCENT)
+    return _own(name, en, ja, _PERCENT)
 
 
 # parameters
 
-_TOTAL = Column(
-    key="total_parameters",
-    en="Total",
-    ja="全パラメータ",
-    figure=itemgetter("total_parameters"),
-    show=_COUNT,
-)
-_TRAINABLE = Column(
-    key="trainable_parameters",
-    en="Trainable",
-    ja="トレーニング可能",
-    figure=itemgetter("trainable_parameters"),
-    show=_COUNT,
-)
-_TRAINABLE_RATIO = Column(
-    key="trainable_ratio",
-    en="Share of all",
-    ja="全体に対する比率",
-    figure=itemgetter("trainable_ratio"),
-    show=_PERCENT,
-)
-_TRAINABLE_REDUCTION = Column(
-    key="trainable_reduction",
-    en="Reduction (vs LoRA)",
-    ja="削減率 (vs LoRA)",
-    short="Reduction",  # the terminal's is against the first configuration
-    figure=itemgetter("trainable_reduction"),
-    show=_PERCENT,
+_TOTAL = _own("total_parameters", "Total", "全パラメータ", _COUNT)
+_TRAINABLE = _own("trainable_parameters", "Trainable", "トレーニング可能", _COUNT)
+_TRAINABLE_RATIO = _own("trainable_ratio", "Share of all", "全体に対する比率", _PERCENT)
+_TRAINABLE_REDUCTION = _own(
+    "trainable_reduction", "Reduction (vs LoRA)", "削減率 (vs LoRA)", _PERCENT, short="Reduction"
 )
 _PARAMETERS = (
     LABEL,
     _TRAINABLE,
     _TRAINABLE_RATIO,
     _TRAINABLE_REDUCTION,
-    Column(
-        key="extra_parameters",
-        en="Difference",
-        ja="差",
-        figure=itemgetter("extra_parameters"),
-        show=plain("{:+,}".format),
+    _own(
+        "extra_parameters",
+        "Difference",
+        "差",
+        plain("{:+,}".format),
     ),
-    Column(key="rank", en="Rank", ja="ランク", figure=itemgetter("rank"), show=_COUNT),
+    _own("rank", "Rank", "ランク", _COUNT),
 )
 
 # speed of the benchmark
 
-_FORWARD = Column(
-    key="forward", en="Forward", ja="Forward", figure=_phase("forward"), show=show_first_phase
-)
-_TRAIN_FORWARD = Column(
-    key="train_forward",
-    en="Train forward",
-    ja="Train forward",
-    figure=_phase("train_forward"),
-    show=show_phase,
-)
-_BACKWARD = Column(
-    key="backward", en="Backward", ja="Backward", figure=_phase("backward"), show=show_phase
-)
-_OPTIMIZER = Column(
-    key="optimizer", en="Optimizer", ja="Optimizer", figure=_phase("optimizer"), show=show_phase
-)
-_CACHED_FORWARD = Column(
-    key="cached_forward",
-    en="Cached forward",
-    ja="Forward (キャッシュ済み)",
-    figure=_phase("cached_forward"),
-    show=show_phase,
-)
-_CACHED_BACKWARD = Column(
-    key="cached_backward",
-    en="Cached backward",
-    ja="Backward (キャッシュ済み)",
-    figure=_phase("cached_backward"),
-    show=show_phase,
-)
+_FORWARD = _timed("forward", "Forward", "Forward", show_first_phase)
+_TRAIN_FORWARD = _timed("train_forward", "Train forward", "Train forward")
+_BACKWARD = _timed("backward", "Backward", "Backward")
+_OPTIMIZER = _timed("optimizer", "Optimizer", "Optimizer")
+_CACHED_FORWARD = _timed("cached_forward", "Cached forward", "Forward (キャッシュ済み)")
+_CACHED_BACKWARD = _timed("cached_backward", "Cached backward", "Backward (キャッシュ済み)")
 _BENCH_SPEED = (
     *(LABEL, _FORWARD, _TRAIN_FORWARD, _BACKWARD),
-    Column(
-        key="backward_reduction",
-        en="Backward reduction [95 % interval]",
-        ja="Backward 削減率 [95 % 区間]",
-        figure=itemgetter("backward_reduction"),
-        show=show_reduction,
+    _own(
+        "backward_reduction",
+        "Backward reduction [95 % interval]",
+        "Backward 削減率 [95 % 区間]",
+        show_reduction,
     ),
     _reduction("backward_flops_reduction", "By FLOPs", "FLOPs では"),
     _OPTIMIZER,
-    Column(
-        key="step_seconds",
-        en="1 step",
-        ja="1 step",
-        figure=itemgetter("step_seconds"),
-        show=_MILLISECONDS,
-    ),
-    Column(
-        key="cached_step_seconds",
-        en="Cached step",
-        ja="キャッシュ済み step",
-        figure=itemgetter("cached_step_seconds"),
-        show=_MILLISECONDS,
-    ),
+    _own("step_seconds", "1 step", "1 step", _MILLISECONDS),
+    _own("cached_step_seconds", "Cached step", "キャッシュ済み step", _MILLISECONDS),
 )
 _BENCH_STEPS = (
     LABEL,
@@ -337,35 +292,20 @@ _SPEED = (
 
 _SAVED = "Saved for backward"
 _SAVED_JA = "逆伝播用の保存"
-_BENCH_PEAK = Column(
-    key="peak_bytes", en="Peak", ja="ピーク", figure=_size("peak_bytes"), show=show_peak
-)
-_STEP_BYTES = Column(
-    key="step_bytes",
-    en="Increase in a step",
-    ja="step 中の増加",
-    short="Of a step",
-    figure=_size("step_bytes"),
-    show=show_size,
-)
-_CACHED_STEP_BYTES = Column(
-    key="cached_step_bytes",
-    en="Increase in a cached step",
-    ja="キャッシュ済み step 中の増加",
+_BENCH_PEAK = _sized("peak_bytes", "Peak", "ピーク", show_peak)
+_STEP_BYTES = _sized("step_bytes", "Increase in a step", "step 中の増加", short="Of a step")
+_CACHED_STEP_BYTES = _sized(
+    "cached_step_bytes",
+    "Increase in a cached step",
+    "キャッシュ済み step 中の増加",
     short="Of a cached step",
-    figure=_size("cached_step_bytes"),
-    show=show_size,
 )
-_BENCH_SAVED = Column(
-    key="saved_bytes", en=_SAVED, ja=_SAVED_JA, figure=_size("saved_bytes"), show=show_size
-)
-_BENCH_CACHED_SAVED = Column(
-    key="cached_saved_bytes",
-    en=f"{_SAVED} (cached)",
-    ja=f"{_SAVED_JA} (キャッシュ済み)",
+_BENCH_SAVED = _sized("saved_bytes", _SAVED, _SAVED_JA)
+_BENCH_CACHED_SAVED = _sized(
+    "cached_saved_bytes",
+    f"{_SAVED} (cached)",
+    f"{_SAVED_JA} (キャッシュ済み)",
     short="Saved, cached step",
-    figure=_size("cached_saved_bytes"),
-    show=show_size,
 )
 
 
@@ -430,14 +370,7 @@ _BEST_BATCH = (
 
 # accuracy
 
-_RATE = Column(
-    key="learning_rate",
-    en="Learning rate",
-    ja="学習率",
-    short="Rate",
-    figure=itemgetter("learning_rate"),
-    show=_GENERAL,
-)
+_RATE = _own("learning_rate", "Learning rate", "学習率", _GENERAL, short="Rate")
 _FINAL_LOSS = _figure("final_val_loss", "Final loss", "最終損失", _LOSS)
 _TO_TARGET = _brief(
     "time_to_target_seconds",
