@@ -5,9 +5,8 @@ Flags come from `flags`. Heavy imports wait until a command runs: `--help` is in
 
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 import typer.core
@@ -19,8 +18,8 @@ from skip2bench.cli.screens import print_result, print_text
 from skip2bench.config.commands import BenchConfig, DoctorConfig, ReportConfig
 from skip2bench.config.compare import OWN_TRAIN_KEYS, CompareConfig, load_compare_config
 from skip2bench.config.train import TrainConfig
-from skip2bench.errors import Skip2BenchError, error_line
-from skip2bench.machine.signals import interrupted_by_sigterm, noting_interrupts
+from skip2bench.errors import Skip2BenchError
+from skip2bench.machine.command_end import end_interrupted, run_to_end
 from skip2bench.results.run_folder import holds_run
 
 
@@ -30,9 +29,8 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)  # noqa: T201
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt:  # click would say "Aborted!"
+            end_interrupted()
 
 
 app = typer.Typer(
@@ -52,35 +50,8 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    try:
-        with noting_interrupts() as interrupts, interrupted_by_sigterm():  # loading included
-            app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench")
-    except Skip2BenchError as error:
-        _fail(error)
-    except Exception as error:
-        if interrupts:  # libraries swallow an interrupt while they load, and fail by it later
-            print("interrupted", file=sys.stderr)  # noqa: T201
-            sys.exit(130)
-        if not _is_out_of_memory(error):
-            raise
-        _fail(
-            f"out of memory ({str(error) or 'no more to allocate'}); use a smaller model, fewer or "
-            "shorter samples, or a machine with more of it"
-        )
-
-
-def _fail(error: object) -> NoReturn:
-    with suppress(OSError):  # nobody reads it; the exit status still says so
-        print(error_line(error), file=sys.stderr)  # noqa: T201
-    sys.exit(1)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if "torch" not in sys.modules:  # nor is it imported to find out
-        return isinstance(error, MemoryError)
-    from skip2bench.machine.out_of_memory import is_out_of_memory
-
-    return is_out_of_memory(error)
+    # loading included
+    run_to_end(lambda: app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench"))
 
 
 _JSON = extra_flag("json", bool, "Print the summary as JSON.", default=False)

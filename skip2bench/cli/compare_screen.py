@@ -1,21 +1,13 @@
 """The console's table of a comparison: a row a configuration, at its best learning rate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
+from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
-from skip2bench.io.units import (
-    format_bytes,
-    format_count,
-    format_duration,
-    format_loss,
-    format_significant,
-)
+from skip2bench.io.units import format_duration
+from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
 from skip2bench.results.figures import FEW_RUNS
-
-Entry = Mapping[str, Any]
 
 
 def print_compare(results: Mapping[str, Any]) -> None:
@@ -26,11 +18,11 @@ def print_compare(results: Mapping[str, Any]) -> None:
         stdout.print(f"{names}\n{len(results['cells'])} runs, about {total}", markup=False)
         return
     entries = results["configurations"]
-    for title, columns in _TABLES.items():
-        stdout.print(_build_table(title, columns, entries))
+    for title, columns in COMPARE_SCREENS.items():
+        stdout.print(build_table(title, columns, entries))
     if results["best_batch"]:
         title = "Best-batch: each with its own largest micro-batch (above: one for all)"
-        stdout.print(_build_table(title, _BEST_BATCH, results["best_batch"]))
+        stdout.print(build_table(title, BEST_BATCH_SCREEN, results["best_batch"]))
     lines = [
         "mean ± standard deviation over n seeds, each at its best learning rate; × is the paired "
         "ratio to the baseline with its 95 % interval, ≈ where that includes 1",
@@ -48,16 +40,6 @@ def print_compare(results: Mapping[str, Any]) -> None:
     stdout.print("\n".join([*lines, f"results: {results['folder']}"]), markup=False, soft_wrap=True)
 
 
-def _build_table(title: str, columns: "Columns", entries: list[Entry]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("Configuration", overflow="fold")
-    for name in columns:
-        table.add_column(name.strip(), justify="right", no_wrap=True)
-    for entry in entries:
-        table.add_row(entry["label"], *(render(entry) for render in columns.values()))
-    return table
-
-
 def _describe_warning(it: Mapping[str, Any]) -> str:
     if it["kind"] == "busy":
         return f"something else used the processor during {', '.join(it['cells'])}"
@@ -71,70 +53,3 @@ def _describe_warning(it: Mapping[str, Any]) -> str:
             "grid; a wider grid may do better"
         )
     return f"{it['label']}: {it['figure']} differs from the baseline's, and both are the same run"
-
-
-def _seconds(value: float) -> str:
-    return format_duration(value, "en")
-
-
-def _mean(entry: Entry, name: str, render: Callable[[float], str]) -> str:
-    figure = entry["figures"].get(name)
-    return render(figure["mean"]) if figure else "-"
-
-
-def _spread(entry: Entry, name: str, render: Callable[[float], str]) -> str:
-    figure = entry["figures"].get(name)
-    if not figure:
-        return "-"
-    spread = f" ± {render(figure['std'])}" if figure["n"] > 1 else ""
-    return f"{render(figure['mean'])}{spread}"
-
-
-def _ratio(entry: Entry, name: str) -> str:
-    ratio = entry["against_baseline"].get(name)
-    if entry["is_baseline"] or not ratio:
-        return "-"
-    text = format_significant(ratio["ratio"])
-    if ratio["low"] is None:
-        return text
-    bounds = f"[{format_significant(ratio['low'])}, {format_significant(ratio['high'])}]"
-    return f"{'' if ratio['is_difference'] else '≈ '}{text} {bounds}"
-
-
-def _reached(entry: Entry) -> str:
-    return f"{entry['target_reached']} of {len(entry['seeds'])}"
-
-
-Columns = dict[str, Callable[[Entry], str]]
-_TABLES: dict[str, Columns] = {
-    "Loss": {
-        "Parameters": lambda e: format_count(e["trainable_parameters"]),
-        "Rate": lambda e: "-" if e["learning_rate"] is None else f"{e['learning_rate']:g}",
-        "n": lambda e: str(len(e["seeds"])),
-        "Final loss": lambda e: _spread(e, "final_val_loss", format_loss),
-        "×": lambda e: _ratio(e, "final_val_loss"),
-        "Target reached": _reached,
-        "Forgetting": lambda e: _mean(e, "forgetting", lambda value: f"{value:+.3f}"),
-    },
-    "Time": {
-        "Training clock": lambda e: _spread(e, "train_seconds", _seconds),
-        "×": lambda e: _ratio(e, "train_seconds"),
-        "Cache kept": lambda e: _mean(e, "reused_train_seconds", _seconds),
-        "× ": lambda e: _ratio(e, "reused_train_seconds"),
-        "To target": lambda e: _mean(e, "time_to_target_seconds", _seconds),
-    },
-    "Memory": {
-        "Peak": lambda e: _mean(e, "peak_memory_bytes", format_bytes),
-        "×": lambda e: _ratio(e, "peak_memory_bytes"),
-        "Saved for backward": lambda e: _mean(e, "saved_for_backward_bytes", format_bytes),
-        "Skip-Cache": lambda e: _mean(e, "cache_bytes", format_bytes),
-        "Adapter file": lambda e: _mean(e, "adapter_bytes", format_bytes),
-    },
-}
-_BEST_BATCH: Columns = {
-    "Micro-batch": lambda e: "-" if e["method"] == "skip2" else str(e["micro_batch_size"] or "-"),
-    "Training clock": lambda e: _spread(e, "train_seconds", _seconds),
-    "×": lambda e: _ratio(e, "train_seconds"),
-    "Peak": lambda e: _mean(e, "peak_memory_bytes", format_bytes),
-    "× ": lambda e: _ratio(e, "peak_memory_bytes"),
-}

@@ -15,15 +15,11 @@ from rich.text import Text
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import stdout
-from skip2bench.io.units import (
-    format_bytes,
-    format_count,
-    format_percent,
-    format_seconds,
-    format_significant,
-)
+from skip2bench.io.units import format_bytes, format_percent, format_seconds
 from skip2bench.io.whole import to_json
-from skip2bench.results.stats import Ratio
+from skip2bench.report.cells import Column, Row
+from skip2bench.report.columns import BENCH_SCREENS, LABEL
+from skip2bench.report.tables import compare_configurations
 
 if TYPE_CHECKING:
     from skip2bench.cache.kept import Entry
@@ -45,14 +41,9 @@ def print_bench(summary: dict[str, Any]) -> None:
     for entry in entries:
         _print_configuration(entry)
     stdout.print("COMPARISON SUMMARY", _RULE, sep="\n", style="bold")
-    for table in (
-        _parameters(entries),
-        _reduction(entries),
-        _forward(entries),
-        _backward(entries),
-        _cached(entries),
-        _memory(entries),
-    ):
+    rows = compare_configurations(entries, entries[0])
+    for title, it in BENCH_SCREENS.items():
+        table = build_table(title, it.columns, it.rows(rows), has_whole_labels=True)
         stdout.print(table, "", sep="\n")
     stdout.print(
         "Times are medians. A ratio is the baseline's time over the configuration's, paired by "
@@ -166,125 +157,20 @@ def _describe_oom(entry: dict[str, Any]) -> str:
     return f"oom: out of memory{f' in {phase}'.replace('_', ' ') if phase else ''}{asked}"
 
 
-def _parameters(entries: list[dict[str, Any]]) -> Table:
-    return _table(
-        "📊 Parameter Count Comparison",
-        entries,
-        {
-            "Total": lambda e: format_count(e["total_parameters"]),
-            "Trainable": lambda e: format_count(e["trainable_parameters"]),
-            "Ratio": lambda e: format_percent(e["trainable_ratio"]),
-        },
-    )
-
-
-def _reduction(entries: list[dict[str, Any]]) -> Table:
-    base = entries[0]["trainable_parameters"]
-    return _table(
-        "📈 Parameter Reduction",
-        entries,
-        {
-            "Reduction": lambda e: (
-                "-" if e is entries[0] else format_percent(1 - e["trainable_parameters"] / base)
-            )
-        },
-    )
-
-
-def _forward(entries: list[dict[str, Any]]) -> Table:
-    return _table(
-        "⚡ Forward Pass Benchmark",
-        entries,
-        {
-            "Forward": lambda e: _median(e, "forward"),
-            "× faster": lambda e: _speedup(e, "forward"),
-            "Train forward": lambda e: _median(e, "train_forward"),
-            "× faster ": lambda e: _speedup(e, "train_forward"),
-        },
-    )
-
-
-def _backward(entries: list[dict[str, Any]]) -> Table:
-    return _table(
-        "⚙️  Backward Pass Benchmark",
-        entries,
-        {
-            "Backward": lambda e: _median(e, "backward"),
-            "× faster": lambda e: _speedup(e, "backward"),
-            "by FLOPs": lambda e: _flops_speedup(e, entries[0]),
-            "Optimizer": lambda e: _median(e, "optimizer"),
-        },
-    )
-
-
-def _cached(entries: list[dict[str, Any]]) -> Table:
-    return _table(
-        "⚙️  With Skip-Cache (later epochs)",
-        [entry for entry in entries if "cached_forward" in entry["phases"]],
-        {
-            "Cached forward": lambda e: _median(e, "cached_forward"),
-            "× faster": lambda e: _speedup(e, "cached_forward"),
-            "Cached backward": lambda e: _median(e, "cached_backward"),
-            "× faster ": lambda e: _speedup(e, "cached_backward"),
-        },
-    )
-
-
-def _memory(entries: list[dict[str, Any]]) -> Table:
-    return _table(
-        "💾 Memory Usage",
-        entries,
-        {
-            "Peak": lambda e: _bytes(e, "peak_memory_bytes"),
-            "Of a step": lambda e: _bytes(e, "step_memory_bytes"),
-            "Of a cached step": lambda e: _bytes(e, "cached_step_memory_bytes"),
-            "Saved for backward": lambda e: _bytes(e, "saved_for_backward_bytes"),
-            "Saved, cached step": lambda e: _bytes(e, "cached_saved_for_backward_bytes"),
-        },
-    )
-
-
-def _table(
-    title: str, entries: list[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], str]]
+def build_table(
+    title: str, columns: Sequence[Column], rows: Sequence[Row], *, has_whole_labels: bool = False
 ) -> Table:
+    """A table for the terminal; it begins with the configurations' labels.
+
+    Where it is too narrow, either the labels are whole and figures wrap, or the reverse.
+    """
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("Method", no_wrap=True)
-    for name in columns:
-        table.add_column(name.strip(), justify="right")
-    for entry in entries:
-        table.add_row(entry["label"], *(cell(entry) for cell in columns.values()))
+    table.add_column(LABEL.title("screen"), overflow="fold", no_wrap=has_whole_labels)
+    for column in columns:
+        table.add_column(column.title("screen"), justify="right", no_wrap=not has_whole_labels)
+    for row in rows:
+        table.add_row(*(column.cell(row, "screen") for column in (LABEL, *columns)))
     return table
-
-
-def _median(entry: dict[str, Any], phase: str) -> str:
-    figures = entry["phases"].get(phase)
-    if figures:
-        return format_seconds(figures["median_seconds"])
-    return "oom" if entry["status"] == "oom" else "-"
-
-
-def _speedup(entry: dict[str, Any], phase: str) -> str:
-    """Baseline's time over this one's, with its interval: the inverse of the stored ratio."""
-    stored = entry.get("ratios", {}).get(phase)
-    if not stored:
-        return "-"
-    ratio = Ratio(**stored)
-    if ratio.low is None or ratio.high is None:
-        return format_significant(1 / ratio.ratio)
-    middle, low, high = map(format_significant, (1 / ratio.ratio, 1 / ratio.high, 1 / ratio.low))
-    return f"{'' if ratio.is_difference else '≈ '}{middle} [{low}, {high}]"
-
-
-def _flops_speedup(entry: dict[str, Any], baseline: dict[str, Any]) -> str:
-    own, base = entry["flops"]["backward_flops"], baseline["flops"]["backward_flops"]
-    return "-" if entry is baseline or not own or not base else format_significant(base / own)
-
-
-def _bytes(entry: dict[str, Any], key: str) -> str:
-    value = entry["memory"].get(key)
-    return (
-        format_bytes(value) if value is not None else entry["memory"]["status"].replace("ok", "-")
-    )
 
 
 def print_text(text: str) -> None:

@@ -19,24 +19,22 @@ from skip2bench.config.commands import BenchConfig
 from skip2bench.config.options import coerce
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.machine.command_end import run_to_end
 
 _WATCH_SECONDS = 1.0
 
 
-def main() -> int:
-    """Run the cell that a JSON file describes; return the exit status."""
+def main() -> None:
+    """Run the cell that a JSON file describes; its process ends as the command line's does."""
+    run_to_end(_run_described)
+
+
+def _run_described() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     threading.Thread(target=_watch_parent, args=(spec["parent_pid"],), daemon=True).start()
     if spec["max_memory_bytes"] is not None:
         limit_memory(spec["max_memory_bytes"])
-    try:
-        _run(spec)
-    except Skip2BenchError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    _run(spec)
 
 
 def limit_memory(max_bytes: int) -> None:
@@ -78,4 +76,4 @@ def _run(spec: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

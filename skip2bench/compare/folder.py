@@ -8,6 +8,7 @@ with figures of something else.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +19,13 @@ from typing import Any
 import yaml
 
 from skip2bench.compare.matrix import Cell
-from skip2bench.compare.process import END_SECONDS, Outcome
+from skip2bench.compare.process import END_SECONDS, CellRun, Outcome
 from skip2bench.config.commands import to_plain as config_to_plain
 from skip2bench.config.compare import CompareConfig, to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import warn
 from skip2bench.io.locks import locked_folder
 from skip2bench.io.whole import hash_file, write_json
-from skip2bench.results.curves import read_loss_curve
 from skip2bench.results.plain import DamagedFileError
 from skip2bench.results.reading import Run, find_run, read_run
 from skip2bench.results.run_folder import create_run_folder
@@ -47,6 +47,7 @@ class CompareFolder:
         self._cells = path / "cells"
         self._cells.mkdir(exist_ok=True)
         self._damaged: set[str] = set()
+        self._whole: dict[str, tuple[tuple[int, int], CellRun]] = {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -82,21 +83,35 @@ class CompareFolder:
 
     def _read(self, name: str) -> tuple[str | None, Outcome | None]:
         try:
-            stored = json.loads((self._cells / f"{name}.json").read_text(encoding="utf-8"))
+            file = self._cells / f"{name}.json"
+            stored = json.loads(file.read_text(encoding="utf-8"))
             outcome = Outcome(**stored["outcome"])
-            if outcome.status == "ok" and not self._is_whole(name):
+            if outcome.status == "ok" and not self._is_whole(name, file.stat()):
                 return None, None
             return stored["key"], outcome
         except (OSError, ValueError, KeyError, TypeError, Skip2BenchError):
             return None, None  # not there, half of it, or another version's: the cell runs again
 
-    def _is_whole(self, name: str) -> bool:
-        """True where a cell that ended well has all that it wrote; said once where it has not."""
-        damage = find_damage(self.run_folder(name))
-        if damage is not None and name not in self._damaged:
-            self._damaged.add(name)
-            warn(f"{name} runs again: {damage}")
-        return damage is None
+    def _is_whole(self, name: str, end: os.stat_result) -> bool:
+        """True where a cell that ended well has all that it wrote; said once where it has not.
+
+        Its run is read once for each time that it has ended: `end` is of the record of that.
+        """
+        stamp = (end.st_ino, end.st_mtime_ns)
+        if name in self._whole and self._whole[name][0] == stamp:
+            return True
+        try:
+            self._whole[name] = (stamp, read_whole(self.run_folder(name)))
+        except DamagedFileError as damage:
+            if name not in self._damaged:
+                self._damaged.add(name)
+                warn(f"{name} runs again: {damage}")
+            return False
+        return True
+
+    def finished_run(self, name: str) -> CellRun | None:
+        """The run of a cell that `read_outcome` has found to have ended well."""
+        return self._whole[name][1] if name in self._whole else None
 
     def write_outcome(self, name: str, key: str, outcome: Outcome) -> None:
         """Record how a cell ended."""
@@ -198,21 +213,30 @@ def describe_cell(cell: Cell, data_sha256: str) -> dict[str, Any]:
     }
 
 
-def find_damage(folder: Path) -> str | None:
-    """What is missing or damaged in a finished run's folder, in a few words; None where nothing is.
+def read_whole(folder: Path) -> CellRun:
+    """The run of a cell that ended well.
 
     A benchmark's or a peer's run is checked as far as its summary.
+
+    Raises:
+        DamagedFileError: something is missing or damaged; its text says what, in a few words.
     """
+    cell_run = CellRun(run=find_run(folder))
+    damage = _find_damage(cell_run)
+    if damage is not None:
+        raise DamagedFileError(damage)
+    return cell_run
+
+
+def _find_damage(cell_run: CellRun) -> str | None:
+    run = cell_run.run
+    if run.summary.get("status") != "ok":
+        return f"its status is {run.summary.get('status')!r}"
+    if run.kind != "train" or run.summary.get("peer"):
+        return None
     try:
-        run = find_run(folder)
-        if run.summary.get("status") != "ok":
-            return f"its status is {run.summary.get('status')!r}"
-        if run.kind != "train" or run.summary.get("peer"):
-            return None
-        if read_loss_curve(run) is None:
+        if cell_run.curve is None:
             return "metrics.csv is missing, or has no row"
-    except DamagedFileError as error:
-        return str(error)
     except Skip2BenchError as error:
         return str(error).partition("; ")[0]
     return _find_lost_steps(run) or _find_lost_adapter(run)

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from skip2bench.io.whole import utc_now, write_json
 from skip2bench.machine.hardware import busy_seconds, own_seconds
-from skip2bench.results.reading import read_run
+from skip2bench.results.curves import LossCurve, read_loss_curve
+from skip2bench.results.reading import Run, read_run
 from skip2bench.results.run_folder import Status
 
 END_SECONDS = 60.0
@@ -23,6 +25,18 @@ _MEMORY_WORDS = (
     *("bad_alloc", "can't allocate memory", "cannot allocate memory", "out of memory"),
     *("memoryerror", "memory allocation still failed"),  # Python's, and OpenBLAS's
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRun:
+    """The run of a cell, each of its files read once."""
+
+    run: Run
+
+    @cached_property
+    def curve(self) -> LossCurve | None:
+        """Its evaluation points; see `read_loss_curve`."""
+        return read_loss_curve(self.run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +53,17 @@ class Outcome:
 
 
 class CellInterruptedError(Exception):
-    """The comparison was interrupted while a cell ran; `outcome` is the cell's."""
+    """The comparison was interrupted while a cell ran; `outcome` and `cell_run` are the cell's."""
 
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: Outcome, cell_run: CellRun | None) -> None:
         """Keep what the cell came to."""
         super().__init__(outcome.status)
-        self.outcome = outcome
+        self.outcome, self.cell_run = outcome, cell_run
 
 
-def run_cell(spec: dict[str, Any], spec_file: Path, log_file: Path) -> Outcome:
+def run_cell(
+    spec: dict[str, Any], spec_file: Path, log_file: Path
+) -> tuple[Outcome, CellRun | None]:
     """Run a cell to its end.
 
     Args:
@@ -55,6 +71,9 @@ def run_cell(spec: dict[str, Any], spec_file: Path, log_file: Path) -> Outcome:
             and `key`, for whoever finds it stopped.
         spec_file: Written for the cell to read.
         log_file: Takes the cell's stdout and stderr.
+
+    Returns:
+        How it ended, and its run; None where it ended before it had one.
 
     Raises:
         CellInterruptedError: this process was interrupted; the cell has ended then.
@@ -79,7 +98,8 @@ def run_cell(spec: dict[str, Any], spec_file: Path, log_file: Path) -> Outcome:
             _end(process)
     wall_seconds = time.monotonic() - started
     others = (busy_seconds() - busy) - (own_seconds() - own)
-    status, error = _judge(Path(spec["out_dir"]), log_file, process.returncode)
+    cell_run = read_cell_run(Path(spec["out_dir"]))
+    status, error = _judge(cell_run, log_file, process.returncode)
     outcome = Outcome(
         status="interrupted" if interrupted else status,
         error=None if interrupted else error,
@@ -89,8 +109,15 @@ def run_cell(spec: dict[str, Any], spec_file: Path, log_file: Path) -> Outcome:
         exit_status=process.returncode,
     )
     if interrupted:
-        raise CellInterruptedError(outcome)
-    return outcome
+        raise CellInterruptedError(outcome, cell_run)
+    return outcome, cell_run
+
+
+def read_cell_run(run_folder: Path) -> CellRun | None:
+    """The run in a cell's folder; None where its process ended before it wrote a summary."""
+    if not (run_folder / "summary.json").is_file():
+        return None
+    return CellRun(run=read_run(run_folder))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -103,10 +130,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _judge(run_folder: Path, log_file: Path, exit_status: int) -> tuple[Status, str | None]:
+def _judge(cell_run: CellRun | None, log_file: Path, exit_status: int) -> tuple[Status, str | None]:
     """Status of a cell by its own summary, or by how its process ended."""
-    if (run_folder / "summary.json").is_file():
-        summary = read_run(run_folder).summary
+    if cell_run is not None:
+        summary = cell_run.run.summary
         status, error = summary.get("status"), summary.get("error")
         if status == "ok" and exit_status == 0:
             return "ok", None

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skip2bench.compare.folder import CompareFolder
 from skip2bench.compare.matrix import Cell, Configuration, find_baseline
-from skip2bench.compare.process import Outcome
+from skip2bench.compare.process import CellRun, Outcome
 from skip2bench.config.compare import CompareConfig, to_plain
 from skip2bench.io.whole import utc_now, write_csv, write_json
-from skip2bench.results.curves import read_loss_curve
 from skip2bench.results.figures import (
     FIGURES,
     CellResult,
@@ -18,7 +16,7 @@ from skip2bench.results.figures import (
     read_figures,
     summarise_configuration,
 )
-from skip2bench.results.reading import RESULTS_FILE, read_run
+from skip2bench.results.reading import RESULTS_FILE
 from skip2bench.results.run_folder import SCHEMA_VERSION
 
 CSV_FILE = "comparison.csv"
@@ -28,16 +26,16 @@ _CELL_COLUMNS = (
 )
 
 
-def read_result(folder: CompareFolder, cell: Cell, outcome: Outcome | None) -> CellResult:
-    """What a cell came to; `outcome` is None where it has not run."""
+def read_result(
+    cell: Cell, outcome: Outcome | None = None, cell_run: CellRun | None = None
+) -> CellResult:
+    """What a cell came to; it has no outcome where it has not run."""
     summary: Mapping[str, Any] = {}
     curve: list[dict[str, Any]] = []
-    run_folder = folder.run_folder(cell.name)
-    if outcome is not None and (run_folder / "summary.json").is_file():
-        run = read_run(run_folder)
-        summary = run.summary
+    if outcome is not None and cell_run is not None:
+        summary = cell_run.run.summary
         # a cell that was killed may have left half a row, and has no figure to take from it
-        found = read_loss_curve(run) if outcome.status == "ok" else None
+        found = cell_run.curve if outcome.status == "ok" else None
         curve = found.points() if found else []
         if not curve and outcome.status == "ok" and cell.peer:
             # a peer is validated at its end alone

@@ -21,7 +21,7 @@ from skip2bench.compare.folder import BENCH, CompareFolder, describe_cell, find_
 from skip2bench.compare.matrix import Cell, list_cells
 from skip2bench.compare.micro_batches import find_sizes, settle, write_sizes
 from skip2bench.compare.plan import ComparisonPlan, announce, plan_comparison
-from skip2bench.compare.process import CellInterruptedError, Outcome, run_cell
+from skip2bench.compare.process import CellInterruptedError, CellRun, Outcome, run_cell
 from skip2bench.compare.results import build_results, read_result, write_results
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.commands import to_plain as config_to_plain
@@ -30,7 +30,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Waiting, note, warn
 from skip2bench.io.units import format_duration, parse_bytes
 from skip2bench.machine.signals import interrupted_by_sigterm
-from skip2bench.results.figures import OTHERS_CORES_RATIO
+from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult
 from skip2bench.results.run_folder import create_run_folder, record_run
 
 
@@ -45,6 +45,15 @@ class _Comparison:
     """By configuration, where the largest were searched for."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """Of the cells that have ended, by name; the micro-benchmark is `BENCH`."""
+    results: dict[str, CellResult] = field(default_factory=dict)
+    """Of every cell, by name, read when it ended: nothing is read again to write the figures."""
+
+    def record(self, name: str, outcome: Outcome, cell_run: CellRun | None) -> None:
+        """Keep what a cell came to."""
+        self.outcomes[name] = outcome
+        cell = next((cell for cell in self.cells if cell.name == name), None)
+        if cell is not None:  # not the micro-benchmark
+            self.results[name] = read_result(cell, outcome, cell_run)
 
 
 def run_comparison(config: CompareConfig, arguments: Sequence[str] = ()) -> dict[str, Any]:
@@ -114,7 +123,7 @@ def _run(
     for task in tasks:
         outcome = folder.read_outcome(task.name, task.key)
         if outcome is not None and outcome.status == "ok":
-            outcomes[task.name] = outcome
+            comparison.record(task.name, outcome, folder.finished_run(task.name))
     if outcomes:
         note(f"{len(outcomes)} of {len(tasks)} are done already in {folder.path}")
     known = {
@@ -209,7 +218,7 @@ def _bench_flags(config: dict[str, Any]) -> list[str]:
 
 
 def _run_task(comparison: _Comparison, task: _Task) -> None:
-    folder, outcomes = comparison.folder, comparison.outcomes
+    folder = comparison.folder
     spec = task.spec | {"key": task.key}
     with folder.cell_released(task.name):
         if folder.can_continue(task.name, task.key):
@@ -219,13 +228,15 @@ def _run_task(comparison: _Comparison, task: _Task) -> None:
             folder.clear(task.name)
     try:
         with Waiting(task.name):
-            outcome = run_cell(spec, folder.spec_file(task.name), folder.log_file(task.name))
+            outcome, cell_run = run_cell(
+                spec, folder.spec_file(task.name), folder.log_file(task.name)
+            )
     except CellInterruptedError as interruption:
-        outcomes[task.name] = interruption.outcome
+        comparison.record(task.name, interruption.outcome, interruption.cell_run)
         folder.write_outcome(task.name, task.key, interruption.outcome)
         raise KeyboardInterrupt from interruption
-    outcomes[task.name] = outcome
     folder.write_outcome(task.name, task.key, outcome)
+    comparison.record(task.name, outcome, cell_run)
 
 
 def _report_progress(
@@ -256,7 +267,7 @@ def _report_progress(
 def _write(comparison: _Comparison) -> dict[str, Any]:
     """Rewrite the comparison's two files with what there is."""
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
-    results = [read_result(folder, cell, outcomes.get(cell.name)) for cell in comparison.cells]
+    results = [comparison.results.get(cell.name) or read_result(cell) for cell in comparison.cells]
     content = build_results(
         plan.config, plan.configurations, results, plan.environment, outcomes.get(BENCH)
     )

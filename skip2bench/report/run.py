@@ -19,6 +19,7 @@ from skip2bench.io.resources import find_resource
 from skip2bench.io.units import Language
 from skip2bench.io.whole import to_json
 from skip2bench.report.charts import draw_charts
+from skip2bench.report.columns import collect_tables, render_tables
 from skip2bench.report.data import build_report_data, collect_curves
 from skip2bench.report.markdown import to_printable
 from skip2bench.report.selection import Selection, choose_runs, select_runs
@@ -76,7 +77,7 @@ def _nothing_to_report(root: Path, selection: Selection) -> Skip2BenchError:
 def _render(config: ReportConfig, data: Mapping[str, Any], charts: Mapping[str, str]) -> str:
     from skip2bench.report.templates import render_shipped, render_users
 
-    content = {**data, "charts": charts}
+    content = {**data, "charts": charts, "tables": render_tables(data, config.lang)}
     if config.template is None:
         return render_shipped(config.lang, content)
     return render_users(config.template, config.lang, content)
@@ -116,6 +117,7 @@ def _to_plain(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data as JSON can hold it: runs become their folders."""
     selection = data["selection"]
     plain = {name: value for name, value in data.items() if name not in ("selection", "limits")}
+    plain["tables"] = collect_tables(data)
     plain["missing"] = [vars(item) for item in data["missing"]]
     plain["left_out"] = [vars(item) for item in selection.left_out]
     plain["runs"] = [run.folder.as_posix() for run in selection.runs]

@@ -40,15 +40,23 @@ def find_baseline(summaries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] |
 
 
 def build_bench_rows(run: Run) -> list[Row]:
-    """One row a configuration of a bench run, each compared with the run's LoRA.
-
-    Paired ratios are read only where LoRA is the run's first configuration: they are against that.
-    """
+    """One row a configuration of a bench run, in their order, each compared with the run's LoRA."""
     configurations: list[Mapping[str, Any]] = run.summary.get("configurations") or []
-    baseline = find_baseline(configurations)
+    return sorted(
+        compare_configurations(configurations, find_baseline(configurations)), key=order_key
+    )
+
+
+def compare_configurations(
+    configurations: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any] | None
+) -> list[Row]:
+    """One row a configuration of a benchmark, each compared with one of them, the baseline.
+
+    Paired ratios are read only where that is the first configuration: they are against that.
+    """
     is_paired = bool(configurations) and configurations[0] is baseline
     rows = []
-    for configuration in sorted(configurations, key=order_key):
+    for configuration in configurations:
         other = {} if configuration is baseline or baseline is None else baseline
         row: Row = {key: configuration.get(key) for key in ("method", "blocks", "target", "rank")}
         row["label"] = configuration.get("label") or configuration.get("method") or "-"
@@ -56,6 +64,7 @@ def build_bench_rows(run: Run) -> list[Row]:
         row |= _parameter_figures(configuration, other)
         row |= _time_figures(configuration, other, is_paired=is_paired)
         row |= _flops_figures(configuration, other)
+        row["ratios"] = configuration.get("ratios") or {}
         row["memory"] = _memory_figures(configuration, other)
         rows.append(row)
     return rows
@@ -122,6 +131,7 @@ def _memory_figures(configuration: Mapping[str, Any], baseline: Mapping[str, Any
         "peak_bytes": own.get("peak_memory_bytes"),
         "reserved_bytes": own.get("reserved_memory_bytes"),
         "step_bytes": own.get("step_memory_bytes"),
+        "cached_step_bytes": own.get("cached_step_memory_bytes"),
         "step_reduction": _less(own.get("step_memory_bytes"), base.get("step_memory_bytes")),
         "saved_bytes": saved,
         "saved_reduction": _less(saved, base_saved),

@@ -23,6 +23,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io import units
 from skip2bench.io.resources import find_resource
 from skip2bench.io.units import Language
+from skip2bench.report.cells import show_median, show_spread
 from skip2bench.report.markdown import (
     escape_code,
     escape_markdown,
@@ -145,7 +146,7 @@ def _prepare(kind: type[Environment], lang: Language, **options: Any) -> Environ
     }
     environment.filters |= {
         "spread": partial(_spread, formats=formats),
-        "median_ms": _median_milliseconds,
+        "median_ms": show_median,
         "code": escape_code,
         "code_span": quote_code,
         "shell_word": lambda value: shlex.quote(str(value)),
@@ -157,18 +158,7 @@ def _prepare(kind: type[Environment], lang: Language, **options: Any) -> Environ
 
 def _spread(figure: Any, kind: str, formats: Mapping[str, Callable[..., str]]) -> str:
     """A figure over runs: mean ± standard deviation, with a ± only where it varied."""
-    if not figure:
-        return "-"
-    render = formats[kind]
-    if figure["n"] == 1 or figure["std"] == 0:
-        return render(figure["mean"])
-    return f"{render(figure['mean'])} ± {render(figure['std']).removeprefix('+')}"
-
-
-def _median_milliseconds(phase: Any) -> str:
-    values = [(phase or {}).get(f"{name}_seconds") for name in ("median", "std")]
-    known = [units.format_milliseconds(value) for value in values if value is not None]
-    return " ± ".join(known) if values[0] is not None else "-"
+    return show_spread(figure, formats[kind]) if figure else "-"
 
 
 def _or_dash(value: Any, render: Callable[..., str]) -> str:

@@ -5,7 +5,7 @@ import pytest
 
 from skip2bench.compare.folder import CompareFolder, describe_cell, find_folder, make_key
 from skip2bench.compare.matrix import list_cells, list_configurations
-from skip2bench.compare.process import Outcome
+from skip2bench.compare.process import Outcome, read_cell_run
 from skip2bench.compare.results import read_result
 from skip2bench.config.compare import load_compare_config, to_plain
 from skip2bench.errors import Skip2BenchError
@@ -88,6 +88,7 @@ def test_a_cell_that_is_no_longer_whole_is_named_once_and_runs_again(
     folder.write_outcome("x", "key", OK)
     assert folder.read_outcome("x", "key") == OK
     damage(folder.run_folder("x"))
+    folder = CompareFolder(tmp_path)  # which has read nothing yet
     capsys.readouterr()
     assert folder.read_outcome("x", "key") is None
     assert not folder.holds_another("x", "other key")
@@ -144,8 +145,9 @@ def test_a_comparison_is_not_begun_anew_over_another(tmp_path):
 def test_a_peer_is_at_its_target_where_its_end_is(folder, cell):
     summary = KNOWN | {"steps": 10, "final_val_loss": 2.0, "train_seconds": 5.0}
     write_json(folder.run_folder("x") / "summary.json", summary)
-    assert read_result(folder, replace(cell, name="x"), OK).curve == []  # its metrics are lost
-    result = read_result(folder, replace(cell, name="x", peer="litgpt"), OK)
+    cell_run = read_cell_run(folder.run_folder("x"))
+    assert read_result(cell, OK, cell_run).curve == []  # its metrics are lost
+    result = read_result(replace(cell, peer="litgpt"), OK, cell_run)
     assert result.curve == [{"step": 10, "val_loss": 2.0, "train_seconds": 5.0}]
     failed = replace(OK, status="failed")
-    assert not read_result(folder, replace(cell, name="x"), failed).curve
+    assert not read_result(cell, failed, cell_run).curve

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from skip2bench.compare.process import _judge, run_cell
+from skip2bench.compare.process import _judge, read_cell_run, run_cell
 from skip2bench.io.whole import write_json
 
 KILLED = "killed (signal 9), as the system does where memory runs out"
@@ -39,12 +39,12 @@ def test_the_status_of_a_cell(summary, exit_status, status, error, log, tmp_path
     if summary is not None:
         known = {"schema_version": 1, "kind": "train"}
         write_json(tmp_path / "summary.json", known | summary)
-    assert _judge(tmp_path, log, exit_status) == (status, error)
+    assert _judge(read_cell_run(tmp_path), log, exit_status) == (status, error)
 
 
 def test_words_in_the_log_tell_of_memory_that_ran_out(log, tmp_path):
     log.write_text("terminate called after throwing an instance of 'std::bad_alloc'\n")
-    assert _judge(tmp_path, log, -6)[0] == "oom"
+    assert _judge(read_cell_run(tmp_path), log, -6)[0] == "oom"
 
 
 def test_bad_input_is_the_cells_error(tmp_path):
@@ -56,9 +56,10 @@ def test_bad_input_is_the_cells_error(tmp_path):
         "max_memory_bytes": None,
         "parent_pid": os.getpid(),
     }
-    outcome = run_cell(spec, tmp_path / "spec.json", tmp_path / "cell.log")
+    outcome, cell_run = run_cell(spec, tmp_path / "spec.json", tmp_path / "cell.log")
     assert outcome.status == "failed"
     assert outcome.error == "data file 'nowhere.json' does not exist; check the path"
     assert outcome.exit_status == 1
     assert outcome.wall_seconds > 0
+    assert cell_run is None
     assert not (tmp_path / "run").exists()

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -36,13 +37,28 @@ def settings(tiny_checkpoint, tiny_data):
     }
 
 
+@pytest.fixture
+def reads(monkeypatch):
+    """How often this process has opened each file of a cell's run, by cell and file."""
+    found: Counter[tuple[str, str]] = Counter()
+    open_file = Path.open
+
+    def count(path, mode="r", *args, **options):
+        if path.name in ("summary.json", "metrics.csv") and "cells" in path.parts and "r" in mode:
+            found[path.parts[path.parts.index("cells") + 1], path.name] += 1
+        return open_file(path, mode, *args, **options)
+
+    monkeypatch.setattr(Path, "open", count)
+    return found
+
+
 def stamps(folder: Path) -> dict[str, int]:
     """When each cell's end was recorded."""
     return {path.stem: path.stat().st_mtime_ns for path in folder.glob("cells/*[0-9d].json")}
 
 
-def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys):
-    """One diverges, one is out of memory, all others end well and are not repeated."""
+def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys, reads):
+    """One diverges, one is out of memory, all others end well, are read once and not repeated."""
     matrix = {
         "learning_rates": [1e-2],
         "configurations": [
@@ -64,6 +80,10 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys):
         "skip2-0-1-lr0.01-seed1337": "ok",
         "skip2-0-1-lr0.01-seed1337-reused": "ok",
     }
+    ended_well = [name for name, status in statuses.items() if status == "ok" and name != "cache-1"]
+    files = [(name, file) for name in ended_well for file in ("summary.json", "metrics.csv")]
+    assert {place: reads[place] for place in files} == dict.fromkeys(files, 1)
+    assert set(reads.values()) == {1}
     assert results["error"].startswith("2 of 6 runs did not end well: lora-2-lr1e+30-seed1337, l")
     assert "lower --learning-rate" in results["cells"]["lora-2-lr1e+30-seed1337"]["error"]
     assert read_run(folder).summary["status"] == "failed"
@@ -92,7 +112,10 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys):
 
     before = stamps(folder)
     capsys.readouterr()
+    reads.clear()
     run_comparison(config, ["compare"])
+    assert {place: reads[place] for place in files} == dict.fromkeys(files, 1)
+    assert set(reads.values()) == {1}
     after = stamps(folder)
     repeated = {name for name in before if before[name] != after[name]}
     assert repeated == {"lora-2-lr1e+30-seed1337", "last-lr0.01-seed1337"}

@@ -1,0 +1,201 @@
+"""Columns and tables: a figure, its titles and its format, said once for every output.
+
+The terminal, the Markdown in both languages and the JSON are made of the same columns. Which there
+are is `columns`' business; this page knows how their cells are written.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from skip2bench.io import units
+from skip2bench.io.units import Language
+from skip2bench.report.markdown import escape_markdown
+from skip2bench.report.tables import Reduction
+
+Output = Literal["en", "ja", "screen"]
+"""Where a cell is shown: the report in a language, or the terminal, which is English."""
+Row = Mapping[str, Any]
+Format = Callable[[Any, Output], str]
+"""Text of a figure that is there; a column writes "-" for one that is not."""
+
+_NO_DIFFERENCE = {"en": "no difference beyond the noise", "ja": "ノイズを超える差なし"}
+_ONE_ROUND = {"en": " (one round, no interval)", "ja": "（1 ラウンドのみ、区間なし）"}
+_MISFIT = {"en": "out of memory (oom)", "ja": "メモリ不足 (oom)"}
+_ASKED_FOR = {"en": ": {} asked for", "ja": "、要求 {}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A figure of a row, and how it is shown."""
+
+    key: str
+    """Its name in the JSON."""
+    en: str
+    ja: str
+    figure: Callable[[Row], Any]
+    """The figure in base units; None where it does not apply or was not measured."""
+    show: Format
+    short: str | None = None
+    """Title on the terminal, where that of the report is too wide or says less there."""
+    is_text: bool = False
+    """Words: to the left."""
+    is_optional: bool = False
+    """Left out of the Markdown where no row has the figure."""
+
+    def title(self, output: Output) -> str:
+        """Its head."""
+        if output == "screen":
+            return self.short or self.en
+        return self.ja if output == "ja" else self.en
+
+    def cell(self, row: Row, output: Output) -> str:
+        """Its text in a row."""
+        figure = self.figure(row)
+        return "-" if figure is None else self.show(figure, output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A figure of the benchmark, and whether its configuration fits into memory."""
+
+    value: Any
+    status: str
+    """`ok`, or `oom`."""
+    requested_bytes: int | None = None
+
+
+def render_markdown(columns: Sequence[Column], rows: Sequence[Row], lang: Language) -> str:
+    """The table in Markdown, without an end of line."""
+    shown = [
+        column
+        for column in columns
+        if not column.is_optional or any(column.figure(row) is not None for row in rows)
+    ]
+    # as wide as the English title in both languages: nobody sees it once it is rendered
+    rules = [
+        "-" * (len(column.en) + 2) if column.is_text else "-" * (len(column.en) + 1) + ":"
+        for column in shown
+    ]
+    lines = [[column.title(lang) for column in shown]]
+    lines += [[column.cell(row, lang) for column in shown] for row in rows]
+    head, *body = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([head, f"|{'|'.join(rules)}|", *body])
+
+
+def to_plain(columns: Sequence[Column], rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The table as JSON can hold it: a mapping a row, figures in base units."""
+    return [{column.key: _to_plain(column.figure(row)) for column in columns} for row in rows]
+
+
+def _to_plain(figure: Any) -> Any:
+    if isinstance(figure, Fit):
+        return figure.value
+    return asdict(figure) if isinstance(figure, Reduction) else figure
+
+
+def plain(render: Callable[[Any], str]) -> Format:
+    """A format that is the same everywhere."""
+    return lambda figure, _: render(figure)
+
+
+def show_label(label: str, output: Output) -> str:
+    """A configuration's name."""
+    return label if output == "screen" else escape_markdown(label)
+
+
+def show_duration(seconds: float, output: Output) -> str:
+    """A long time in the words of the output's language."""
+    return units.format_duration(seconds, "ja" if output == "ja" else "en")
+
+
+def over_runs(show: Format, *, is_brief: bool = False) -> Format:
+    """Of a figure over runs: mean ± standard deviation, on a brief terminal the mean alone."""
+
+    def show_figure(figure: Row, output: Output) -> str:
+        if output == "screen" and is_brief:
+            return show(figure["mean"], output)
+        return show_spread(figure, lambda value: show(value, output))
+
+    return show_figure
+
+
+def show_spread(figure: Row, render: Callable[[float], str]) -> str:
+    """Mean ± standard deviation, with a ± only where the figure varied."""
+    mean = render(figure["mean"])
+    if figure["n"] == 1 or figure["std"] == 0:
+        return mean
+    return f"{mean} ± {render(figure['std']).removeprefix('+')}"
+
+
+def show_ratio(ratio: Row, output: Output) -> str:
+    """A paired ratio with its interval, or that there is no difference."""
+    middle = units.format_significant(ratio["ratio"])
+    if ratio["low"] is None:
+        return middle
+    if not ratio["is_difference"]:
+        middle = f"≈ {middle}" if output == "screen" else _NO_DIFFERENCE[output]
+    return f"{middle} {_interval(ratio['low'], ratio['high'], units.format_significant)}"
+
+
+def show_reduction(reduction: Reduction, output: Output) -> str:
+    """A paired reduction with its interval, or that there is no difference."""
+    words = "en" if output == "screen" else output
+    middle = units.format_percent(reduction.value)
+    if reduction.low is None or reduction.high is None:
+        return f"{middle}{_ONE_ROUND[words]}"
+    if not reduction.is_difference:
+        middle = _NO_DIFFERENCE[words]
+    return f"{middle} {_interval(reduction.low, reduction.high, units.format_percent)}"
+
+
+def show_speedup(ratio: Row, _: Output) -> str:
+    """Baseline's time over this one's, with its interval: the inverse of the stored ratio."""
+    low, high = ratio.get("low"), ratio.get("high")
+    middle = units.format_significant(1 / ratio["ratio"])
+    if low is None or high is None:
+        return middle
+    sign = "≈ " if low <= 1 <= high else ""
+    return f"{sign}{middle} {_interval(1 / high, 1 / low, units.format_significant)}"
+
+
+def show_phase(phase: Fit, output: Output) -> str:
+    """A phase's median; the terminal says "oom" in every cell, the report in one of the row."""
+    if output == "screen":
+        if phase.value:
+            return units.format_seconds(phase.value["median_seconds"])
+        return "oom" if phase.status == "oom" else "-"
+    return show_median(phase.value)
+
+
+def show_median(phase: Row | None) -> str:
+    """Median ± standard deviation of a phase, in milliseconds."""
+    values = [(phase or {}).get(f"{name}_seconds") for name in ("median", "std")]
+    known = [units.format_milliseconds(value) for value in values if value is not None]
+    return " ± ".join(known) if values[0] is not None else "-"
+
+
+def show_first_phase(phase: Fit, output: Output) -> str:
+    """As `show_phase`, in the column where the report says that memory ran out."""
+    return "oom" if phase.status == "oom" else show_phase(phase, output)
+
+
+def show_size(size: Fit, output: Output) -> str:
+    """A size in memory; the terminal says "oom" in every cell, the report in one of the row."""
+    if size.value is not None:
+        return units.format_bytes(size.value)
+    return size.status if output == "screen" and size.status != "ok" else "-"
+
+
+def show_peak(size: Fit, output: Output) -> str:
+    """As `show_size`, in the column where the report says that memory ran out, and by how much."""
+    if output == "screen" or size.status != "oom":
+        return show_size(size, output)
+    if size.requested_bytes is None:
+        return _MISFIT[output]
+    asked = _ASKED_FOR[output].format(units.format_bytes(size.requested_bytes))
+    return f"{_MISFIT[output]}{asked}"
+
+
+def _interval(low: float, high: float, render: Callable[[float], str]) -> str:
+    return f"[{render(low)}, {render(high)}]"

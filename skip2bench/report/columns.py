@@ -1,0 +1,490 @@
+"""Every table of figures: which columns it has, their titles in both languages, and their format.
+
+A new column is a `Column` here and its place in a table; the Markdown in both languages, the JSON
+(`tables` of `report --json`) and the terminal follow. The sentences around the tables are the
+templates'.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Any
+
+from skip2bench.io import units
+from skip2bench.io.units import Language
+from skip2bench.report.cells import (
+    Column,
+    Fit,
+    Format,
+    Row,
+    over_runs,
+    plain,
+    render_markdown,
+    show_duration,
+    show_first_phase,
+    show_label,
+    show_peak,
+    show_phase,
+    show_ratio,
+    show_reduction,
+    show_size,
+    show_speedup,
+    to_plain,
+)
+
+_BYTES, _COUNT = plain(units.format_bytes), plain(units.format_count)
+_PERCENT, _SIGNIFICANT = plain(units.format_percent), plain(units.format_significant)
+_LOSS, _MILLISECONDS = plain(units.format_loss), plain(units.format_milliseconds)
+_SIGNED, _GENERAL = plain("{:+.3f}".format), plain("{:g}".format)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table: its columns, and its rows among the data that it is made from."""
+
+    columns: tuple[Column, ...]
+    rows: Callable[[Any], Sequence[Row]] = list
+
+
+def render_tables(data: Mapping[str, Any], lang: Language) -> dict[str, str]:
+    """Every table of the report in Markdown, by name.
+
+    Args:
+        data: What `report_data.build_report_data` returns.
+        lang: Language of the titles and words.
+    """
+    return {
+        name: render_markdown(table.columns, table.rows(data), lang)
+        for name, table in TABLES.items()
+    }
+
+
+def collect_tables(data: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Every table of the report as JSON can hold it, by name: figures in base units."""
+    return {name: to_plain(table.columns, table.rows(data)) for name, table in TABLES.items()}
+
+
+# where a row keeps a figure
+
+
+def _of_runs(name: str) -> Callable[[Row], Any]:
+    """A figure over a configuration's runs, as `stats.Summary` has it."""
+    return lambda entry: entry["figures"].get(name)
+
+
+def _of_cache(name: str) -> Callable[[Row], Any]:
+    """The same, of a method that has a cache."""
+    return lambda entry: entry["figures"].get(name) if _is_cached(entry) else None
+
+
+def _is_cached(entry: Row) -> bool:
+    return bool(entry["method"] == "skip2")
+
+
+def _against_baseline(name: str) -> Callable[[Row], Any]:
+    """A paired ratio; the baseline has none to itself."""
+    return lambda entry: (
+        None if entry["is_baseline"] else entry["against_baseline"].get(name) or None
+    )
+
+
+def _phase(name: str) -> Callable[[Row], Fit]:
+    return lambda row: Fit(value=row[name], status="oom" if row["is_oom"] else "ok")
+
+
+def _speedup(phase: str) -> Callable[[Row], Any]:
+    return lambda row: row["ratios"].get(phase)
+
+
+def _speedup_by_flops(row: Row) -> float | None:
+    """Baseline's FLOPs of backward / this one's."""
+    reduction = row["backward_flops_reduction"]
+    return None if reduction is None or reduction == 1 else 1 / (1 - reduction)
+
+
+def _memory(name: str) -> Callable[[Row], Any]:
+    return lambda row: row["memory"][name]
+
+
+def _size(name: str) -> Callable[[Row], Fit]:
+    return lambda row: Fit(
+        value=row["memory"][name],
+        status=row["memory"]["status"] or "ok",
+        requested_bytes=row["memory"]["requested_bytes"],
+    )
+
+
+def _peaks(phase: str) -> Callable[[Row], Any]:
+    def find(row: Row) -> Any:
+        peaks = row["memory"]["phases"].get(phase)
+        return peaks if peaks and peaks["peak"] is not None else None
+
+    return find
+
+
+def _show_part(part: Row, _: object) -> str:
+    return f"{part['runs']} / {part['of']}"
+
+
+def _show_peaks(peaks: Row, _: object) -> str:
+    reserved = peaks["reserved"]
+    return (
+        f"{units.format_bytes(peaks['peak'])} "
+        f"({'-' if reserved is None else units.format_bytes(reserved)})"
+    )
+
+
+# columns that several tables have
+
+LABEL = Column(
+    key="label",
+    en="Configuration",
+    ja="設定",
+    figure=itemgetter("label"),
+    show=show_label,
+    is_text=True,
+)
+_RUNS = Column(key="n", en="n", ja="n", figure=lambda entry: len(entry["seeds"]), show=plain(str))
+
+
+def _own(key: str, en: str, ja: str, show: Format, **more: Any) -> Column:
+    """What a row keeps by the column's key."""
+    return Column(key=key, en=en, ja=ja, figure=itemgetter(key), show=show, **more)
+
+
+def _timed(key: str, en: str, ja: str, show: Format = show_phase) -> Column:
+    """A phase of the benchmark."""
+    return Column(key=key, en=en, ja=ja, figure=_phase(key), show=show)
+
+
+def _sized(key: str, en: str, ja: str, show: Format = show_size, **more: Any) -> Column:
+    """Memory of the benchmark."""
+    return Column(key=key, en=en, ja=ja, figure=_size(key), show=show, **more)
+
+
+def _figure(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
+    """A figure over runs."""
+    return Column(key=name, en=en, ja=ja, figure=_of_runs(name), show=over_runs(show), **more)
+
+
+def _ratio(name: str) -> Column:
+    """Paired ratio to the baseline of a figure over runs."""
+    return Column(
+        key=f"{name}_ratio",
+        en="Ratio",
+        ja="比",
+        short="×",
+        figure=_against_baseline(name),
+        show=show_ratio,
+    )
+
+
+def _brief(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
+    """A figure over runs of which the terminal shows the mean alone."""
+    shown = over_runs(show, is_brief=True)
+    return replace(_figure(name, en, ja, show, **more), show=shown)
+
+
+def _reduction(name: str, en: str, ja: str) -> Column:
+    return _own(name, en, ja, _PERCENT)
+
+
+# parameters
+
+_TOTAL = _own("total_parameters", "Total", "全パラメータ", _COUNT)
+_TRAINABLE = _own("trainable_parameters", "Trainable", "トレーニング可能", _COUNT)
+_TRAINABLE_RATIO = _own("trainable_ratio", "Share of all", "全体に対する比率", _PERCENT)
+_TRAINABLE_REDUCTION = _own(
+    "trainable_reduction", "Reduction (vs LoRA)", "削減率 (vs LoRA)", _PERCENT, short="Reduction"
+)
+_PARAMETERS = (
+    LABEL,
+    _TRAINABLE,
+    _TRAINABLE_RATIO,
+    _TRAINABLE_REDUCTION,
+    _own(
+        "extra_parameters",
+        "Difference",
+        "差",
+        plain("{:+,}".format),
+    ),
+    _own("rank", "Rank", "ランク", _COUNT),
+)
+
+# speed of the benchmark
+
+_FORWARD = _timed("forward", "Forward", "Forward", show_first_phase)
+_TRAIN_FORWARD = _timed("train_forward", "Train forward", "Train forward")
+_BACKWARD = _timed("backward", "Backward", "Backward")
+_OPTIMIZER = _timed("optimizer", "Optimizer", "Optimizer")
+_CACHED_FORWARD = _timed("cached_forward", "Cached forward", "Forward (キャッシュ済み)")
+_CACHED_BACKWARD = _timed("cached_backward", "Cached backward", "Backward (キャッシュ済み)")
+_BENCH_SPEED = (
+    *(LABEL, _FORWARD, _TRAIN_FORWARD, _BACKWARD),
+    _own(
+        "backward_reduction",
+        "Backward reduction [95 % interval]",
+        "Backward 削減率 [95 % 区間]",
+        show_reduction,
+    ),
+    _reduction("backward_flops_reduction", "By FLOPs", "FLOPs では"),
+    _OPTIMIZER,
+    _own("step_seconds", "1 step", "1 step", _MILLISECONDS),
+    _own("cached_step_seconds", "Cached step", "キャッシュ済み step", _MILLISECONDS),
+)
+_BENCH_STEPS = (
+    LABEL,
+    _reduction("step_reduction", "1 step: reduction", "1 step の削減率"),
+    _reduction("step_flops_reduction", "By FLOPs", "FLOPs では"),
+    _reduction(
+        "cached_step_reduction",
+        "Cached step: reduction against LoRA's step",
+        "キャッシュ済み step の削減率（LoRA の 1 step 比）",
+    ),
+    _reduction("cached_step_flops_reduction", "By FLOPs", "FLOPs では"),
+)
+
+
+def _faster(phase: str) -> Column:
+    """The terminal's own: how many times as fast as the first configuration."""
+    return Column(
+        key=f"{phase}_speedup",
+        en="× faster",
+        ja="倍速",
+        figure=_speedup(phase),
+        show=show_speedup,
+    )
+
+
+_FASTER_BY_FLOPS = Column(
+    key="backward_flops_speedup",
+    en="By FLOPs",
+    ja="FLOPs では",
+    figure=_speedup_by_flops,
+    show=_SIGNIFICANT,
+)
+
+# speed of training
+
+_TRAIN_SECONDS = _figure("train_seconds", "Training time", "学習時間", show_duration)
+_REUSED_SECONDS = _brief(
+    "reused_train_seconds",
+    "Cache kept: training time",
+    "キャッシュ再利用時の学習時間",
+    show_duration,
+    short="Cache kept",
+)
+_EPOCH_SECONDS = _figure("epoch_seconds", "An epoch", "1 エポック", show_duration)
+_SPEED = (
+    *(LABEL, _RUNS, _TRAIN_SECONDS, _ratio("train_seconds")),
+    replace(
+        _figure("cache_build_seconds", "Building the cache", "キャッシュ構築", show_duration),
+        figure=_of_cache("cache_build_seconds"),
+    ),
+    *(_EPOCH_SECONDS, _ratio("epoch_seconds")),
+    *(_REUSED_SECONDS, _ratio("reused_train_seconds")),
+    _figure("steps_per_second", "steps/s", "steps/s", _SIGNIFICANT),
+    _figure("tokens_per_second", "tokens/s", "tokens/s", _SIGNIFICANT),
+    _figure("wall_seconds", "Whole process", "プロセス全体", show_duration),
+)
+
+# memory
+
+_SAVED = "Saved for backward"
+_SAVED_JA = "逆伝播用の保存"
+_BENCH_PEAK = _sized("peak_bytes", "Peak", "ピーク", show_peak)
+_STEP_BYTES = _sized("step_bytes", "Increase in a step", "step 中の増加", short="Of a step")
+_CACHED_STEP_BYTES = _sized(
+    "cached_step_bytes",
+    "Increase in a cached step",
+    "キャッシュ済み step 中の増加",
+    short="Of a cached step",
+)
+_BENCH_SAVED = _sized("saved_bytes", _SAVED, _SAVED_JA)
+_BENCH_CACHED_SAVED = _sized(
+    "cached_saved_bytes",
+    f"{_SAVED} (cached)",
+    f"{_SAVED_JA} (キャッシュ済み)",
+    short="Saved, cached step",
+)
+
+
+def _memory_reduction(name: str) -> Column:
+    return Column(key=name, en="Reduction", ja="削減率", figure=_memory(name), show=_PERCENT)
+
+
+_BENCH_MEMORY = (
+    *(LABEL, _BENCH_PEAK),
+    Column(
+        key="reserved_bytes",
+        en="Reserved",
+        ja="予約済み",
+        figure=_memory("reserved_bytes"),
+        show=_BYTES,
+        is_optional=True,
+    ),
+    *(_STEP_BYTES, _memory_reduction("step_reduction")),
+    *(_BENCH_SAVED, _memory_reduction("saved_reduction")),
+    *(_BENCH_CACHED_SAVED, _memory_reduction("cached_saved_reduction")),
+)
+_BENCH_PEAKS = (
+    LABEL,
+    *(
+        replace(column, figure=_peaks(column.key), show=_show_peaks)
+        for column in (
+            *(_FORWARD, _TRAIN_FORWARD, _BACKWARD, _OPTIMIZER),
+            *(_CACHED_FORWARD, _CACHED_BACKWARD),
+        )
+    ),
+)
+_PEAK = _brief("peak_memory_bytes", "Peak", "ピーク", _BYTES)
+_SAVED_BYTES = _brief("saved_for_backward_bytes", _SAVED, _SAVED_JA, _BYTES)
+_CACHE_BYTES = replace(
+    _brief("cache_bytes", "Skip-Cache", "Skip-Cache", _BYTES), figure=_of_cache("cache_bytes")
+)
+_ADAPTER_BYTES = _brief("adapter_bytes", "Adapter file", "アダプターのファイル", _BYTES)
+_MEMORY = (
+    *(LABEL, _PEAK, _ratio("peak_memory_bytes")),
+    _figure("steps_peak_memory_bytes", "Peak of the steps", "ステップ中のピーク", _BYTES),
+    _figure("reserved_memory_bytes", "Reserved", "予約済み", _BYTES),
+    *(_SAVED_BYTES, _ratio("saved_for_backward_bytes")),
+    *(_CACHE_BYTES, _ADAPTER_BYTES),
+)
+_MICRO_BATCH = Column(
+    key="micro_batch_size",
+    en="Micro-batch",
+    ja="マイクロバッチ",
+    # steps from the cache have none
+    figure=lambda entry: None if _is_cached(entry) else entry["micro_batch_size"],
+    show=_COUNT,
+)
+_WHOLE_PEAK = (
+    replace(_PEAK, en="Peak memory", ja="ピークメモリ", short="Peak"),
+    _ratio("peak_memory_bytes"),
+)
+_BEST_BATCH = (
+    *(LABEL, _RUNS),
+    *(_MICRO_BATCH, _TRAIN_SECONDS, _ratio("train_seconds")),
+    *(_EPOCH_SECONDS, _ratio("epoch_seconds"), *_WHOLE_PEAK),
+)
+
+# accuracy
+
+_RATE = _own("learning_rate", "Learning rate", "学習率", _GENERAL, short="Rate")
+_FINAL_LOSS = _figure("final_val_loss", "Final loss", "最終損失", _LOSS)
+_TO_TARGET = _brief(
+    "time_to_target_seconds",
+    "To the target loss",
+    "目標損失までの時間",
+    show_duration,
+    short="To target",
+)
+_REACHED = Column(
+    key="target_reached",
+    en="Reached",
+    ja="到達",
+    figure=lambda entry: {"runs": entry["target_reached"], "of": len(entry["seeds"])},
+    show=_show_part,
+)
+_FORGETTING = _brief("forgetting", "Forgetting", "忘却", _SIGNED)
+_ACCURACY = (
+    *(LABEL, _RUNS, _RATE),
+    _figure("initial_val_loss", "Initial loss", "初期損失", _LOSS),
+    *(_FINAL_LOSS, _ratio("final_val_loss")),
+    _figure("best_val_loss", "Best loss", "最良損失", _LOSS),
+    _figure("loss_change_per_step", "Δloss / step", "Δloss / step", _SIGNIFICANT),
+    *(_TO_TARGET, _ratio("time_to_target_seconds")),
+    _figure("steps_to_target", "Steps", "ステップ", _SIGNIFICANT),
+    _figure("samples_to_target", "Samples", "サンプル", _SIGNIFICANT),
+    *(_REACHED, _FORGETTING),
+)
+
+_BEST = {"en": " (best)", "ja": "（最良）"}
+
+
+def _list_grid(data: Mapping[str, Any]) -> list[Row]:
+    """Each learning rate of each configuration."""
+    return [
+        {**row, "label": entry["label"], "is_best": row["learning_rate"] == entry["learning_rate"]}
+        for entry in data["entries"]
+        for row in entry["grid"]
+    ]
+
+
+def _loss_at_rate(row: Row) -> Row | None:
+    """As `stats.Summary` has it."""
+    if not row["ok"]:
+        return None
+    return {"n": row["ok"], "mean": row["mean_final_val_loss"], "std": row["std_final_val_loss"]}
+
+
+_LEARNING_RATES = (
+    LABEL,
+    replace(
+        _RATE,
+        figure=lambda row: {"rate": row["learning_rate"], "is_best": row["is_best"]},
+        show=lambda it, output: f"{it['rate']:g}{_BEST[output] if it['is_best'] else ''}",
+    ),
+    replace(_FINAL_LOSS, figure=_loss_at_rate),
+    Column(
+        key="ended_well",
+        en="Runs that ended well",
+        ja="正常終了",
+        figure=lambda row: {"runs": row["ok"], "of": row["runs"]},
+        show=_show_part,
+    ),
+)
+
+TABLES = {
+    "parameters": Table(rows=itemgetter("parameters"), columns=_PARAMETERS),
+    "bench_speed": Table(rows=itemgetter("bench"), columns=_BENCH_SPEED),
+    "bench_steps": Table(
+        rows=lambda data: [row for row in data["bench"] if row["method"] != "lora"],
+        columns=_BENCH_STEPS,
+    ),
+    "speed": Table(rows=itemgetter("entries"), columns=_SPEED),
+    "best_batch": Table(rows=itemgetter("best_batch"), columns=_BEST_BATCH),
+    "bench_memory": Table(rows=itemgetter("bench"), columns=_BENCH_MEMORY),
+    "bench_peaks": Table(rows=itemgetter("bench"), columns=_BENCH_PEAKS),
+    "memory": Table(rows=itemgetter("entries"), columns=_MEMORY),
+    "accuracy": Table(rows=itemgetter("entries"), columns=_ACCURACY),
+    "learning_rates": Table(rows=_list_grid, columns=_LEARNING_RATES),
+}
+"""The report's, by name, in its order."""
+BENCH_SCREENS = {
+    "📊 Parameter Count Comparison": Table(columns=(_TOTAL, _TRAINABLE, _TRAINABLE_RATIO)),
+    "📈 Parameter Reduction": Table(columns=(_TRAINABLE_REDUCTION,)),
+    "⚡ Forward Pass Benchmark": Table(
+        columns=(_FORWARD, _faster("forward"), _TRAIN_FORWARD, _faster("train_forward"))
+    ),
+    "⚙️  Backward Pass Benchmark": Table(
+        columns=(_BACKWARD, _faster("backward"), _FASTER_BY_FLOPS, _OPTIMIZER)
+    ),
+    "⚙️  With Skip-Cache (later epochs)": Table(
+        rows=lambda rows: [row for row in rows if row["cached_forward"]],
+        columns=(
+            *(_CACHED_FORWARD, _faster("cached_forward")),
+            *(_CACHED_BACKWARD, _faster("cached_backward")),
+        ),
+    ),
+    "💾 Memory Usage": Table(
+        columns=(
+            *(_BENCH_PEAK, _STEP_BYTES, _CACHED_STEP_BYTES),
+            *(_BENCH_SAVED, _BENCH_CACHED_SAVED),
+        )
+    ),
+}
+"""The terminal's of a benchmark, by title, on its rows; the labels come first."""
+COMPARE_SCREENS = {
+    "Loss": (
+        *(_TRAINABLE, _RATE, _RUNS, _FINAL_LOSS, _ratio("final_val_loss")),
+        *(_REACHED, _FORGETTING),
+    ),
+    "Time": (
+        *(_TRAIN_SECONDS, _ratio("train_seconds")),
+        *(_REUSED_SECONDS, _ratio("reused_train_seconds"), _TO_TARGET),
+    ),
+    "Memory": (_PEAK, _ratio("peak_memory_bytes"), _SAVED_BYTES, _CACHE_BYTES, _ADAPTER_BYTES),
+}
+"""The terminal's of a comparison."""
+BEST_BATCH_SCREEN = (_MICRO_BATCH, _TRAIN_SECONDS, _ratio("train_seconds"), *_WHOLE_PEAK)
