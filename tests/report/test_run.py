@@ -403,8 +403,8 @@ def test_values_from_files_cannot_break_the_markdown() -> None:
 
 def test_the_report_imports_no_torch() -> None:
     code = (
-        "import sys; from skip2bench.config.commands.commands import ReportConfig;"
-        "from skip2bench.report.run import run as report;"
+        "import sys; from skip2bench.config.commands import ReportConfig;"
+        "from skip2bench.report import run as report;"
         "report.render_report(ReportConfig());"
         "print(sorted({'torch', 'litgpt', 'lightning', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
