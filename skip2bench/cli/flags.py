@@ -22,10 +22,6 @@ _LITGPT_SPELLINGS = {
 }
 
 
-_ONE_WAY = frozenset(("force", "dry_run", "aa", "best_batch", "match_params", "json"))
-"""Switches that are off unless typed, and have no --no form."""
-
-
 def normalise_flags(arguments: list[str]) -> list[str]:
     """Bring LitGPT's spellings of flags to ours: underscores, `--train.`, `--skip2lora_*`."""
     result = []
@@ -85,7 +81,7 @@ def _flag(item: Any, hint: Any, embedded_default: Any) -> inspect.Parameter:
     kind: Any = hint if hint in (int, float, bool) else str
     if item.metadata.get("repeatable"):
         kind = list[str]
-    can_negate = kind is bool and item.name not in _ONE_WAY
+    can_negate = kind is bool and not item.metadata.get("one_way")
     flag = f"--{name}/--no-{name}" if can_negate else f"--{name}"
     option = typer.Option(
         flag,

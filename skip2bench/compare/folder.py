@@ -22,6 +22,7 @@ from skip2bench.compare.matrix import Cell
 from skip2bench.compare.process import END_SECONDS, CellRun, Outcome
 from skip2bench.config.commands import to_plain as config_to_plain
 from skip2bench.config.compare import CompareConfig, to_plain
+from skip2bench.config.options import default_of, list_options
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import warn
 from skip2bench.io.locks import locked_folder
@@ -195,7 +196,7 @@ def make_key(content: dict[str, Any], environment: dict[str, Any]) -> str:
 
 
 def describe_cell(cell: Cell, data_sha256: str) -> dict[str, Any]:
-    """What a cell's key covers; where its cache lies makes no difference.
+    """What a cell's key covers; where it keeps things makes no difference.
 
     Args:
         cell: The cell.
@@ -203,8 +204,9 @@ def describe_cell(cell: Cell, data_sha256: str) -> dict[str, Any]:
             file of its own is covered by that file's content.
     """
     data = Path(cell.config.data)
+    places = {item.name: default_of(item) for item in list_options(cell.config, "place")}
     return {
-        "config": config_to_plain(cell.config) | {"cache_dir": None},
+        "config": config_to_plain(cell.config) | places,
         "role": cell.role,
         "peer": cell.peer,
         "max_memory_bytes": cell.max_memory_bytes,

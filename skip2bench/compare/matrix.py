@@ -15,7 +15,8 @@ from litgpt.config import Config
 
 from skip2bench.config.blocks import blocks_text
 from skip2bench.config.compare import CompareConfig
-from skip2bench.config.methods import METHODS
+from skip2bench.config.methods import METHODS, TRADITIONAL
+from skip2bench.config.options import option_names
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
@@ -32,8 +33,6 @@ Role = Literal["run", "reused", "cache"]
 """A run of its own; a run that finds its Skip-Cache kept; the run that makes that cache."""
 
 _PEER_LABELS = {"litgpt": "LitGPT finetune_lora", "peft": "Hugging Face PEFT LoRA"}
-_CACHE_FREE_KEYS = frozenset(("blocks", "skip_r", "lora_r", "lora_alpha", "lora_dropout", "target"))
-"""What configurations may differ in and still share a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +119,11 @@ def list_cells(
 def _combine(config: CompareConfig, model: Config) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for name in config.methods:
-        if name == "bias" and config.flow == "detailed" and not has_biases(model):
-            note(f"bias: {model.name} has no biases, left out")
-        elif METHODS[name].is_skip:
+        method = METHODS[name]
+        needs_biases = method.weights == "biases"
+        if needs_biases and config.flow == "detailed" and not has_biases(model):
+            note(f"{name}: {model.name} has no biases, left out")
+        elif method.is_skip:
             entries += [{"method": name, "blocks": blocks} for blocks in config.blocks]
         else:
             entries.append({"method": name})
@@ -199,9 +200,9 @@ def _match(
 def _add_peer(
     config: CompareConfig, peer: str, found: list[Configuration], model: Config
 ) -> Configuration:
-    """A peer's LoRA with the settings of `lora` here."""
-    own = [one for one in found if one.settings.method.name == "lora" and not one.is_aa]
-    lora = own[0] if own else _resolve(config, {"method": "lora"}, model)
+    """A peer's LoRA with the settings of traditional LoRA here."""
+    own = [one for one in found if one.settings.method.is_traditional and not one.is_aa]
+    lora = own[0] if own else _resolve(config, {"method": TRADITIONAL}, model)
     return replace(lora, name=f"peer-{peer}", label=_PEER_LABELS[peer], peer=peer)
 
 
@@ -252,9 +253,10 @@ def _cache_cells(
 ) -> list[Cell]:
     """One run for each cache that `reused` cells share: all their blocks at once."""
     groups: dict[str, list[Configuration]] = {}
+    adapter = option_names(TrainConfig, "adapter")  # whatever it is, the frozen layers are the same
     for one in configurations:
         if one.settings.method.is_cached:
-            shared = {k: v for k, v in one.values.items() if k not in _CACHE_FREE_KEYS}
+            shared = {k: v for k, v in one.values.items() if k not in adapter}
             groups.setdefault(repr(sorted(shared.items())), []).append(one)
     cells = []
     for number, group in enumerate(groups.values(), start=1):

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lightning.fabric import Fabric
@@ -19,6 +19,10 @@ from skip2bench.compare.folder import BENCH
 from skip2bench.compare.matrix import Cell, Configuration, list_configurations
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.compare import CompareConfig
+from skip2bench.config.methods import TRADITIONAL
+from skip2bench.config.options import option_names
+from skip2bench.config.run import RunConfig
+from skip2bench.config.train import TrainConfig
 from skip2bench.io.console import note
 from skip2bench.io.text import check_folder
 from skip2bench.io.units import format_amount, format_duration
@@ -27,11 +31,8 @@ from skip2bench.machine.environment import weights_dtype
 from skip2bench.models.methods import build_empty_model, resolve_method
 from skip2bench.train.plan import TrainingPlan, plan_training
 
-_INPUT_KEYS = {
-    *("data", "domain_text", "prompt_style", "mask_prompt", "val_split_fraction"),
-    *("max_seq_length", "train_samples", "precision", "device", "logger"),
-}
-"""Values of a configuration whose input the plan of the others does not cover."""
+_PLANNED_KEYS = frozenset(option_names(TrainConfig, "input", "backbone", "place"))
+"""Values of a configuration that the plan of the others has not checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +66,14 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
         Skip2BenchError: something of it is not good.
     """
     check_folder("out_dir", config.out_dir)
-    plan = plan_training(config.cell_config({"method": "lora"}))
+    plan = plan_training(config.cell_config({"method": TRADITIONAL}))
     configurations = list_configurations(config, plan.model_config)
     if config.peers:
         from skip2bench.compare.peers.run import check_peers
 
         check_peers(config.peers, plan)
     for one in configurations:
-        if one.values.keys() & _INPUT_KEYS:
+        if one.values.keys() & _PLANNED_KEYS:
             plan_training(config.cell_config(one.values))
     environment = plan.describe_environment(arguments)
     return ComparisonPlan(
@@ -100,7 +101,7 @@ def _plan_bench(
     skip = [
         cell.blocks for one, cell in zip(own, cells, strict=True) if one.settings.method.is_skip
     ]
-    shared = ("target", "lora_alpha", "lora_dropout", "precision", "device", "seed")
+    shared = {item.name for item in fields(RunConfig)} - {*ranks, *option_names(RunConfig, "call")}
     return BenchConfig(
         model=str(cells[0].checkpoint_dir or BenchConfig.model),
         methods=tuple(dict.fromkeys(one.settings.method.name for one in own)),
@@ -152,7 +153,7 @@ def measure_rates(plan: TrainingPlan, start_seconds: float) -> Rates:
     model_config.n_layer = 1
     length = max(2, round(_mean(plan.data.train.lengths)))
     shape = (max(1, _TRIAL_TOKENS // length), length)
-    settings = resolve_method("lora", "", plan.config, model_config)
+    settings = resolve_method(TRADITIONAL, "", plan.config, model_config)
     with plan.device:
         model = build_empty_model(settings, model_config).to(weights_dtype(plan.precision))
     fabric = Fabric(accelerator=plan.device.type, devices=1, precision=plan.precision)

@@ -9,8 +9,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from skip2bench.config.options import MAX_REPEATS, check_choice, check_positive, option
-from skip2bench.config.run import EMBEDDED_DATA, MethodName, RunConfig
+from skip2bench.config.methods import MethodName
+from skip2bench.config.options import (
+    MAX_REPEATS,
+    check_choice,
+    check_positive,
+    option,
+    option_names,
+)
+from skip2bench.config.run import EMBEDDED_DATA, RunConfig
 from skip2bench.io.resources import EMBEDDED_MODEL
 from skip2bench.io.units import Language
 
@@ -22,18 +29,25 @@ class BenchConfig(RunConfig):
     """What `skip2bench bench` measures."""
 
     model: str = option(
-        EMBEDDED_MODEL, "'pystd', a LitGPT config name (random weights) or a checkpoint folder."
+        EMBEDDED_MODEL,
+        "'pystd', a LitGPT config name (random weights) or a checkpoint folder.",
+        role="condition",
     )
-    methods: tuple[str, ...] = option(("lora", "skip2"), "Methods to compare, comma-separated.")
+    methods: tuple[str, ...] = option(
+        ("lora", "skip2"), "Methods to compare, comma-separated.", role="adapter"
+    )
     blocks: tuple[str, ...] = option(
         ("fast", "balanced", "accurate"),
         "Blocks of the Skip methods; repeat the flag for several.",
         repeatable=True,
+        role="adapter",
     )
-    batch_size: int = option(4, "Sequences in a batch.")
-    seq_length: int = option(256, "Tokens in a sequence.")
-    rounds: int = option(3, "Rounds over all configurations (at least 3 for an interval).")
-    iterations: int = option(10, "Iterations of a configuration in each round.")
+    batch_size: int = option(4, "Sequences in a batch.", role="condition")
+    seq_length: int = option(256, "Tokens in a sequence.", role="condition")
+    rounds: int = option(
+        3, "Rounds over all configurations (at least 3 for an interval).", role="measuring"
+    )
+    iterations: int = option(10, "Iterations of a configuration in each round.", role="measuring")
 
     def __post_init__(self) -> None:
         for name in self.methods:
@@ -49,20 +63,30 @@ class BenchConfig(RunConfig):
 class DoctorConfig(RunConfig):
     """What `skip2bench doctor` looks at: this machine, and whether a run fits it."""
 
-    model: str = option(EMBEDDED_MODEL, "'pystd', a LitGPT config name or a checkpoint folder.")
+    model: str = option(
+        EMBEDDED_MODEL, "'pystd', a LitGPT config name or a checkpoint folder.", role="condition"
+    )
     data: str = option(
         EMBEDDED_DATA,
         "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
+        role="input",
     )
-    methods: tuple[str, ...] = option(("lora", "skip2"), "Methods to fit, comma-separated.")
+    methods: tuple[str, ...] = option(
+        ("lora", "skip2"), "Methods to fit, comma-separated.", role="adapter"
+    )
     blocks: tuple[str, ...] = option(
-        ("balanced",), "Blocks of the Skip methods; repeat the flag for several.", repeatable=True
+        ("balanced",),
+        "Blocks of the Skip methods; repeat the flag for several.",
+        repeatable=True,
+        role="adapter",
     )
     max_seq_length: int | None = option(
-        None, "Cut samples to this many tokens (default: the model's context)."
+        None, "Cut samples to this many tokens (default: the model's context).", role="input"
     )
     cache_dir: Path | None = option(
-        None, "Folder that would keep Skip-Cache (default: it lives in the run folder)."
+        None,
+        "Folder that would keep Skip-Cache (default: it lives in the run folder).",
+        role="place",
     )
 
     def __post_init__(self) -> None:
@@ -77,18 +101,27 @@ class DoctorConfig(RunConfig):
 class ReportConfig:
     """Which results `skip2bench report` reads and how it writes."""
 
-    results: Path = option(Path("results"), "Folder of results.")
-    lang: Language = option("ja", "Language of the report: ja or en.")
-    format: ReportFormat = option("md", "Form of the report: md or html, one file by itself.")
-    output: Path | None = option(None, "File to write (default: standard output).")
+    results: Path = option(Path("results"), "Folder of results.", role="call")
+    lang: Language = option("ja", "Language of the report: ja or en.", role="call")
+    format: ReportFormat = option(
+        "md", "Form of the report: md or html, one file by itself.", role="call"
+    )
+    output: Path | None = option(None, "File to write (default: standard output).", role="call")
     plots_dir: Path | None = option(
-        None, "Folder of the charts of a Markdown report (default: figures, beside it)."
+        None,
+        "Folder of the charts of a Markdown report (default: figures, beside it).",
+        role="call",
     )
     run: tuple[Path, ...] = option(
-        (), "Use only this run, or those below this folder; repeatable.", repeatable=True
+        (),
+        "Use only this run, or those below this folder; repeatable.",
+        repeatable=True,
+        role="call",
     )
-    template: Path | None = option(None, "Jinja template of your own, rendered in a sandbox.")
-    json: bool = option(False, "Write the tables as JSON instead.")
+    template: Path | None = option(
+        None, "Jinja template of your own, rendered in a sandbox.", role="call"
+    )
+    json: bool = option(False, "Write the tables as JSON instead.", role="call", one_way=True)
 
     def __post_init__(self) -> None:
         check_choice("lang", self.lang, get_args(Language))
@@ -98,11 +131,12 @@ class ReportConfig:
 def to_plain(config: RunConfig) -> dict[str, Any]:
     """The configuration as YAML can hold it, by field name, to be read back and run again.
 
-    Where it was written, and whether over another run, is left out: a repetition goes elsewhere.
+    What holds for one call alone is left out, such as where it writes: a repetition goes elsewhere.
     """
+    of_call = option_names(config, "call")
     plain: dict[str, Any] = {}
     for item in fields(config):
-        if item.name in ("out_dir", "force", "resume"):
+        if item.name in of_call:
             continue
         value = getattr(config, item.name)
         plain[item.name] = (

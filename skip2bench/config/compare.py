@@ -12,8 +12,15 @@ from typing import Any, Literal, get_args
 
 from skip2bench.config.blocks import blocks_text
 from skip2bench.config.load import read_flat_file
-from skip2bench.config.options import check_choice, check_positive, coerce, option, refuse_unknown
-from skip2bench.config.run import MethodName
+from skip2bench.config.methods import TRADITIONAL, MethodName
+from skip2bench.config.options import (
+    check_choice,
+    check_positive,
+    coerce,
+    option,
+    option_names,
+    refuse_unknown,
+)
 from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
@@ -21,10 +28,12 @@ from skip2bench.io.units import parse_bytes
 Flow = Literal["minimal", "small", "detailed"]
 Peer = Literal["litgpt", "peft"]
 
-OWN_TRAIN_KEYS = frozenset(
-    ("method", "learning_rate", "cache_dir", "devices", "num_nodes", "strategy")
-)
-"""Fields of `train` that the matrix sets for each cell."""
+OWN_TRAIN_KEYS: dict[str, str] = {
+    item.name: item.metadata["set_by_matrix"]
+    for item in fields(TrainConfig)
+    if "set_by_matrix" in item.metadata
+}
+"""Fields of `train` that the matrix sets for each cell, and what to do instead."""
 _MAX_SEEDS = 1000
 _LR_STEP = 3
 """Neighbours in the grid of learning rates differ by this factor."""
@@ -35,47 +44,83 @@ class CompareConfig:
     """Which cells a comparison has: configurations × learning rates × seeds."""
 
     flow: Flow = option(
-        "small", "Size of the matrix: minimal (minutes), small (about an hour) or detailed (hours)."
+        "small",
+        "Size of the matrix: minimal (minutes), small (about an hour) or detailed (hours).",
+        role="matrix",
     )
-    methods: tuple[str, ...] = option(("lora", "skip2"), "Methods to compare, comma-separated.")
+    methods: tuple[str, ...] = option(
+        ("lora", "skip2"), "Methods to compare, comma-separated.", role="matrix"
+    )
     blocks: tuple[str, ...] = option(
         ("fast", "balanced", "accurate", "all"),
         "Blocks of the Skip methods; repeat the flag for several.",
         repeatable=True,
+        role="matrix",
     )
-    seeds: int = option(3, "Runs of each configuration: with --seed, the one after it, and so on.")
+    seeds: int = option(
+        3, "Runs of each configuration: with --seed, the one after it, and so on.", role="matrix"
+    )
     learning_rates: tuple[float, ...] = option(
-        (), "Grid for every method, comma-separated; the best of each is compared."
+        (), "Grid for every method, comma-separated; the best of each is compared.", role="matrix"
     )
     match_params: bool = option(
-        False, "Set each adapter method's rank to train as many parameters as the baseline."
+        False,
+        "Set each adapter method's rank to train as many parameters as the baseline.",
+        role="matrix",
+        one_way=True,
     )
-    baseline: MethodName = option("lora", "Method that the others are compared with.")
+    baseline: MethodName = option(
+        TRADITIONAL, "Method that the others are compared with.", role="matrix"
+    )
     target_loss: float | None = option(
-        None, "Validation loss to reach (default: the baseline's final one on the same seed)."
+        None,
+        "Validation loss to reach (default: the baseline's final one on the same seed).",
+        role="matrix",
     )
     peers: tuple[str, ...] = option(
-        (), "LoRA that others wrote, on the same data: litgpt, peft (needs the extra 'peers')."
+        (),
+        "LoRA that others wrote, on the same data: litgpt, peft (needs the extra 'peers').",
+        role="matrix",
     )
-    bench: bool = option(True, "Run the micro-benchmark of the same configurations first.")
-    aa: bool = option(False, "Run the baseline once more under another name.")
+    bench: bool = option(
+        True, "Run the micro-benchmark of the same configurations first.", role="matrix"
+    )
+    aa: bool = option(
+        False, "Run the baseline once more under another name.", role="matrix", one_way=True
+    )
     best_batch: bool = option(
-        False, "With --micro-batch-size auto: run each at its own largest micro-batch too."
+        False,
+        "With --micro-batch-size auto: run each at its own largest micro-batch too.",
+        role="matrix",
+        one_way=True,
     )
     max_memory: str | None = option(
-        None, "Cap on the memory of each cell, such as 8GiB (Linux): beyond it, the cell is oom."
+        None,
+        "Cap on the memory of each cell, such as 8GiB (Linux): beyond it, the cell is oom.",
+        role="matrix",
     )
-    configurations: tuple[dict[str, Any], ...] = field(default=(), metadata={"help": ""})
+    configurations: tuple[dict[str, Any], ...] = field(
+        default=(), metadata={"help": "", "role": "matrix"}
+    )
     """From YAML alone, in place of methods × blocks: `method`, and `label`, `blocks`,
     `learning_rates`, `max_memory` or any key of `train`."""
-    train: dict[str, Any] = field(default_factory=dict, metadata={"help": ""})
+    train: dict[str, Any] = field(default_factory=dict, metadata={"help": "", "role": "matrix"})
     """Values of `train` for every cell, by field name."""
-    resume: bool = option(True, "Go on with the newest comparison of the same configuration.")
-    force: bool = option(
-        False, "Replace runs in the folder that were made with another configuration."
+    resume: bool = option(
+        True, "Go on with the newest comparison of the same configuration.", role="call"
     )
-    dry_run: bool = option(False, "Say what would run and how long it would take, and stop.")
-    out_dir: Path | None = option(None, "Folder of the comparison (default: below results).")
+    force: bool = option(
+        False,
+        "Replace runs in the folder that were made with another configuration.",
+        role="call",
+        one_way=True,
+    )
+    dry_run: bool = option(
+        False, "Say what would run and how long it would take, and stop.", role="call", one_way=True
+    )
+    out_dir: Path | None = option(
+        None, "Folder of the comparison (default: below results).", role="call"
+    )
 
     def __post_init__(self) -> None:
         check_choice("flow", self.flow, get_args(Flow))
@@ -157,8 +202,9 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
     values = _FLOWS[flow] | given
     own = {key: value for key, value in values.items() if key in _OWN_KEYS}
     train = {key: value for key, value in values.items() if key not in _OWN_KEYS}
-    for key in OWN_TRAIN_KEYS & train.keys():
-        raise Skip2BenchError(f"{key!r} is set for each cell by the matrix; {_REMEDIES[key]}")
+    for key, remedy in OWN_TRAIN_KEYS.items():
+        if key in train:
+            raise Skip2BenchError(f"{key!r} is set for each cell by the matrix; {remedy}")
     listed = own.pop("configurations", None) or ()
     if not isinstance(listed, list | tuple) or not all(isinstance(e, dict) for e in listed):
         raise Skip2BenchError("configurations is no list of mappings; write '- method: lora'")
@@ -172,25 +218,16 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
     return config
 
 
-_REMEDIES = {
-    "method": "use methods",
-    "learning_rate": "use learning_rates",
-    "cache_dir": "leave it out: cells share a cache below the comparison's folder",
-    "devices": "leave it out: every cell is one process",
-    "num_nodes": "leave it out: every cell is one process",
-    "strategy": "leave it out: every cell is one process",
-}
 _CONFIGURATION_KEYS = frozenset(("label", "learning_rates", "max_memory"))
+_NOT_ITS_OWN = {*OWN_TRAIN_KEYS, *option_names(TrainConfig, "call", "repetition")}
+"""Fields of `train` that a configuration does not choose, but for its method."""
 
 
 def _check_configuration(entry: dict[str, Any], number: int) -> None:
-    known = {item.name for item in fields(TrainConfig)} - {
-        "out_dir",
-        "force",
-        "resume",
-        "cache_dir",
+    known = {
+        "method",
+        *(item.name for item in fields(TrainConfig) if item.name not in _NOT_ITS_OWN),
     }
-    known -= {"learning_rate", "seed", "devices", "num_nodes", "strategy"}
     if "method" not in entry:
         raise Skip2BenchError(f"configuration {number} has no method; add one")
     refuse_unknown(entry, known | _CONFIGURATION_KEYS)
@@ -218,8 +255,9 @@ def _check_max_memory(value: Any) -> None:
 def to_plain(config: CompareConfig) -> dict[str, Any]:
     """The configuration as YAML can hold it, without where it goes and what it finds there."""
     plain: dict[str, Any] = {}
+    of_call = option_names(config, "call")
     for item in fields(config):
-        if item.name in ("out_dir", "resume", "force", "dry_run"):
+        if item.name in of_call:
             continue
         value = getattr(config, item.name)
         plain[item.name] = list(value) if isinstance(value, tuple) else value

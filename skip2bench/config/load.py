@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skip2bench.config.blocks import blocks_text
-from skip2bench.config.methods import LORA_TARGETS
+from skip2bench.config.methods import TRADITIONAL, find_method, list_names
 from skip2bench.config.options import coerce, refuse_unknown
 from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
 from skip2bench.errors import Skip2BenchError
@@ -63,14 +63,14 @@ def _read_train_file(path: Path, method: str | None) -> tuple[dict[str, Any], li
     if not isinstance(enabled, bool | None):
         raise Skip2BenchError(f"skip2lora_enabled is {enabled!r}; give true or false")
     if enabled is False:
-        flat.setdefault("method", "lora")
+        flat.setdefault("method", TRADITIONAL)
     is_skip_file = any(key.startswith("skip2lora_") for key in nested)
     if "method" not in flat and (
         is_skip_file or any(key in nested for key in (*LITGPT_BLOCKS, "lora_r"))
     ):
-        flat["method"] = "skip2" if is_skip_file else "lora"
+        flat["method"] = "skip2" if is_skip_file else TRADITIONAL
     # LitGPT has one rank: it is that of whichever adapter the run trains
-    if (method or flat.get("method")) != "lora" and "lora_r" in flat:
+    if "lora_r" in flat and not find_method(method or flat.get("method")).is_traditional:
         flat.setdefault("skip_r", flat["lora_r"])
     if isinstance(flat.get("cache_max_bytes"), int):
         flat["cache_max_bytes"] = str(flat["cache_max_bytes"])
@@ -93,22 +93,22 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Flags for what the run does not have: nobody should rely on them."""
-    method = str(values.get("method", TrainConfig.method))
-    used = "skip_r" if method in ("skip", "skip2") else "lora_r" if "lora" in method else None
-    idle = [name for name in ("lora_r", "skip_r") if name in flags and name != used]
-    ranks = [f"{name} ({method} takes {used or 'no rank'})" for name in idle]
-    targets = [name for name in flags if name in LORA_TARGETS and method != "lora"]
-    cache = [name for name in flags if name.startswith("cache_") and method != "skip2"]
-    idle_backward = method in ("last", "lora-last", "skip", "skip2")
-    recomputed = [name for name in flags if name == "gradient_checkpointing" and idle_backward]
-    skip = [name for name in ("blocks", "target") if name in flags and "skip" not in method]
-    return [
-        *ranks,
-        *(f"{name} (only skip and skip2 take it)" for name in skip),
-        *(f"{name} (only lora takes it)" for name in targets),
-        *(f"{name} ({method} has no cache)" for name in cache),
-        *(f"{name} (no backward of {method} walks the blocks)" for name in recomputed),
-    ]
+    method = find_method(values.get("method", TrainConfig.method))
+    why = {
+        "has_lora": f"{method.name} takes {method.rank_name or 'no rank'}",
+        "is_skip": f"only {list_names('is_skip')} take it",
+        "lora_is_configured": f"only {list_names('lora_is_configured')} takes it",
+        "is_cached": f"{method.name} has no cache",
+        "walks_blocks_backward": f"no backward of {method.name} walks the blocks",
+    }
+    idle: dict[str, list[str]] = {taken_by: [] for taken_by in why}
+    options = {item.name: item.metadata for item in fields(TrainConfig)}
+    for name in flags:
+        taken_by = options[name].get("taken_by") if name in options else None
+        if taken_by and not getattr(method, taken_by):
+            is_rank = options[name].get("recorded_as") == "rank"
+            idle["has_lora" if is_rank else taken_by].append(name)
+    return [f"{name} ({why[taken_by]})" for taken_by, names in idle.items() for name in names]
 
 
 _RENAMED = {

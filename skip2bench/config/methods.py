@@ -8,10 +8,16 @@ LoRA on query and value is Hu et al.'s and LitGPT's default.
 from dataclasses import dataclass
 from typing import Literal
 
+MethodName = Literal[
+    "lora", "lora-all", "lora-last", "full", "full+lora", "last", "bias", "skip", "skip2"
+]
+"""The names of METHODS once more, since types are spelled; a test holds the two equal."""
 Weights = Literal["all", "lm_head", "biases"]
 
-
+TRADITIONAL: MethodName = "lora"
+"""What the others are compared with, and what other programs train as well."""
 LORA_TARGETS = ("lora_query", "lora_key", "lora_value", "lora_projection", "lora_mlp", "lora_head")
+"""LitGPT's switches of the layers that get LoRA."""
 _BLOCK_TARGETS = tuple(name for name in LORA_TARGETS if name != "lora_head")
 
 
@@ -34,9 +40,26 @@ class Method:
     """True where the configuration's switches stand in place of `lora_targets`."""
 
     @property
+    def is_traditional(self) -> bool:
+        """True for the LoRA that the others are compared with."""
+        return self.name == TRADITIONAL
+
+    @property
+    def has_lora(self) -> bool:
+        """True where layers get LoRA, as LitGPT has it."""
+        return bool(self.lora_targets)
+
+    @property
+    def walks_blocks_backward(self) -> bool:
+        """True where something inside the blocks trains, so that backward goes through them."""
+        return self.weights in ("all", "biases") or any(
+            name in _BLOCK_TARGETS for name in self.lora_targets
+        )
+
+    @property
     def rank_name(self) -> str | None:
         """Field of the configuration with the rank of its adapters; None where it has none."""
-        return "skip_r" if self.is_skip else "lora_r" if self.lora_targets else None
+        return "skip_r" if self.is_skip else "lora_r" if self.has_lora else None
 
 
 METHODS = {
@@ -91,3 +114,17 @@ METHODS = {
         ),
     )
 }
+
+
+def find_method(name: object) -> Method:
+    """The method of a name from a file; where the table has no such name, one that trains nothing.
+
+    So a run of another version has no property of any method, and is no error.
+    """
+    return METHODS.get(str(name)) or Method(name=str(name), title=str(name), trains="")
+
+
+def list_names(method_property: str) -> str:
+    """Names of the methods that have a property, in words: "skip and skip2"."""
+    names = [name for name, method in METHODS.items() if getattr(method, method_property)]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

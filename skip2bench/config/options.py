@@ -4,23 +4,14 @@ Values from flags and YAML are brought to the types of the fields, or refused.
 """
 
 import difflib
-from collections.abc import Collection, Iterable
-from dataclasses import field, fields
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from skip2bench.config.blocks import blocks_text
 from skip2bench.errors import Skip2BenchError
-
-if TYPE_CHECKING:
-    pass
-
-
-def option(default: Any, text: str, **metadata: Any) -> Any:
-    """A dataclass field whose `text` is also the flag's help."""
-    return field(default=default, metadata={"help": text, **metadata})
-
 
 MAX_COUNT = 10**9
 """Beyond it a count is a slip: nothing here can have or do so many."""
@@ -41,6 +32,77 @@ def check_positive(name: str, value: int, most: int = MAX_COUNT) -> None:
         raise Skip2BenchError(f"{name} is {value}; give 1 or more")
     if value > most:
         raise Skip2BenchError(f"{name} is {value}; give at most {most}")
+
+
+Role = Literal[
+    # What is compared: what trains. Runs that differ in it are different configurations.
+    "adapter",
+    # How the same adapter is computed: configurations of their own as well, and no condition, since
+    # not every method has it, which would leave nothing to compare with.
+    "variant",
+    # What must be equal for runs to be compared.
+    "condition",
+    # A condition that also decides what the frozen layers compute: a Skip-Cache is kept for it.
+    "backbone",
+    # What a run reads. Runs had the same where environment.json has the same hash.
+    "input",
+    # What each configuration is tried at; the best is compared.
+    "tuned",
+    # What repetitions of a configuration differ in.
+    "repetition",
+    # When something is measured. It changes nothing of what is trained.
+    "measuring",
+    # Where a run keeps what it needs and what it writes beside its figures, which are the same.
+    "place",
+    # Of this call alone: where it writes, what it makes of what is there. No run records it.
+    "call",
+    # Which runs a comparison has.
+    "matrix",
+]
+CONDITIONS: tuple[Role, ...] = ("condition", "backbone")
+"""Roles in which runs must agree to be compared."""
+
+
+def option(default: Any, text: str, *, role: Role, **facets: Any) -> Any:
+    """A dataclass field that is also a flag and a YAML key.
+
+    Args:
+        default: Its value where none is given.
+        text: The flag's help; a field without one gets no flag.
+        role: What it is for.
+        facets: What few options have: `recorded_as`, the key of `summary.json` with what the run
+            made of it, which then counts and not what was asked for; `taken_by`, the property of a
+            method that takes it; `set_by_matrix`, what to do instead where a comparison sets it for
+            each run; `repeatable`; `one_way`, for a switch that has no --no form.
+    """
+    return field(default=default, metadata={"help": text, "role": role, **facets})
+
+
+def list_options(config: Any, *roles: Role) -> Iterator[Field[Any]]:
+    """Options of a configuration or its class that have one of the roles, in their order."""
+    return (item for item in fields(config) if item.metadata["role"] in roles)
+
+
+def option_names(config: Any, *roles: Role) -> list[str]:
+    """Names of the options that `list_options` gives."""
+    return [item.name for item in list_options(config, *roles)]
+
+
+def default_of(item: Field[Any]) -> Any:
+    """An option's value where none is given."""
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def is_switch(item: Field[Any]) -> bool:
+    """True for a condition or variant that is off unless it is asked for."""
+    is_off = item.default is False or (item.default is None and item.metadata["role"] in CONDITIONS)
+    is_open = "recorded_as" not in item.metadata  # else None means what the run makes of it
+    return item.metadata["role"] in (*CONDITIONS, "variant") and is_off and is_open
+
+
+def switch_names(config: Any, *roles: Role) -> list[str]:
+    """Names of the switches of a configuration or its class that have one of the roles."""
+    return [item.name for item in list_options(config, *roles) if is_switch(item)]
 
 
 Config = TypeVar("Config")

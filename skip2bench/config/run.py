@@ -1,4 +1,4 @@
-"""What the configurations share: choices, how a field is an option, the base of all that train."""
+"""What the configurations share: choices, and the base of all that train."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,6 @@ from typing import Literal, get_args
 from skip2bench.config.options import MAX_RANK, check_choice, check_positive, option
 from skip2bench.errors import Skip2BenchError
 
-MethodName = Literal[
-    "lora", "lora-all", "lora-last", "full", "full+lora", "last", "bias", "skip", "skip2"
-]
 Target = Literal["hidden", "logits"]
 Precision = Literal["auto", "32-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -20,18 +17,45 @@ EMBEDDED_DATA = "pydoc"
 class RunConfig:
     """What `bench` and `train` share: the adapters, where a run happens and where it is written."""
 
-    target: Target = option("hidden", "Where the Skip adapters add: 'hidden' or 'logits'.")
-    lora_r: int = option(4, "Rank of traditional LoRA.")
-    skip_r: int = option(16, "Rank of the Skip adapters.")
-    lora_alpha: int = option(16, "Scale: alpha / rank multiplies every adapter.")
-    lora_dropout: float = option(0.05, "Dropout on the adapters' inputs.")
-    precision: Precision = option(
-        "auto", "Fabric precision; auto: 32-true on a CPU, bf16-true on a GPU that has it."
+    target: Target = option(
+        "hidden",
+        "Where the Skip adapters add: 'hidden' or 'logits'.",
+        role="adapter",
+        recorded_as="target",
+        taken_by="is_skip",
     )
-    device: Device = option("auto", "Device to run on; auto takes a GPU where there is one.")
-    seed: int = option(1337, "Seed of adapters, dropout, order of samples, and random tokens.")
-    out_dir: Path | None = option(None, "Run folder (default: a new one below results).")
-    force: bool = option(False, "Write into a folder that already holds a run.")
+    lora_r: int = option(
+        4, "Rank of traditional LoRA.", role="adapter", recorded_as="rank", taken_by="has_lora"
+    )
+    skip_r: int = option(
+        16, "Rank of the Skip adapters.", role="adapter", recorded_as="rank", taken_by="is_skip"
+    )
+    lora_alpha: int = option(16, "Scale: alpha / rank multiplies every adapter.", role="adapter")
+    lora_dropout: float = option(0.05, "Dropout on the adapters' inputs.", role="adapter")
+    precision: Precision = option(
+        "auto",
+        "Fabric precision; auto: 32-true on a CPU, bf16-true on a GPU that has it.",
+        role="backbone",
+        recorded_as="precision",
+    )
+    device: Device = option(
+        "auto",
+        "Device to run on; auto takes a GPU where there is one.",
+        role="backbone",
+        recorded_as="device",
+    )
+    seed: int = option(
+        1337,
+        "Seed of adapters, dropout, order of samples, and random tokens.",
+        role="repetition",
+        recorded_as="seed",
+    )
+    out_dir: Path | None = option(
+        None, "Run folder (default: a new one below results).", role="call"
+    )
+    force: bool = option(
+        False, "Write into a folder that already holds a run.", role="call", one_way=True
+    )
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, get_args(Target))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from skip2bench.config.methods import LORA_TARGETS
+from skip2bench.config.methods import LORA_TARGETS, METHODS, MethodName
 from skip2bench.config.options import MAX_COUNT, MAX_RANKS, check_choice, check_positive, option
-from skip2bench.config.run import EMBEDDED_DATA, MethodName, RunConfig
+from skip2bench.config.run import EMBEDDED_DATA, RunConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
 
@@ -28,93 +28,185 @@ class TrainConfig(RunConfig):
     Defaults are LitGPT's; the embedded model has its own (EMBEDDED_DEFAULTS).
     """
 
-    method: MethodName = option("skip2", f"Method: {', '.join(get_args(MethodName))}.")
+    method: MethodName = option(
+        "skip2",
+        f"Method: {', '.join(get_args(MethodName))}.",
+        role="adapter",
+        recorded_as="method",
+        set_by_matrix="use methods",
+    )
     blocks: str = option(
-        "balanced", "Blocks of the Skip methods: '0,1,2,3', all, fast, balanced or accurate."
+        "balanced",
+        "Blocks of the Skip methods: '0,1,2,3', all, fast, balanced or accurate.",
+        role="adapter",
+        recorded_as="blocks",
+        taken_by="is_skip",
     )
     checkpoint_dir: Path | None = option(
-        None, "LitGPT checkpoint folder (default: the embedded model)."
+        None,
+        "LitGPT checkpoint folder (default: the embedded model).",
+        role="condition",
+        recorded_as="model",
     )
     data: str = option(
         EMBEDDED_DATA,
         "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
+        role="input",
     )
-    epochs: int = option(5, "Passes over the training samples.")
-    max_steps: int | None = option(None, "Stop after this many steps, or earlier with --epochs.")
-    train_samples: int | None = option(None, "Use only the first N training samples.")
+    epochs: int = option(
+        5, "Passes over the training samples.", role="condition", recorded_as="steps"
+    )
+    max_steps: int | None = option(
+        None,
+        "Stop after this many steps, or earlier with --epochs.",
+        role="condition",
+        recorded_as="steps",
+    )
+    train_samples: int | None = option(None, "Use only the first N training samples.", role="input")
     domain_text: str = option(
         "auto",
         "Held-out text of the base model's domain, to measure forgetting: a text file, none, or "
         "auto (the embedded model brings its own).",
+        role="input",
     )
     max_seq_length: int | None = option(
-        None, "Cut samples to this many tokens (default: the model's context)."
+        None, "Cut samples to this many tokens (default: the model's context).", role="input"
     )
-    global_batch_size: int = option(16, "Samples in an optimizer step.")
+    global_batch_size: int = option(
+        16, "Samples in an optimizer step.", role="condition", recorded_as="global_batch_size"
+    )
     micro_batch_size: int | Literal["auto"] | None = option(
         None,
         "Samples in a forward pass, or auto: as many as fit. The loss does not depend on it "
         "(default: on a GPU the guide's for its memory: 16 GB 2, 24 GB 4, 40 GB 8; else 1, and for "
         "the embedded model 4).",
+        role="variant",
+        recorded_as="micro_batch_size",
     )
-    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.")
-    weight_decay: float = option(0.01, "Weight decay of AdamW.")
-    adam_beta1: float = option(0.9, "AdamW's decay of the mean gradient.")
-    adam_beta2: float = option(0.999, "AdamW's decay of the mean squared gradient.")
-    lr_warmup_steps: int = option(100, "Steps of linear warm-up; then a cosine to zero.")
-    lora_query: bool = option(True, "LoRA on the query projection.")
-    lora_key: bool = option(False, "LoRA on the key projection.")
-    lora_value: bool = option(True, "LoRA on the value projection.")
-    lora_projection: bool = option(False, "LoRA on attention's output projection.")
-    lora_mlp: bool = option(False, "LoRA on the MLP.")
-    lora_head: bool = option(False, "LoRA on lm_head.")
+    learning_rate: float = option(
+        1e-3,
+        "Peak learning rate of AdamW.",
+        role="tuned",
+        recorded_as="learning_rate",
+        set_by_matrix="use learning_rates",
+    )
+    weight_decay: float = option(0.01, "Weight decay of AdamW.", role="condition")
+    adam_beta1: float = option(0.9, "AdamW's decay of the mean gradient.", role="condition")
+    adam_beta2: float = option(
+        0.999, "AdamW's decay of the mean squared gradient.", role="condition"
+    )
+    lr_warmup_steps: int = option(
+        100, "Steps of linear warm-up; then a cosine to zero.", role="condition"
+    )
+    lora_query: bool = option(
+        True, "LoRA on the query projection.", role="adapter", taken_by="lora_is_configured"
+    )
+    lora_key: bool = option(
+        False, "LoRA on the key projection.", role="adapter", taken_by="lora_is_configured"
+    )
+    lora_value: bool = option(
+        True, "LoRA on the value projection.", role="adapter", taken_by="lora_is_configured"
+    )
+    lora_projection: bool = option(
+        False,
+        "LoRA on attention's output projection.",
+        role="adapter",
+        taken_by="lora_is_configured",
+    )
+    lora_mlp: bool = option(
+        False, "LoRA on the MLP.", role="adapter", taken_by="lora_is_configured"
+    )
+    lora_head: bool = option(
+        False, "LoRA on lm_head.", role="adapter", taken_by="lora_is_configured"
+    )
     mask_prompt: bool | None = option(
-        None, "Take no loss from the prompt (default: yes for pydoc, else LitGPT's no)."
+        None,
+        "Take no loss from the prompt (default: yes for pydoc, else LitGPT's no).",
+        role="input",
     )
-    prompt_style: str = option("alpaca", "LitGPT prompt style.")
-    val_split_fraction: float = option(0.05, "Share of a data file that is kept for validation.")
-    eval_interval: int = option(100, "Steps between validations.")
-    save_interval: int = option(100, "Steps between saved states, from which --resume goes on.")
+    prompt_style: str = option("alpaca", "LitGPT prompt style.", role="input")
+    val_split_fraction: float = option(
+        0.05, "Share of a data file that is kept for validation.", role="input"
+    )
+    eval_interval: int = option(100, "Steps between validations.", role="measuring")
+    save_interval: int = option(
+        100, "Steps between saved states, from which --resume goes on.", role="place"
+    )
     resume: bool = option(
-        False, "Go on with a stopped run: that of --out-dir, or the newest of this configuration."
+        False,
+        "Go on with a stopped run: that of --out-dir, or the newest of this configuration.",
+        role="call",
     )
     cache_tier: CacheTier = option(
         "auto",
         "Where Skip-Cache lives: device, ram or disk; auto takes the nearest that has room.",
+        role="variant",
+        taken_by="is_cached",
     )
     cache_dtype: CacheDtype = option(
-        "model", "What Skip-Cache stores: the model's own dtype, bf16, or int8 with scales."
+        "model",
+        "What Skip-Cache stores: the model's own dtype, bf16, or int8 with scales.",
+        role="variant",
+        taken_by="is_cached",
     )
     cache_max_bytes: str | None = option(
-        None, "Cap on Skip-Cache, such as 2GiB; samples beyond it are recomputed every epoch."
+        None,
+        "Cap on Skip-Cache, such as 2GiB; samples beyond it are recomputed every epoch.",
+        role="variant",
+        taken_by="is_cached",
     )
     cache_dir: Path | None = option(
-        None, "Folder that keeps Skip-Cache for later runs (default: it ends with the run)."
+        None,
+        "Folder that keeps Skip-Cache for later runs (default: it ends with the run).",
+        role="place",
+        taken_by="is_cached",
+        set_by_matrix="leave it out: cells share a cache below the comparison's folder",
     )
     stream_blocks: bool = option(
         False,
         "Build Skip-Cache one block at a time, for a model larger than memory (skip2 alone).",
+        role="variant",
     )
     gradient_checkpointing: bool = option(
-        False, "Compute the blocks' activations again in backward instead of keeping them."
+        False,
+        "Compute the blocks' activations again in backward instead of keeping them.",
+        role="condition",
+        taken_by="walks_blocks_backward",
     )
     quantize: Quantize | None = option(
         None,
         "Hold the frozen linear layers in 4 or 8 bits, by bitsandbytes, as LitGPT does: "
         f"{', '.join(get_args(Quantize))}.",
+        role="backbone",
     )
     compile: bool = option(
-        False, "Let torch compile blocks and Skip adapters; the first steps take the time of it."
+        False,
+        "Let torch compile blocks and Skip adapters; the first steps take the time of it.",
+        role="backbone",
     )
-    devices: int = option(1, "Devices of each node; one process (rank) for each.")
-    num_nodes: int = option(1, "Number of nodes; torchrun or SLURM starts the run on each.")
+    devices: int = option(
+        1,
+        "Devices of each node; one process (rank) for each.",
+        role="condition",
+        set_by_matrix="leave it out: every cell is one process",
+    )
+    num_nodes: int = option(
+        1,
+        "Number of nodes; torchrun or SLURM starts the run on each.",
+        role="condition",
+        set_by_matrix="leave it out: every cell is one process",
+    )
     strategy: StrategyName = option(
         "auto",
         "With several devices: ddp (auto) has the whole model on each; fsdp shards the frozen "
         "backbone of skip and skip2.",
+        role="variant",
+        set_by_matrix="leave it out: every cell is one process",
     )
     logger: LoggerName = option(
-        "csv", "Also log to TensorBoard with 'tensorboard'; CSV files are always written."
+        "csv",
+        "Also log to TensorBoard with 'tensorboard'; CSV files are always written.",
+        role="place",
     )
 
     def __post_init__(self) -> None:
@@ -147,7 +239,9 @@ class TrainConfig(RunConfig):
                 "replaces it; give one of them"
             )
         check_ranks(self)
-        if self.method == "lora" and not any(getattr(self, key) for key in LORA_TARGETS):
+        if METHODS[self.method].lora_is_configured and not any(
+            getattr(self, key) for key in LORA_TARGETS
+        ):
             raise Skip2BenchError(
                 f"no LoRA target is on; turn on at least one of {', '.join(LORA_TARGETS)}"
             )
@@ -164,7 +258,7 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
 
 def check_streaming(config: "TrainConfig") -> None:
     """Raise a Skip2BenchError where blocks are to be streamed that would run more than once."""
-    if config.stream_blocks and config.method != "skip2":
+    if config.stream_blocks and not METHODS[config.method].is_cached:
         raise Skip2BenchError(
             f"stream_blocks needs method 'skip2', which runs each block once; method is "
             f"{config.method!r}"
@@ -174,7 +268,7 @@ def check_streaming(config: "TrainConfig") -> None:
 def check_quantize(config: "TrainConfig") -> None:
     """Raise a Skip2BenchError where weights in few bits do not go with the rest."""
     quantize = config.quantize
-    if config.method in ("full", "full+lora", "last", "bias"):
+    if METHODS[config.method].weights:
         raise Skip2BenchError(
             f"quantize holds the base model's weights in few bits, and method {config.method!r} "
             "trains some of them; use lora, skip or skip2, or leave it out"
@@ -217,7 +311,7 @@ def check_ranks(config: "TrainConfig") -> None:
             "micro_batch_size auto tries sizes until memory runs out, which ranks that share a "
             "backbone do not survive; give a number with --strategy fsdp"
         )
-    if config.method not in ("skip", "skip2"):
+    if not METHODS[config.method].is_skip:
         raise Skip2BenchError(
             "strategy fsdp shards the frozen backbone of skip and skip2, and method is "
             f"{config.method!r}; use --strategy ddp"

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from skip2bench.config.methods import METHODS
+from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.text import read_yaml
@@ -132,7 +132,7 @@ def load_skip_model(
         Skip2BenchError: files are missing, or the base is not the one the adapter was trained on.
     """
     saved = _read_settings(folder)
-    if not METHODS[saved.get("method", "lora")].is_skip:
+    if not METHODS[saved.get("method", TRADITIONAL)].is_skip:
         raise Skip2BenchError(
             f"{str(folder)!r} holds no Skip adapter; give the 'final' folder of a skip or skip2 run"
         )

@@ -81,9 +81,9 @@ def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> 
         return MethodSettings(method=method, lora=None, skip=skip)
     if method.weights == "biases" and not has_biases(model):
         raise Skip2BenchError(
-            f"method 'bias' trains biases, and {model.name!r} has none; choose another method"
+            f"method {name!r} trains biases, and {model.name!r} has none; choose another method"
         )
-    if not method.lora_targets:
+    if not method.has_lora:
         return MethodSettings(method=method, lora=None, skip=None)
     lora: dict[str, object] = {
         "lora_r": config.lora_r,
@@ -165,7 +165,7 @@ def _trains(weights: Weights | None, name: str) -> bool:
         return True
     if weights == "lm_head":
         return name.startswith("lm_head.")
-    return weights == "biases" and name.rpartition(".")[2] == "bias"
+    return weights == "biases" and f".{name}".endswith(".bias")
 
 
 def _materialise_adapters(

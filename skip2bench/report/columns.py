@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
+from skip2bench.config.methods import find_method
 from skip2bench.io import units
 from skip2bench.io.units import Language
 from skip2bench.report.cells import (
@@ -78,7 +79,7 @@ def _of_cache(name: str) -> Callable[[Row], Any]:
 
 
 def _is_cached(entry: Row) -> bool:
-    return bool(entry["method"] == "skip2")
+    return find_method(entry["method"]).is_cached
 
 
 def _against_baseline(name: str) -> Callable[[Row], Any]:
@@ -439,7 +440,9 @@ TABLES = {
     "parameters": Table(rows=itemgetter("parameters"), columns=_PARAMETERS),
     "bench_speed": Table(rows=itemgetter("bench"), columns=_BENCH_SPEED),
     "bench_steps": Table(
-        rows=lambda data: [row for row in data["bench"] if row["method"] != "lora"],
+        rows=lambda data: [
+            row for row in data["bench"] if not find_method(row["method"]).is_traditional
+        ],
         columns=_BENCH_STEPS,
     ),
     "speed": Table(rows=itemgetter("entries"), columns=_SPEED),

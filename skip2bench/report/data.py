@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from skip2bench.config.methods import find_method
+from skip2bench.config.options import CONDITIONS
 from skip2bench.report import charts, tables
 from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
 from skip2bench.report.selection import Selection, list_shown
@@ -19,7 +21,7 @@ from skip2bench.report.verdicts import (
     name_preset,
     pick_presets,
 )
-from skip2bench.results.conditions import CONDITIONS, group_switches, read_switches
+from skip2bench.results.conditions import group_switches, read_switches
 from skip2bench.results.curves import LossCurve
 
 HASH_LENGTH = 12
@@ -237,9 +239,10 @@ def _missing_methods(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return [kind]
     gaps = []
-    if not any(row["method"] == "lora" for row in rows):
+    methods = [find_method(row["method"]) for row in rows]
+    if not any(method.is_traditional for method in methods):
         gaps.append(f"{kind}_baseline")
-    if not any(row["method"] in ("skip", "skip2") for row in rows):
+    if not any(method.is_skip for method in methods):
         gaps.append(f"{kind}_skip")
     return gaps
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from skip2bench.config.methods import LORA_TARGETS
+from skip2bench.config.methods import find_method
 from skip2bench.report.tables import order_key
-from skip2bench.results.conditions import OFF, read_switches
+from skip2bench.results.conditions import OFF, read_options, read_switches, read_variant
 from skip2bench.results.curves import LossCurve
 from skip2bench.results.figures import (
     CellResult,
@@ -22,21 +22,20 @@ from skip2bench.results.figures import (
 )
 from skip2bench.results.reading import Run
 
-_ADAPTER_KEYS = ("lora_alpha", "lora_dropout", *LORA_TARGETS)
-BASELINE = "lora"
 _NEEDED = ("initial_val_loss", "final_val_loss", "train_seconds", "steps")
 
 
 def identify(run: Run) -> tuple[Any, ...]:
     """What makes two comparable runs the same configuration; sorts as `order_key` does."""
-    details = (run.summary.get("rank"), *(run.config.get(name) for name in _ADAPTER_KEYS))
-    own = (str(run.summary.get("peer")), *read_switches(run).values(), _micro_batch(run))
-    return (*order_key(run.summary), *map(str, details), *own)
+    details = read_options(run, "adapter", "variant") | {"micro_batch_size": None}
+    own = (str(run.summary.get("peer")), _micro_batch(run))
+    return (*order_key(run.summary), *map(str, details.values()), *own)
 
 
 def _micro_batch(run: Run) -> int:
     """Samples in a forward pass; 0 where steps come from Skip-Cache, which knows none."""
-    return 0 if run.summary.get("method") == "skip2" else run.summary.get("micro_batch_size") or 0
+    is_cached = find_method(run.summary.get("method")).is_cached
+    return 0 if is_cached else run.summary.get("micro_batch_size") or 0
 
 
 def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
@@ -78,7 +77,7 @@ def combine_runs(runs: Mapping[str, Run], curves: Mapping[str, LossCurve]) -> di
         label = first.summary.get("label")
         size = _micro_batch(first) if sizes[label] > 1 else None
         entries.append(_describe(name, first, size, is_shared=labels[label] > 1))
-    baseline = next((entry for entry in entries if entry["method"] == BASELINE), None)
+    baseline = next((e for e in entries if find_method(e["method"]).is_traditional), None)
     base_cells = cells[baseline["name"]] if baseline else []
     for entry in entries:
         entry |= summarise_configuration(cells[entry["name"]], base_cells, None)
@@ -127,10 +126,9 @@ def _make_cell(
 
 def _is_reused(run: Run, group: Sequence[Run]) -> bool:
     """True for a run that found its cache kept, where the same run has also built it."""
-    names = ("seed", "learning_rate")
+    own = read_options(run, "repetition", "tuned")
     return bool(run.summary.get("cache_kept")) and any(
-        not other.summary.get("cache_kept")
-        and all(other.summary.get(name) == run.summary.get(name) for name in names)
+        not other.summary.get("cache_kept") and read_options(other, "repetition", "tuned") == own
         for other in group
     )
 
@@ -162,6 +160,7 @@ def _label_with_details(run: Run, micro_batch_size: int | None) -> str:
         "dropout": config.get("lora_dropout"),
         "micro-batch": micro_batch_size,
         **{name: value for name, value in read_switches(run).items() if value != OFF},
+        **read_variant(run),
     }
     text = "; ".join(f"{key} {value}" for key, value in details.items() if value not in (None, ""))
     return f"{summary.get('label')} [{text}]"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.report.groups import combine_runs, identify, name_runs
-from skip2bench.results.conditions import read_conditions
+from skip2bench.results.conditions import read_conditions, read_options
 from skip2bench.results.curves import LossCurve, find_curve
 from skip2bench.results.plain import DamagedFileError
 from skip2bench.results.reading import RESULTS_FILE, Run, find_run, read_comparison
@@ -178,8 +178,11 @@ def _select_train(runs: Sequence[Run], root: Path) -> tuple[list[Run], ShownCell
     conditions: dict[str, Any] = {}
     for run in reversed([run for run in runs if _is_finished(run)]):
         differences = _find_differences(read_conditions(run), conditions) if conditions else {}
-        details = ("seed", "learning_rate", "cache_kept")
-        key = (*identify(run), *(str(run.summary.get(name)) for name in details))
+        details = (
+            *read_options(run, "repetition", "tuned").values(),
+            run.summary.get("cache_kept"),
+        )
+        key = (*identify(run), *map(str, details))
         if differences:
             left_out.append(_leave_out(run, root, "differs", differences))
             continue

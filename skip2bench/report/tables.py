@@ -6,14 +6,14 @@ is 1 - figure / LoRA's figure: positive is less than LoRA, negative is more, Non
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
-from skip2bench.config.run import MethodName
+from skip2bench.config.methods import METHODS, find_method
 from skip2bench.results.reading import Run
 from skip2bench.results.run_folder import PHASES
 from skip2bench.results.stats import Ratio
 
-METHOD_ORDER = get_args(MethodName)
+METHOD_ORDER = tuple(METHODS)
 Row = dict[str, Any]
 
 
@@ -36,7 +36,7 @@ def order_key(summary: Mapping[str, Any]) -> tuple[int, int, tuple[int, ...], st
 
 def find_baseline(summaries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The first summary of traditional LoRA, if there is one."""
-    return next((summary for summary in summaries if summary.get("method") == "lora"), None)
+    return next((it for it in summaries if find_method(it.get("method")).is_traditional), None)
 
 
 def build_bench_rows(run: Run) -> list[Row]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from skip2bench.config.blocks import BLOCK_PRESETS
+from skip2bench.config.methods import find_method
 from skip2bench.results.stats import Ratio, paired_ratio
 
 Content = Mapping[str, Any]
@@ -176,7 +177,7 @@ def _backward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
             holds=it.is_difference and it.value > 0,
         )
         for row, it in measured
-        if row["method"] == "skip2"
+        if find_method(row["method"]).is_cached
     ]
 
 
@@ -185,7 +186,7 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
     found = [
         (row["label"], row["memory"]["step_reduction"])
         for row in rows
-        if row["method"] == "skip2" and row["memory"]["step_reduction"] is not None
+        if find_method(row["method"]).is_cached and row["memory"]["step_reduction"] is not None
     ]
     if not found:
         return [Claim(name="memory", label=None, found=None, holds=None)]
@@ -221,11 +222,13 @@ def _eight_blocks(content: Content | None, skip2: Sequence[Entry]) -> list[Claim
 
 
 def _forward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
-    base = next((row["forward_seconds"] for row in rows if row["method"] == "lora"), None)
+    base = next(
+        (row["forward_seconds"] for row in rows if find_method(row["method"]).is_traditional), None
+    )
     found = [
         (row["label"], 1 - row["forward_seconds"] / base)
         for row in rows
-        if row["method"] == "skip2" and row["forward_seconds"] and base
+        if find_method(row["method"]).is_cached and row["forward_seconds"] and base
     ]
     if not found:
         return [Claim(name="forward", label=None, found=None, holds=None)]
@@ -263,7 +266,7 @@ def _share(entry: Entry | None, baseline: Entry | None) -> float | None:
 
 
 def _skip2(content: Content) -> Sequence[Entry]:
-    return [e for e in content["configurations"] if e["method"] == "skip2"]
+    return [e for e in content["configurations"] if find_method(e["method"]).is_cached]
 
 
 def _find_baseline(content: Content | None) -> Entry | None:
@@ -315,7 +318,7 @@ def diagnose(
         _find("edge", entries, lambda e: e["learning_rate_at_edge"]),
         _find("speed", bench_rows, _is_slower_than_flops),
         _find("small_batch", bench_rows, _has_small_steps),
-        _find("uncached", entries, lambda e: e["method"] == "skip"),
+        _find("uncached", entries, _needs_a_cache),
         _find("overhead", entries, _is_dominated_by_overhead),
         _find("unstable", entries, _is_unstable),
         _find("few_runs", entries, lambda e: 0 < len(e["seeds"]) < 3),
@@ -332,7 +335,7 @@ def _find(rule: str, rows: Sequence[Row], applies: Any) -> Finding | None:
 
 def _saves_no_memory(row: Row) -> bool:
     saved = row["memory"]["saved_reduction"]
-    return row["method"] in ("skip", "skip2") and saved is not None and saved <= 0
+    return find_method(row["method"]).is_skip and saved is not None and saved <= 0
 
 
 def _loses_accuracy(entry: Entry) -> bool:
@@ -351,14 +354,21 @@ def _is_slower_than_flops(row: Row) -> bool:
 
 def _has_small_steps(row: Row) -> bool:
     seconds = row["backward_seconds"]
-    return row["method"] == "lora" and seconds is not None and seconds < SMALL_STEP_SECONDS
+    is_small = seconds is not None and seconds < SMALL_STEP_SECONDS
+    return find_method(row["method"]).is_traditional and is_small
+
+
+def _needs_a_cache(entry: Entry) -> bool:
+    method = find_method(entry["method"])
+    return method.is_skip and not method.is_cached
 
 
 def _is_dominated_by_overhead(entry: Entry) -> bool:
     """Data and optimizer take more than half of a cached run's steps."""
     figures = entry["figures"]
     names = ("data_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds")
-    if entry["method"] != "skip2" or not all(name in figures for name in names):
+    is_cached = find_method(entry["method"]).is_cached
+    if not is_cached or not all(name in figures for name in names):
         return False
     means = {name: figures[name]["mean"] for name in names}
     overhead = means["data_seconds"] + means["optimizer_seconds"]

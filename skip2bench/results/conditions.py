@@ -1,25 +1,32 @@
-"""The switches of training runs as the report reads them back: which were on, and for whom.
+"""Options of training runs as the report reads them back, by what they are for.
 
-Runs from before there was a switch had it off.
+A run from before there was an option ran as the option's default says.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import Field
 from typing import Any
 
+from skip2bench.config.methods import find_method
+from skip2bench.config.options import (
+    CONDITIONS,
+    Role,
+    default_of,
+    is_switch,
+    list_options,
+    switch_names,
+)
+from skip2bench.config.train import TrainConfig
 from skip2bench.results.reading import Run
 
 
 def read_conditions(run: Run) -> dict[str, Any]:
     """What must agree before two train runs are compared; None where it was not recorded."""
-    summary, environment = run.summary, run.environment
-    names = ("model", "global_batch_size", "precision", "device", "steps")
-    schedule = ("lr_warmup_steps", "weight_decay", "adam_beta1", "adam_beta2")
+    environment = run.environment
     gpu = _mapping(environment.get("gpu"))
     versions = [environment.get(name) for name in ("torch", "litgpt", "skip2bench")]
     return {
-        **{name: summary.get(name) for name in names},
-        **{name: run.config.get(name) for name in schedule},
-        **read_switches(run, CONDITIONS),
+        **read_options(run, *CONDITIONS),
         "data": _mapping(environment.get("data")).get("sha256"),
         "checkpoint": _mapping(environment.get("checkpoint")).get("sha256"),
         "hardware": gpu.get("name") or environment.get("processor"),
@@ -33,16 +40,52 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 OFF = "off"
-CONDITIONS = ("gradient_checkpointing", "quantize", "compile")
-"""Switches in which runs must agree to be compared."""
-SWITCHES = (*CONDITIONS, "stream_blocks")
-"""All of them. Streaming is skip2's alone: as a condition it would leave nothing to compare with,
-so it makes a configuration of its own."""
 
 
-def read_switches(run: Run, names: Iterable[str] = SWITCHES) -> dict[str, str]:
-    """By name, 'off', 'on', or what the switch was set to."""
+def read_options(run: Run, *roles: Role) -> dict[str, Any]:
+    """What a run was with in the options that have one of the roles.
+
+    Returns:
+        By the name under which the run recorded what it made of the option, or else by the
+        option's own; None where it is not known, and for what is no condition and not taken by the
+        run's method.
+    """
+    method = find_method(run.summary.get("method"))
+    found: dict[str, Any] = {}
+    for item in list_options(TrainConfig, *roles):
+        if (recorded_as := item.metadata.get("recorded_as")) is not None:
+            found[recorded_as] = run.summary.get(recorded_as)
+        else:
+            taken_by = item.metadata.get("taken_by")
+            is_for_all = taken_by is None or item.metadata["role"] in CONDITIONS
+            is_known = is_for_all or getattr(method, str(taken_by))
+            found[item.name] = _read(run, item) if is_known else None
+    return found
+
+
+def read_switches(run: Run, roles: Sequence[Role] = (*CONDITIONS, "variant")) -> dict[str, str]:
+    """By name, 'off', 'on', or what the switch was set to, of the switches with these roles."""
+    names = switch_names(TrainConfig, *roles)
     return {name: _text(run.config.get(name)) for name in names}
+
+
+def read_variant(run: Run) -> dict[str, Any]:
+    """The run's values of variants that were asked for, by name, and are not their defaults."""
+    own = read_options(run, "variant")
+    return {
+        item.name: own[item.name]
+        for item in list_options(TrainConfig, "variant")
+        if "recorded_as" not in item.metadata
+        and own[item.name] not in (None, _as_read(item, default_of(item)))
+    }
+
+
+def _read(run: Run, item: Field[Any]) -> Any:
+    return _as_read(item, run.config.get(item.name, default_of(item)))
+
+
+def _as_read(item: Field[Any], value: Any) -> Any:
+    return _text(value) if is_switch(item) else value
 
 
 def _text(value: Any) -> str:

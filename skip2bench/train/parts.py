@@ -13,6 +13,7 @@ from skip2bench.cache.build import CacheBuilder
 from skip2bench.cache.kept import CacheFolder
 from skip2bench.cache.plan import CacheUse, free_of_rank, plan_cache
 from skip2bench.cache.streaming import StreamedBackbone, load_without_blocks
+from skip2bench.config.options import default_of, list_options
 from skip2bench.config.train import TrainConfig
 from skip2bench.io.units import parse_bytes
 from skip2bench.machine.environment import weights_dtype
@@ -129,10 +130,8 @@ def build_objective(
         decided=None if earlier is None else (earlier["tier"], earlier["capacity_bytes"]),
     )
     versions = {name: environment[name] for name in ("torch", "litgpt")}
-    # only where it is on, so that caches kept from before it was there go on to serve
-    switched: dict[str, Any] = {"compile": True} if config.compile else {}
     if config.quantize is not None:
-        switched |= {"quantize": config.quantize, "bitsandbytes": environment["bitsandbytes"]}
+        versions["bitsandbytes"] = environment["bitsandbytes"]
     builder = CacheBuilder(
         model=model,
         device=plan.device,
@@ -144,17 +143,33 @@ def build_objective(
             "precision": plan.precision,
             "device": plan.device.type,
             **versions,
-            **switched,
+            **_backbone_switches(config),
         },
         about={"model": plan.base_folder.name, "data": data.name},
         backbone=stream_backbone(plan, model, place.folder) if config.stream_blocks else None,
     )
-    was_kept = None if earlier is None else bool(earlier["was_kept"])
-    if config.cache_dir is None:
-        was_kept = False  # what lies in the scratch folder is this run's own
+    # what lies in the scratch folder is this run's own; the cache of a run that goes on is where it
+    # was, or made again, which none of its figures shows
+    was_kept = None if config.cache_dir else False
+    if earlier is not None:
+        was_kept = bool(earlier["was_kept"])
     return CachedObjective(
         fabric, model, data, builder, used, passes, was_kept=was_kept, ranks=ranks
     )
+
+
+def _backbone_switches(config: TrainConfig) -> dict[str, Any]:
+    """Options that decide what the frozen layers compute and that the plan does not settle.
+
+    Only where they are not what they are without being asked for, so that caches kept from before
+    an option was there go on to serve.
+    """
+    return {
+        item.name: value
+        for item in list_options(config, "backbone")
+        if "recorded_as" not in item.metadata
+        and (value := getattr(config, item.name)) != default_of(item)
+    }
 
 
 def _settle_micro_batch(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from skip2bench.config.commands import to_plain
+from skip2bench.config.options import option_names
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note, warn
@@ -78,9 +79,8 @@ class RunPlace:
 
 def identify(plan: TrainingPlan, environment: Mapping[str, Any]) -> dict[str, Any]:
     """What a state must have been made with, to be a state of this run."""
-    configuration = {k: v for k, v in to_plain(plan.config).items() if k not in FREE_KEYS}
     return {
-        "configuration": _hash(configuration),
+        "configuration": _hash(describe_same(plan.config)),
         "data": plan.data.sha256,
         "checkpoint": environment["checkpoint"]["sha256"],
         "model_config": environment["checkpoint"]["model_config_sha256"],
@@ -206,10 +206,6 @@ def _warn_of_changes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
 
 
-FREE_KEYS = frozenset(("save_interval",))
-"""Of a configuration: what may differ when a run goes on."""
-
-
 def find_stopped(config: TrainConfig) -> Path | None:
     """The folder with the run to go on with; None where there is none, which is said."""
     if config.out_dir is not None:
@@ -273,9 +269,14 @@ def check_is_same(run: Run, config: TrainConfig) -> None:
 
 def find_differences(run: Run, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """By name what a run has and what a configuration says, where these differ."""
-    own = to_plain(config)
     return {
         name: (run.config.get(name), value)
-        for name, value in own.items()
-        if name not in FREE_KEYS and run.config.get(name) != value
+        for name, value in describe_same(config).items()
+        if run.config.get(name) != value
     }
+
+
+def describe_same(config: TrainConfig) -> dict[str, Any]:
+    """Of a configuration, by name, what must be as it was for a run to go on."""
+    places = option_names(config, "place")
+    return {name: value for name, value in to_plain(config).items() if name not in places}

@@ -224,6 +224,20 @@ def test_a_run_goes_on_only_with_its_own_configuration(train, stopped):
     assert train(resume=True, save_interval=3)[0]["status"] == "ok"
 
 
+@pytest.mark.parametrize("has_cache", [False, True])
+def test_a_run_goes_on_where_its_cache_lies_elsewhere(train, stopped, tmp_path, has_cache):
+    """It changes no figure; what the run began with, it keeps saying."""
+    kept = {"method": "skip2", "cache_dir": tmp_path / "kept"}
+    if has_cache:
+        train("earlier", **kept)
+    folder = stopped(**kept)
+    summary, metrics, _, _ = train(resume=True, method="skip2", logger="csv")
+    _, all_metrics, _, undisturbed = train("undisturbed", method="skip2")
+    assert summary["cache_kept"] is has_cache
+    assert adapter(folder) == adapter(undisturbed)
+    assert metrics[LOSSES].equals(all_metrics[LOSSES])
+
+
 def test_a_finished_run_has_nothing_left_to_do(train, capsys):
     first, _, _, folder = train()
     before = (folder / "summary.json").stat().st_mtime_ns

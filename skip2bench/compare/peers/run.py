@@ -16,6 +16,7 @@ from lightning.fabric import Fabric
 
 from skip2bench.compare.peers.peer import LABELS, Peer
 from skip2bench.config.commands import to_plain
+from skip2bench.config.options import CONDITIONS, switch_names
 from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.records import is_records_file
@@ -25,7 +26,6 @@ from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model, count_parameters
-from skip2bench.results.conditions import CONDITIONS
 from skip2bench.results.run_folder import open_run_folder, record_run
 from skip2bench.train.objective import token_validation_loss
 from skip2bench.train.plan import TrainingPlan, plan_training
@@ -39,7 +39,7 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
             data is of a kind that peers cannot get.
     """
     config = plan.config
-    for name in CONDITIONS if names else ():
+    for name in switch_names(config, *CONDITIONS) if names else ():
         if getattr(config, name):
             raise Skip2BenchError(
                 f"peers run without {name}, so that they would not compare; leave it or --peers out"
