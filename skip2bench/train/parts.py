@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from litgpt.model import GPT
+from torch import nn
 
 from skip2bench.cache.arrays import Tier
 from skip2bench.cache.build import CacheBuilder
@@ -200,7 +201,9 @@ def _cache_folder(config: TrainConfig, tier: Tier, scratch: Path) -> CacheFolder
     return CacheFolder(scratch) if tier == "disk" else None
 
 
-def build_optimizer(model: GPT, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
     """AdamW over what trains, the same for every method."""
     return torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],

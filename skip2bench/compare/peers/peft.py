@@ -8,7 +8,7 @@ in one sequence, which the Trainer walks through once.
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +20,7 @@ from skip2bench.data.samples import collate, micro_batches
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
-from skip2bench.train.parts import learning_rate_factor
+from skip2bench.train.parts import build_optimizer, learning_rate_factor
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.training import planned_batches
 
@@ -85,16 +85,38 @@ def make_hf_config(plan: TrainingPlan) -> "LlamaConfig":
 def train_with_peft(plan: TrainingPlan, folder: Path) -> PeerRun:
     """Train PEFT's LoRA on the plan's data and settings, in this process."""
     os.environ.update(offline_environment())
+    torch.manual_seed(plan.config.seed)
+    model = _build_model(plan, folder / "base")
+    micro_batch_size = plan.micro_batch_size or 1
+    samples, differences = _lay_out(plan, micro_batch_size)
+    trainer = _build_trainer(plan, model, samples, micro_batch_size, folder / "out")
+    reset_peak_memory(plan.device)
+    seconds = float(trainer.train().metrics["train_runtime"])
+    peak = read_peak_memory(plan.device)
+    model.save_pretrained(folder / "out")
+    file = folder / "out" / "adapter_model.safetensors"
+    return PeerRun(
+        train_seconds=seconds,
+        steps=int(trainer.state.global_step),
+        tokens=sum(plan.data.train.lengths[i] for i in samples),
+        peak_memory_bytes=peak,
+        adapter_bytes=file.stat().st_size,
+        adapter=_to_litgpt(load_file(file), plan),
+        differences=differences,
+    )
+
+
+def _build_model(plan: TrainingPlan, folder: Path) -> Any:
+    """The model in transformers with PEFT's LoRA, on the base's weights, which `folder` takes."""
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaForCausalLM, Trainer, TrainingArguments
+    from transformers import LlamaForCausalLM
 
     config = plan.config
-    torch.manual_seed(config.seed)
-    _convert(plan, folder / "base")
+    _convert(plan, folder)
     model = LlamaForCausalLM.from_pretrained(
-        folder / "base", dtype=weights_dtype(plan.precision), attn_implementation="sdpa"
+        folder, dtype=weights_dtype(plan.precision), attn_implementation="sdpa"
     )
-    adapted = get_peft_model(
+    return get_peft_model(
         model,
         LoraConfig(
             r=config.lora_r,
@@ -104,23 +126,23 @@ def train_with_peft(plan: TrainingPlan, folder: Path) -> PeerRun:
             task_type="CAUSAL_LM",
         ),
     )
-    parameters = [p for p in adapted.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.weight_decay,
-        fused=plan.device.type in ("cpu", "cuda"),
-    )
+
+
+def _build_trainer(
+    plan: TrainingPlan, model: Any, samples: list[int], micro_batch_size: int, folder: Path
+) -> Any:
+    """A Trainer of transformers with the plan's optimizer, schedule and order of samples."""
+    from transformers import Trainer, TrainingArguments
+
+    config = plan.config
+    optimizer = build_optimizer(model, config, plan.device)
     scheduler = LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, config.lr_warmup_steps, plan.steps)
     )
-    micro_batch_size = plan.micro_batch_size or 1
-    samples, differences = _lay_out(plan, micro_batch_size)
-    trainer = Trainer(
-        model=adapted,
+    return Trainer(
+        model=model,
         args=TrainingArguments(
-            output_dir=str(folder / "out"),
+            output_dir=str(folder),
             per_device_train_batch_size=micro_batch_size,
             gradient_accumulation_steps=math.ceil(config.global_batch_size / micro_batch_size),
             num_train_epochs=1,
@@ -141,20 +163,6 @@ def train_with_peft(plan: TrainingPlan, folder: Path) -> PeerRun:
         train_dataset=samples,
         data_collator=lambda ids: _collate(plan, ids),
         optimizers=(optimizer, scheduler),
-    )
-    reset_peak_memory(plan.device)
-    seconds = float(trainer.train().metrics["train_runtime"])
-    peak = read_peak_memory(plan.device)
-    adapted.save_pretrained(folder / "out")
-    file = folder / "out" / "adapter_model.safetensors"
-    return PeerRun(
-        train_seconds=seconds,
-        steps=int(trainer.state.global_step),
-        tokens=sum(plan.data.train.lengths[i] for i in samples),
-        peak_memory_bytes=peak,
-        adapter_bytes=file.stat().st_size,
-        adapter=_to_litgpt(load_file(file), plan),
-        differences=differences,
     )
 
 
