@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+import skip2bench.io.whole
 import skip2bench.results.run_folder
 import skip2bench.train.loop
 import skip2bench.train.run
@@ -267,7 +268,7 @@ def test_a_clock_that_jumps_changes_no_duration(train, at_step, monkeypatch, hou
         def now(cls, tz=None):
             return datetime.now(tz) + timedelta(hours=hours)
 
-    at_step(3, lambda: monkeypatch.setattr(skip2bench.results.run_folder, "datetime", Jumped))
+    at_step(3, lambda: monkeypatch.setattr(skip2bench.io.whole, "datetime", Jumped))
     summary, metrics, steps, folder = train(method="lora")
     started = datetime.fromisoformat(summary["started_at"])
     assert abs(datetime.fromisoformat(summary["finished_at"]) - started) > timedelta(hours=47)

@@ -14,13 +14,12 @@ import typer.core
 from skip2bench import __version__
 from skip2bench.cli.cache import cache_app
 from skip2bench.cli.flags import extra_flag, flags_from, given, normalise_flags
-from skip2bench.cli.screens import print_result, print_text
+from skip2bench.cli.standard_output import print_result, print_text
 from skip2bench.config.commands import BenchConfig, DoctorConfig, ReportConfig
 from skip2bench.config.compare import OWN_TRAIN_KEYS, CompareConfig, load_compare_config
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.command_end import end_interrupted, run_to_end
-from skip2bench.results.run_folder import holds_run
 
 
 class _Commands(typer.core.TyperGroup):
@@ -107,6 +106,8 @@ def _find_stored_config(typed: dict[str, Any]) -> Path | None:
     Raises:
         Skip2BenchError: there is none, and nothing else is typed that a new run could be made of.
     """
+    from skip2bench.results.run_folder import holds_run
+
     folder = Path(typed["out_dir"])
     stored = folder / "config.yaml"
     if holds_run(folder):

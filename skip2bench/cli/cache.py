@@ -5,7 +5,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from skip2bench.cli.screens import print_text
+from skip2bench.cli.standard_output import print_text
 from skip2bench.errors import Skip2BenchError
 
 cache_app = typer.Typer(

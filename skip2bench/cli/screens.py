@@ -1,22 +1,17 @@
 """What the commands print at the end: tables in the order of the guide's section 1.
 
-Standard output takes them, whose reader may go away and whose disk may be full. The tables of
-`compare` are in `compare_screen`.
+The tables of `compare` are in `compare_screen`.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import stdout
 from skip2bench.io.units import format_bytes, format_percent, format_seconds
-from skip2bench.io.whole import to_json
 from skip2bench.report.cells import Column, Row
 from skip2bench.report.columns import BENCH_SCREENS, LABEL
 from skip2bench.report.tables import compare_configurations
@@ -26,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _RULE = "=" * 78
+_STYLES = {"ok": "green", "below the guide": "yellow", "unknown": "dim"}
 
 
 def print_bench(summary: dict[str, Any]) -> None:
@@ -171,41 +167,6 @@ def build_table(
     for row in rows:
         table.add_row(*(column.cell(row, "screen") for column in (LABEL, *columns)))
     return table
-
-
-def print_text(text: str) -> None:
-    """Print text as it is."""
-    with _standard_output():
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-
-@contextmanager
-def _standard_output() -> Iterator[None]:
-    """Writing to standard output, where its reader may go away and its disk be full."""
-    try:
-        yield
-    except BrokenPipeError:
-        sys.stdout = None  # the reader has seen enough, as `head` does
-    except OSError as error:
-        raise Skip2BenchError(
-            f"cannot write to standard output ({error.strerror}); use --output or another file"
-        ) from error
-
-
-def print_result(
-    summary: dict[str, Any], as_json: bool, print_summary: Callable[[dict[str, Any]], None]
-) -> None:
-    """Print a command's result, for a program or by `print_summary` for a person."""
-    if as_json:
-        print_text(to_json(summary))
-    else:
-        with _standard_output():
-            print_summary(summary)
-            sys.stdout.flush()
-
-
-_STYLES = {"ok": "green", "below the guide": "yellow", "unknown": "dim"}
 
 
 def print_doctor(result: dict[str, Any]) -> None:

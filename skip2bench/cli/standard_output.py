@@ -1,0 +1,41 @@
+"""Results on standard output, whose reader may go away and whose disk may be full."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.whole import to_json
+
+
+def print_text(text: str) -> None:
+    """Print text as it is."""
+    with _standard_output():
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextmanager
+def _standard_output() -> Iterator[None]:
+    """Writing to standard output, where its reader may go away and its disk be full."""
+    try:
+        yield
+    except BrokenPipeError:
+        sys.stdout = None  # the reader has seen enough, as `head` does
+    except OSError as error:
+        raise Skip2BenchError(
+            f"cannot write to standard output ({error.strerror}); use --output or another file"
+        ) from error
+
+
+def print_result(
+    summary: dict[str, Any], as_json: bool, print_summary: Callable[[dict[str, Any]], None]
+) -> None:
+    """Print a command's result, for a program or by `print_summary` for a person."""
+    if as_json:
+        print_text(to_json(summary))
+    else:
+        with _standard_output():
+            print_summary(summary)
+            sys.stdout.flush()
