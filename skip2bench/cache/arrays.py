@@ -22,6 +22,16 @@ from skip2bench.machine.clock import time_call
 
 Tier = Literal["device", "ram", "disk"]
 
+STORED_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
+"""What a cache can store in place of the model's own dtype, by the option's name."""
+TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.float16: 5e-3,
+    torch.bfloat16: 2e-2,
+    torch.int8: 3e-2,
+}
+"""How far a kept sample may be from a recomputed one, as a share of its norm, by stored dtype."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from skip2bench.cache.arrays import (
+    TOLERANCE,
     Arrays,
     FileWriter,
     MappedWriter,
@@ -29,14 +30,6 @@ from skip2bench.io.console import note, warn
 from skip2bench.models.skip import SkipGPT
 
 _CHECKED_SAMPLES = 3
-_TOLERANCE = {
-    torch.float32: 1e-4,
-    torch.float16: 5e-3,
-    torch.bfloat16: 2e-2,
-    torch.int8: 3e-2,
-}
-"""How far a kept sample may be from a recomputed one, as a share of its norm, by stored dtype."""
-
 Side = Literal["train", "val"]
 OnBatch = Callable[[Sequence[int], Writer], None]
 """Called with the samples of every forward pass and where they were written."""
@@ -141,7 +134,7 @@ class CacheBuilder:
         Raises:
             DamagedError: one of them is not what the model gives.
         """
-        tolerance = max(_TOLERANCE[cache.layout.dtype], _TOLERANCE[cache.layout.compute_dtype])
+        tolerance = max(TOLERANCE[cache.layout.dtype], TOLERANCE[cache.layout.compute_dtype])
         step = max(1, len(ids) // _CHECKED_SAMPLES)
         chosen = list(ids)[::step][:_CHECKED_SAMPLES]
         for i, fresh in zip(chosen, self._recompute(samples, chosen), strict=True):

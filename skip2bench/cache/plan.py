@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from skip2bench.cache.algebra import Algebra, Sizes, choose_algebra, count_costs
-from skip2bench.cache.arrays import Layout, Tier
+from skip2bench.cache.arrays import STORED_DTYPES, Layout, Tier
 from skip2bench.data.samples import Samples
 from skip2bench.io.units import format_bytes
 from skip2bench.machine.hardware import read_memory
@@ -17,7 +17,6 @@ from skip2bench.models.skip import SkipGPT
 
 _SHARE_OF_FREE = {"device": 0.7, "ram": 0.7, "disk": 0.9}
 """Of what is free, how much a cache may take; the rest is for the training itself."""
-STORAGE_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +108,7 @@ def plan_cache(
     layout = Layout(
         blocks=model.feature_blocks,
         n_embd=model.config.n_embd,
-        dtype=STORAGE_DTYPES.get(dtype, compute_dtype),
+        dtype=STORED_DTYPES.get(dtype, compute_dtype),
         compute_dtype=compute_dtype,
     )
     with_logits = replace(layout, n_logits=model.config.padded_vocab_size)
