@@ -13,6 +13,7 @@ from skip2bench.report import charts, tables
 from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
 from skip2bench.report.selection import Selection, list_shown
 from skip2bench.report.verdicts import (
+    CLAIMS,
     SPEED_GAP_RATIO,
     WORSE_LOSS_RATIO,
     check_claims,
@@ -64,7 +65,9 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
             {**vars(pick), "preset": name_preset(pick.entry), "is_tested": pick.is_tested}
             for pick in (pick_presets(figures) if figures else [])
         ],
-        "claims": [asdict(claim) for claim in check_claims(figures, bench)],
+        "claims": [
+            {**asdict(claim), "words": CLAIMS[claim.name]} for claim in check_claims(figures, bench)
+        ],
         "findings": [
             asdict(finding) for finding in diagnose(bench, entries, load, cores[0] if cores else 1)
         ],

@@ -2,7 +2,7 @@
 
 Nothing is called better inside the noise: two configurations differ only where the paired interval
 of their ratio leaves 1 out. The diagnosis is section 10 of the guide: rules that speak when they
-apply. No words: a finding names its rule and what it was found in; the templates say the rest.
+apply. Words are the claims' alone: a finding names its rule, and the templates say the rest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from skip2bench.config.blocks import BLOCK_PRESETS
 from skip2bench.config.methods import find_method
+from skip2bench.io.units import Language
 from skip2bench.results.stats import Ratio, paired_ratio
 
 Content = Mapping[str, Any]
@@ -20,6 +21,43 @@ EQUAL_PARAMETERS_RATIO = 0.02
 """Configurations whose trainable parameters differ by less are taken as equal in them."""
 UNCHANGED_RATIO = 0.05
 """A forward time within this share of the baseline's counts as unchanged."""
+
+
+CLAIMS: dict[str, dict[Language, str]] = {
+    "fast_parameters": {
+        "en": "4 blocks train 75 % fewer parameters",
+        "ja": "4 ブロックで学習パラメータ 75 % 減",
+    },
+    "balanced_parameters": {
+        "en": "6 blocks train 62 % fewer parameters",
+        "ja": "6 ブロックで学習パラメータ 62 % 減",
+    },
+    "backward": {
+        "en": "Backward is faster",
+        "ja": "Backward が高速になる",
+    },
+    "memory": {
+        "en": "60 to 70 % less memory (increase in a step)",
+        "ja": "メモリ 60〜70 % 減（step 中の増加）",
+    },
+    "eight_accuracy": {
+        "en": "8 blocks are the most accurate (loss against the next best)",
+        "ja": "8 ブロックが最高精度（次点に対する損失の差）",
+    },
+    "eight_memory": {
+        "en": "8 blocks save the most memory (peak against the next lowest)",
+        "ja": "8 ブロックが最大のメモリ削減（次点に対するピークの差）",
+    },
+    "forward": {
+        "en": "Forward is unchanged",
+        "ja": "Forward は変わらない",
+    },
+    "training_time": {
+        "en": "Fine-tuning time −90 % at equal trainable parameters (the paper)",
+        "ja": "学習パラメータ数が等しいとき微調整の時間 −90 %（論文）",
+    },
+}
+"""The guide's claims, and the paper's, in the words of the report; `check_claims` judges them."""
 
 
 @dataclass(frozen=True, kw_only=True)
