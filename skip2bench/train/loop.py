@@ -99,8 +99,8 @@ def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
     It has counted already, in the process that was stopped.
     """
     aside = Clock(run.fabric.device)
-    if run.caches is not None:
-        with aside.part("resume"):
+    with aside.part("resume"):
+        if run.caches is not None:
             run.caches.provide(Clock(run.fabric.device))
     restore_state(run, resumed)
     run.clock.seconds["resume"] = run.clock.seconds.get("resume", 0.0) + aside.total(["resume"])
