@@ -77,7 +77,7 @@ class Expected:
     rows: Tensor
     """(n,)"""
     coming: Future[_Staged] | None = None
-    """Once somebody works on it."""
+    """From when somebody works on it until it is taken."""
 
 
 class Stager:
@@ -115,11 +115,11 @@ class Stager:
         if expected not in self._queue:
             return self._arrays.select(expected.rows, self._device)
         while self._queue[0] is not expected:
-            self._queue.popleft()
+            self._queue.popleft().coming = None
         self._start_some()
         self._queue.popleft()
         assert expected.coming is not None
-        staged = expected.coming.result()
+        staged, expected.coming = expected.coming.result(), None  # whoever expects holds no rows
         self._start_some()
         if staged.arrived is not None:
             current = torch.cuda.current_stream(self._device)

@@ -42,7 +42,8 @@ class CachedObjective:
         """
         source = self._source("train")
         parts = source.split(self._own(ids))
-        source.expect(self._own(following))
+        if following:  # else what is expected already stays so
+            source.expect(self._own(following))
         self._even_out(parts)
         yield from source.portions(parts)
 

@@ -80,7 +80,8 @@ def test_what_is_expected_is_cut_once_and_another_batch_in_between_disturbs_noth
 ):
     _, source = make_source(is_staged=True)
     _, plain = make_source()
-    taken, take = [], Stager.take
+    (taken, take), (staged, stage) = ([], Stager.take), ([], Stager._stage)
+    monkeypatch.setattr(Stager, "_stage", lambda *a: staged.append(a[1]) or stage(*a))
     monkeypatch.setattr(Stager, "take", lambda *a: taken.append(a[1]) or take(*a))
     source.expect([3, 0])
     expected = source._expected[3, 0]
@@ -91,5 +92,5 @@ def test_what_is_expected_is_cut_once_and_another_batch_in_between_disturbs_noth
         for one, other in zip(portions, others, strict=True):
             assert all(map(torch.equal, one.tensors, other.tensors))
     assert taken == expected  # once: those that nobody expects are read where they are
-    assert all(one.coming is not None for one in taken)
+    assert [id(rows) for rows in staged] == [id(one.rows) for one in taken]
     assert source._expected == {}

@@ -1,6 +1,7 @@
 """Rows between host memory and a device: the right ones, in whatever order they are asked for."""
 
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -45,8 +46,17 @@ def test_rows_that_nobody_expected_are_served_and_disturb_nothing(stager):
     assert_rows(stager.take(Expected(rows=PORTIONS[0])), PORTIONS[0])
     for one in expected:
         assert_rows(stager.take(one), one.rows)
-    assert all(one.coming is not None for one in expected)
+    assert stager._n_started == len(expected)
     assert_rows(stager.take(expected[1]), PORTIONS[2])
+    assert stager._n_started == len(expected)
+
+
+def test_whoever_holds_what_was_expected_does_not_hold_its_rows(stager):
+    expected = [stager.expect(rows) for rows in PORTIONS]
+    for one in expected[1:]:
+        taken = weakref.ref(stager.take(one)["targets"])
+        assert taken() is None
+    assert all(one.coming is None for one in expected)
 
 
 def test_what_was_expected_and_did_not_come_is_passed_over(stager):
@@ -141,14 +151,20 @@ def test_encoding_on_another_device_gives_the_same_rows(dtype):
         assert torch.equal(near[name], afar[name])
 
 
-def test_a_run_through_the_stager_is_the_run_without_it(train, monkeypatch):
-    _, metrics, steps, folder = train("plain", method="skip2", cache_tier="ram")
-    taken = []
-    take = Stager.take
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_run_through_the_stager_is_the_run_without_it(train, monkeypatch, is_compiled):
+    """One that is compiled looks at its first batch again while the second is on its way."""
+    monkeypatch.setattr("skip2bench.train.parts.compile_model", lambda model: None)
+    settings = {"method": "skip2", "cache_tier": "ram", "compile": is_compiled}
+    _, metrics, steps, folder = train("plain", **settings)
+    taken, staged = [], []
+    take, stage = Stager.take, Stager._stage
+    monkeypatch.setattr(Stager, "_stage", lambda *a: staged.append(a[1]) or stage(*a))
     monkeypatch.setattr(Stager, "take", lambda self, one: taken.append(one) or take(self, one))
     monkeypatch.setattr(skip2bench.cache.portions, "is_worth_staging", lambda *_: True)
-    _, same_metrics, same_steps, same = train("staged", method="skip2", cache_tier="ram")
+    _, same_metrics, same_steps, same = train("staged", **settings)
     assert len(taken) > len(steps)
+    assert {id(one.rows) for one in taken} == {id(rows) for rows in staged}
     assert steps["loss"].equals(same_steps["loss"])
     assert metrics["val_loss"].equals(same_metrics["val_loss"])
     for path in (folder / "final").glob("*.safetensors"):
