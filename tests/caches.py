@@ -42,7 +42,6 @@ def build(model, samples, ids=range(5), *, folder=None, seen=None, **layout):
     writer = FileWriter(layout, folder) if folder else MemoryWriter(layout, index.rows, CPU)
     fill(
         writer,
-        layout,
         model,
         samples,
         order,

@@ -33,7 +33,7 @@ from tiny import make_checkpoint, make_records
 import skip2bench.cache.loss
 import skip2bench.cache.portions
 import skip2bench.io.whole
-import skip2bench.train.cached_objective
+import skip2bench.train.caches
 from skip2bench.config.train import TrainConfig
 from skip2bench.train.logs import CsvLog
 from skip2bench.train.run import run_training
@@ -74,8 +74,8 @@ def watch(moments: Moments) -> None:
         setattr(owner, name, ticking)
 
     for owner, name, kind in (
-        (skip2bench.train.cached_objective.Bar, "advance", "progress"),
-        (skip2bench.train.cached_objective.CacheBuilder, "provide", "cache building"),
+        (skip2bench.train.caches.Bar, "advance", "progress"),
+        (skip2bench.train.caches.CacheBuilder, "provide", "cache building"),
         (Fabric, "backward", "step"),
         (torch.optim.AdamW, "step", "step"),
         (skip2bench.cache.portions, "token_loss", "step"),

@@ -52,7 +52,8 @@ def count_in_training(settings, base, precision, data):
         most = served_loss.portion_rows(model, plan.layout, name, device)
         loss = ServedLoss(model, name)
         source = PortionSource(fabric, model, data.train, cache, loss, most)
-    return count_largest_saved(map(source.load, source.split(ids)), model.parameters())
+    portions = source.portions(source.split(ids) if settings.method.is_cached else ids)
+    return count_largest_saved(portions, model.parameters())
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true", "bf16-mixed"])

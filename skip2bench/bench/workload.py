@@ -9,10 +9,9 @@ this size can give.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from skip2bench.cache.algebra import Name
 from skip2bench.cache.arrays import MemoryWriter
 from skip2bench.cache.loss import ServedLoss, portion_rows
-from skip2bench.cache.plan import CachePlan, CacheUse, plan_cache
+from skip2bench.cache.plan import CachePlan, CacheRoom, CacheUse, plan_cache
 from skip2bench.cache.portions import (
     Portion,
     PortionSource,
@@ -104,8 +103,7 @@ class Workload:
         self._source: PortionSource | None = None
         if plan is not None:
             assert isinstance(model, SkipGPT)
-            self._loss = ServedLoss(model, plan.algebra.name)
-            self._source = _cache_batch(model, fabric, _as_samples(tokens), plan, self._loss)
+            self._source = _cache_batch(model, fabric, _as_samples(tokens), plan)
         # not moved: it is there
         self._module = fabric.setup_module(model, move_to_device=False)
 
@@ -153,13 +151,7 @@ class Workload:
                     yield
 
         self.model.train()
-        make_passes(
-            self._list_loads(cached=cached),
-            len(self._rows),
-            named,
-            self.backward,
-            self._loss.finish_step if cached else lambda: None,
-        )
+        make_passes(self._portions(cached=cached), len(self._rows), named, self.backward)
 
     def load_tokens(self) -> Portion:
         """The batch as one micro-batch."""
@@ -177,19 +169,14 @@ class Workload:
     def count_saved_bytes(self, *, cached: bool) -> int:
         """Most bytes that autograd keeps for backward in one forward pass of a step."""
         self.model.train()
-        portions = (load() for load in self._list_loads(cached=cached))
-        largest = count_largest_saved(portions, self.model.parameters())
-        if cached:
-            self._loss.finish_step()
-            self._optimizer.zero_grad()
-        return largest
+        return count_largest_saved(self._portions(cached=cached), self.model.parameters())
 
-    def _list_loads(self, *, cached: bool) -> Sequence[Callable[[], Portion]]:
-        if not cached:
-            return [self.load_tokens]
-        assert self._source is not None
-        parts = self._source.split(range(len(self.input_ids)))
-        return [partial(self._source.load, part) for part in parts]
+    def _portions(self, *, cached: bool) -> Iterator[Portion]:
+        if cached:
+            assert self._source is not None
+            yield from self._source.portions(self._source.split(range(len(self.input_ids))))
+        else:
+            yield self.load_tokens()
 
 
 def _as_samples(tokens: Tensor) -> Samples:
@@ -202,7 +189,6 @@ def _cache_batch(
     fabric: Fabric | OnMeta,
     samples: Samples,
     plan: CachePlan,
-    loss: ServedLoss,
 ) -> PortionSource:
     """A Skip-Cache of all samples, filled as a run does; on the meta device there is nothing to."""
     device = fabric.device
@@ -211,9 +197,10 @@ def _cache_batch(
     writer = MemoryWriter(plan.layout, index.rows, device)
     if device.type != "meta":
         with fabric.autocast():
-            fill(writer, plan.layout, model, samples, order, device)
+            fill(writer, model, samples, order, device)
     cache = SkipCache(layout=plan.layout, arrays=writer.finish(), index=index)
     max_rows = portion_rows(model, plan.layout, plan.algebra.name, device)
+    loss = ServedLoss(model, plan.algebra.name)
     return PortionSource(fabric, model, samples, cache, loss, max_rows)
 
 
@@ -242,14 +229,8 @@ def plan_step(
         steps=_PASSES,
         passes=_PASSES,
     )
-    plenty = sys.maxsize // 2
-    plan = plan_cache(
-        model,
-        use,
-        device,
-        weights_dtype(precision),
-        free={"ram" if device.type == "cpu" else "device": plenty},
-    )
+    room = CacheRoom.of(device, {"ram" if device.type == "cpu" else "device": sys.maxsize // 2})
+    plan = plan_cache(model, use, room, weights_dtype(precision))
     if algebra is None or algebra == plan.algebra.name:
         return plan
     n_logits = model.config.padded_vocab_size if algebra == "folded" else 0

@@ -153,6 +153,8 @@ class Arrays:
 class Writer(Protocol):
     """Takes the rows of a new cache in order."""
 
+    layout: Layout
+
     def reserve(self, rows: int) -> dict[str, Tensor]:
         """Space for the next rows, to be filled before the next call."""
 
@@ -170,6 +172,7 @@ class MemoryWriter:
     """Arrays in the memory of a device."""
 
     def __init__(self, layout: Layout, rows: int, device: torch.device) -> None:
+        self.layout = layout
         # made outside inference mode: autograd refuses to save inference tensors
         self._tensors = {
             name: torch.empty((rows, *shape), dtype=dtype, device=device)
@@ -210,7 +213,7 @@ class FileWriter:
         Raises:
             OSError: they cannot be made, here or while writing.
         """
-        self._layout, self._folder = layout, folder
+        self.layout, self._folder = layout, folder
         self._files = {name: (folder / f"{name}.bin").open("wb") for name in layout.specs}
         self._checksums = {name: Checksum() for name in layout.specs}
         self._pending: dict[str, Tensor] = {}
@@ -223,7 +226,7 @@ class FileWriter:
         self._rows += rows
         self._pending = {
             name: torch.empty((rows, *shape), dtype=dtype)
-            for name, (shape, dtype) in self._layout.specs.items()
+            for name, (shape, dtype) in self.layout.specs.items()
         }
         return self._pending
 
@@ -237,7 +240,7 @@ class FileWriter:
     def finish(self) -> Arrays:
         """Write the last rows and map the files."""
         self.close()
-        return map_files(self._folder, self._layout, self._rows)
+        return map_files(self._folder, self.layout, self._rows)
 
     def close(self) -> dict[str, str]:
         """Write the last rows; checksum of each file by name."""

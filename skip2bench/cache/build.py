@@ -19,7 +19,14 @@ from skip2bench.cache.arrays import (
     Writer,
     map_files,
 )
-from skip2bench.cache.kept import CacheFolder, DamagedError, Entry, entry_name, write_arrays
+from skip2bench.cache.kept import (
+    CacheFolder,
+    DamagedError,
+    Entry,
+    describe_content,
+    entry_name,
+    write_arrays,
+)
 from skip2bench.cache.plan import CachePlan
 from skip2bench.cache.skip_cache import BuildOrder, SampleIndex, SkipCache, fill, supervised_rows
 from skip2bench.cache.staging import PinnedWriter
@@ -94,15 +101,7 @@ class CacheBuilder:
             building = self.start(side, samples, planned, name)
             assert not isinstance(building.writer, MappedWriter)
             with disk_errors(self._place):
-                fill(
-                    building.writer,
-                    self.plan.layout,
-                    self.model,
-                    samples,
-                    building.order,
-                    self.device,
-                    on_batch,
-                )
+                fill(building.writer, self.model, samples, building.order, self.device, on_batch)
             return self.finish(building)
 
     def open_kept(self, side: Side, samples: Samples, ids: Sequence[int]) -> SkipCache | None:
@@ -239,15 +238,8 @@ class CacheBuilder:
     def _commit(self, building: Building, checksums: dict[str, str]) -> Entry:
         assert self.folder is not None
         assert building.name is not None
-        return self.folder.commit(
-            building.name,
-            self.key,
-            self.plan.layout,
-            building.samples,
-            building.order.ids,
-            checksums,
-            building.about,
-        )
+        content = describe_content(self.key, self.plan.layout, building.samples, building.order.ids)
+        return self.folder.commit(building.name, content, checksums, building.about)
 
     @contextmanager
     def locked(self, samples: Samples, planned: Sequence[int]) -> Iterator[str | None]:

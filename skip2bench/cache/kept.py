@@ -240,10 +240,7 @@ class CacheFolder:
     def commit(
         self,
         name: str,
-        key: dict[str, Any],
-        layout: Layout,
-        samples: Samples,
-        order: Sequence[int],
+        content: dict[str, Any],
         checksums: dict[str, str],
         about: dict[str, Any],
     ) -> Entry:
@@ -251,35 +248,22 @@ class CacheFolder:
 
         Args:
             name: Of the entry.
-            key: What it depends on, see `find`.
-            layout: Of its arrays.
-            samples: All samples of the side.
-            order: Those that are stored, in the order of their rows.
+            content: See `describe_content`.
             checksums: Of each array's file.
             about: For people only.
         """
         folder = self.find_aside(name)
-        supervised = samples.supervised_counts
         for path in folder.glob("*.bin"):
             sync(path)
         manifest = {
             "format": FORMAT,
             "created_at": utc_now(),
             "about": about,
-            "key": _whole_key(key, layout),
-            "layout": {
-                "blocks": list(layout.blocks),
-                "n_embd": layout.n_embd,
-                "dtype": _dtype_name(layout.dtype),
-                "compute_dtype": _dtype_name(layout.compute_dtype),
-                "n_logits": layout.n_logits,
-            },
             "files": {
                 array: {"bytes": (folder / f"{array}.bin").stat().st_size, "checksum": checksum}
                 for array, checksum in checksums.items()
             },
-            "samples": [hash_sample(samples, i) for i in order],
-            "counts": [supervised[i] for i in order],
+            **content,
         }
         write_json(folder / MANIFEST, manifest)
         target = self.root / name
@@ -319,6 +303,32 @@ class CacheFolder:
             return False
         lock.release()
         return True
+
+
+def describe_content(
+    key: dict[str, Any], layout: Layout, samples: Samples, order: Sequence[int]
+) -> dict[str, Any]:
+    """What the manifest says of an entry's rows.
+
+    Args:
+        key: What they depend on, see `CacheFolder.find`.
+        layout: Of the arrays.
+        samples: All samples of the side.
+        order: Those that are stored, in the order of their rows.
+    """
+    supervised = samples.supervised_counts
+    return {
+        "key": _whole_key(key, layout),
+        "layout": {
+            "blocks": list(layout.blocks),
+            "n_embd": layout.n_embd,
+            "dtype": _dtype_name(layout.dtype),
+            "compute_dtype": _dtype_name(layout.compute_dtype),
+            "n_logits": layout.n_logits,
+        },
+        "samples": [hash_sample(samples, i) for i in order],
+        "counts": [supervised[i] for i in order],
+    }
 
 
 def entry_name(key: dict[str, Any], layout: Layout, samples: Samples, order: Sequence[int]) -> str:

@@ -71,40 +71,59 @@ class CacheUse:
         return sum(supervised[i] for i in self.train_ids) + sum(of_val[i] for i in self.val_ids)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CacheRoom:
+    """Where the caches of a run may live."""
+
+    device: torch.device
+    """Where it trains."""
+    capacity_bytes: Mapping[Tier, int]
+    """What both caches may take in each tier, the nearest to the device first."""
+    may_move: bool
+    """See `CachePlan`."""
+
+    @classmethod
+    def of(
+        cls,
+        device: torch.device,
+        free: Mapping[Tier, int],
+        tier: str = "auto",
+        max_bytes: int | None = None,
+    ) -> "CacheRoom":
+        """What is free, as far as it is to be used.
+
+        Args:
+            device: Where the run trains.
+            free: What a cache may take in each tier, the nearest first; see `measure_free`.
+            tier: auto, device, ram or disk.
+            max_bytes: Cap on the bytes of both caches; None for what the tier has.
+        """
+        wanted = "ram" if (tier, device.type) == ("device", "cpu") else tier
+        capacity = {
+            name: nbytes if max_bytes is None else min(nbytes, max_bytes)
+            for name, nbytes in free.items()
+            if wanted in ("auto", name)
+        }
+        return cls(device=device, capacity_bytes=capacity, may_move=tier == "auto")
+
+
 def plan_cache(
     model: SkipGPT,
     use: CacheUse,
-    device: torch.device,
+    room: CacheRoom,
     compute_dtype: torch.dtype,
-    *,
-    tier: str = "auto",
     dtype: str = "model",
-    max_bytes: int | None = None,
-    folder: Path = Path(),
-    decided: tuple[Tier, int] | None = None,
-    free: dict[Tier, int] | None = None,
 ) -> CachePlan:
     """Decide tier, algebra and samples.
 
     Args:
         model: The Skip model.
         use: What the run needs.
-        device: Where it trains.
+        room: Where the caches may live.
         compute_dtype: Of the backbone's activations.
-        tier: auto, device, ram or disk.
         dtype: model, bf16 or int8.
-        max_bytes: Cap on the bytes of both caches; None for what the tier has.
-        folder: Where the disk tier would write.
-        decided: Tier and capacity that the run had before it was stopped: with them everything else
-            is decided as it was.
-        free: What a cache may take in each tier; None to measure it.
     """
-    if decided is None:
-        free = measure_free(device, folder) if free is None else free
-        capacity = _find_capacity(device, free, tier, max_bytes)
-    else:
-        capacity = dict([decided])
-    tiers = list(capacity)
+    capacity = room.capacity_bytes
     layout = Layout(
         blocks=model.feature_blocks,
         n_embd=model.config.n_embd,
@@ -115,9 +134,10 @@ def plan_cache(
     rows = use.rows
     needed = rows * layout.position_bytes
     chosen = next(
-        (name for name in tiers if needed <= capacity[name]), max(tiers, key=capacity.__getitem__)
+        (name for name in capacity if needed <= capacity[name]),
+        max(capacity, key=capacity.__getitem__),
     )
-    algebra = _choose_algebra(model, use, layout, device, chosen)
+    algebra = _choose_algebra(model, use, layout, room.device, chosen)
     fits = rows * with_logits.position_bytes <= capacity[chosen]
     if algebra.name == "folded" and (dtype != "model" or not fits):
         # base logits of less precision would not be the model's; nor is a larger cache worth
@@ -136,21 +156,8 @@ def plan_cache(
         recomputed=len(use.train_ids) + len(use.val_ids) - len(train_ids) - len(val_ids),
         nbytes=(used + used_by_val) * layout.position_bytes,
         capacity_bytes=capacity[chosen],
-        may_move=tier == "auto",
+        may_move=room.may_move,
     )
-
-
-def _find_capacity(
-    device: torch.device, free: Mapping[Tier, int], tier: str, max_bytes: int | None
-) -> dict[Tier, int]:
-    """Bytes that the cache may take in each tier that it may live in, the nearest first."""
-    if device.type == "cpu":
-        tier = "ram" if tier == "device" else tier
-    return {
-        name: nbytes if max_bytes is None else min(nbytes, max_bytes)
-        for name, nbytes in free.items()
-        if tier in ("auto", name)
-    }
 
 
 def measure_free(device: torch.device, folder: Path) -> dict[Tier, int]:

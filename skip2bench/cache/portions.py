@@ -4,9 +4,9 @@ A portion is tokens, or rows of Skip-Cache. Training, `bench` and `doctor` make 
 what is timed or counted is what a run does. Which samples a step has is the objectives' business.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from skip2bench.cache.loss import ServedLoss
 from skip2bench.cache.skip_cache import Served, SkipCache, supervised_rows, token_budget
-from skip2bench.cache.staging import Stager, is_worth_staging
+from skip2bench.cache.staging import Expected, Stager, is_worth_staging
 from skip2bench.data.samples import Samples, collate, length_buckets
 from skip2bench.machine.memory import count_saved_bytes
 from skip2bench.models.loss import token_loss
@@ -40,6 +40,8 @@ class Portion:
     tensors: tuple[Tensor, ...]
     loss: Callable[[], Tensor]
     """Summed loss of it."""
+    finish: Callable[[], None] = lambda: None
+    """Called after its backward pass; the last portion of a batch ends that of the whole batch."""
 
 
 def token_portion(model: nn.Module, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Portion:
@@ -65,36 +67,34 @@ def even_portions(rows: Tensor, max_rows: int) -> tuple[Tensor, ...]:
 
 
 def make_passes(
-    loads: Sequence[Callable[[], Portion]],
+    portions: Iterator[Portion],
     scale: float,
     phase: Callable[[str], AbstractContextManager[Any]],
     backward: Callable[[Tensor], Any],
-    finish: Callable[[], None],
 ) -> list[Tensor]:
     """Forward and backward passes of a step, portion by portion; gradients are left in place.
 
     Args:
-        loads: Bring one portion each to the device.
+        portions: Of the step; each is brought to the device when it is asked for.
         scale: What summed losses are divided by: the supervised positions of the global batch.
         phase: Entered around each "data", "forward" and "backward", for whoever measures them.
         backward: Of one loss.
-        finish: Ends the backward pass, after that of the last portion.
 
     Returns:
         The portions' losses; their sum is the step's.
     """
     losses: list[Tensor] = []
-    for load in loads:
+    while True:
         with phase("data"):
-            portion = load()
+            portion = next(portions, None)
+        if portion is None:
+            return losses
         with phase("forward"):
             loss = portion.loss() / scale
         with phase("backward"):
             backward(loss)
-            if len(losses) == len(loads) - 1:
-                finish()
+            portion.finish()
         losses.append(loss.detach())
-    return losses
 
 
 def count_largest_saved(portions: Iterable[Portion], held: Iterable[Tensor]) -> int:
@@ -104,11 +104,16 @@ def count_largest_saved(portions: Iterable[Portion], held: Iterable[Tensor]) -> 
         portions: All of the step, on the device; their own tensors are not counted.
         held: What is there with or without autograd and not counted either: the parameters.
     """
-    held = list(held)
-    return max(
-        (count_saved_bytes(portion.loss, [*held, *portion.tensors]) for portion in portions),
-        default=0,
-    )
+    held, largest = list(held), 0
+    for portion in portions:
+        saved = count_saved_bytes(portion.loss, [*held, *portion.tensors])
+        largest = max(largest, saved)
+        portion.finish()
+    return largest
+
+
+Part = Tensor | Expected | list[int]
+"""Of a batch: rows of the cache, such rows on their way to the device, or samples to recompute."""
 
 
 class PortionSource:
@@ -137,12 +142,35 @@ class PortionSource:
         self._loss, self._max_rows = loss, max_rows
         is_staged = cache is not None and is_worth_staging(cache.arrays, place.device)
         self._stager = Stager(cache.arrays, place.device) if cache and is_staged else None
+        self._expected: dict[tuple[int, ...], list[Part]] = {}
 
-    def split(self, ids: Sequence[int]) -> list[Tensor | list[int]]:
+    def expect(self, ids: Sequence[int]) -> None:
+        """Have the batch that comes next read ahead from disk and brought to a GPU."""
+        if self._cache is not None:
+            self._cache.prefetch(ids)
+        if self._stager is not None:
+            parts = self._cut(ids)
+            for place, part in enumerate(parts):
+                if isinstance(part, Tensor):
+                    parts[place] = self._stager.expect(part)
+            self._expected = {tuple(ids): parts}
+
+    def split(self, ids: Sequence[int]) -> list[Part]:
         """Rows of cached samples in even portions, and samples of similar length to recompute."""
+        expected = self._expected.pop(tuple(ids), None)
+        return self._cut(ids) if expected is None else expected
+
+    def portions(self, parts: Sequence[Part]) -> Iterator[Portion]:
+        """All parts of a batch, each brought to the device when it is asked for."""
+        for number, part in enumerate(parts, start=1):
+            portion = self._load(part)
+            is_last = number == len(parts)
+            yield replace(portion, finish=self._loss.finish_step) if is_last else portion
+
+    def _cut(self, ids: Sequence[int]) -> list[Part]:
         cache = self._cache
         cached = [i for i in ids if cache is not None and cache.index.counts[i] > 0]
-        parts: list[Tensor | list[int]] = []
+        parts: list[Part] = []
         if cache is not None and cached:
             parts += even_portions(cache.index.find_rows(cached), self._max_rows)
         if len(cached) < len(ids):
@@ -151,28 +179,20 @@ class PortionSource:
             parts += length_buckets(left, self._samples.lengths, token_budget(self._place.device))
         return parts
 
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Have samples that come next read ahead from disk and brought to a GPU."""
-        if self._cache is not None:
-            self._cache.prefetch(ids)
-        if self._stager is not None:
-            self._stager.expect([part for part in self.split(ids) if isinstance(part, Tensor)])
-
-    def load(self, part: Tensor | list[int]) -> Portion:
-        """Rows of the cache, or tokens."""
+    def _load(self, part: Part) -> Portion:
         device = self._place.device
-        if isinstance(part, Tensor):
-            assert self._cache is not None
-            served = (
-                self._cache.serve(part, device)
-                if self._stager is None
-                else self._cache.unpack(self._stager.take(part))
-            )
-            return served_portion(self._place, self._loss, served)
-        input_ids, labels = collate(self._samples, part)
-        rows, targets = supervised_rows(labels)
-        tensors = tuple(t.to(device, non_blocking=True) for t in (input_ids, rows, targets))
-        return Portion(tensors=tensors, loss=partial(self._recomputed_loss, *tensors))
+        if isinstance(part, list):
+            input_ids, labels = collate(self._samples, part)
+            rows, targets = supervised_rows(labels)
+            tensors = tuple(t.to(device, non_blocking=True) for t in (input_ids, rows, targets))
+            return Portion(tensors=tensors, loss=partial(self._recomputed_loss, *tensors))
+        assert self._cache is not None
+        if isinstance(part, Expected):
+            assert self._stager is not None
+            served = self._cache.unpack(self._stager.take(part))
+        else:
+            served = self._cache.serve(part, device)
+        return served_portion(self._place, self._loss, served)
 
     def _recomputed_loss(self, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
         with self._place.autocast():

@@ -144,7 +144,6 @@ class BuildOrder:
 
 def fill(
     writer: Writer,
-    layout: Layout,
     model: SkipGPT,
     samples: Samples,
     order: BuildOrder,
@@ -154,8 +153,7 @@ def fill(
     """Run the frozen backbone once over the given samples and write what the layout asks for.
 
     Args:
-        writer: Where the rows go.
-        layout: With the blocks that `model` reads.
+        writer: Where the rows go; its layout has the blocks that `model` reads.
         model: The Skip model; put in evaluation mode while this runs.
         samples: All samples of a side.
         order: Those to cache.
@@ -164,7 +162,7 @@ def fill(
     """
     was_training = model.training
     model.eval()
-    backbone = Backbone(model, order.prefix, device)
+    layout, backbone = writer.layout, Backbone(model, order.prefix, device)
     for ids in order.buckets:
         input_ids, labels = collate(samples, ids)
         rows, targets = supervised_rows(labels)

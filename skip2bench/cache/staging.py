@@ -6,10 +6,10 @@ pinned, never the cache, which would be locked in memory whole.
 """
 
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -70,6 +70,16 @@ class _Staged:
     arrived: torch.cuda.Event | None
 
 
+@dataclass(eq=False, kw_only=True)
+class Expected:
+    """A portion that a `Stager` makes ready."""
+
+    rows: Tensor
+    """(n,)"""
+    coming: Future[_Staged] | None = None
+    """From when somebody works on it until it is taken."""
+
+
 class Stager:
     """Serves rows of host arrays on a device; those that are expected, ahead of time."""
 
@@ -86,27 +96,30 @@ class Stager:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._buffers = [PinnedBuffer(device) for _ in range(_IN_FLIGHT)]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="skip-cache rows")
-        self._waiting: deque[Tensor] = deque()
-        self._started: deque[tuple[Tensor, Future[_Staged]]] = deque()
+        self._queue: deque[Expected] = deque()
         self._n_started = 0
 
-    def expect(self, portions: Sequence[Tensor]) -> None:
-        """Make ready for `take` of these rows, each (n,), in this order, after those expected."""
-        self._waiting.extend(portions)
+    def expect(self, rows: Tensor) -> Expected:
+        """Make ready for `take` of these rows (n,), after those that are expected already."""
+        expected = Expected(rows=rows)
+        self._queue.append(expected)
         self._start_some()
+        return expected
 
-    def take(self, rows: Tensor) -> dict[str, Tensor]:
-        """Copies of the given rows (n,) on the device, for the current stream.
+    def take(self, expected: Expected) -> dict[str, Tensor]:
+        """Copies of the rows on the device, for the current stream.
 
-        Rows that nobody expected are copied now.
+        Those that were expected before and did not come are expected no more; should they come all
+        the same, they are copied then.
         """
-        expected = [portion for portion, _ in self._started] + list(self._waiting)
-        place = next((i for i, one in enumerate(expected) if torch.equal(one, rows)), None)
-        if place is None:
-            return self._arrays.select(rows, self._device)
-        for _ in range(place):  # what was expected before and did not come
-            self._next()
-        staged = self._next().result()
+        if expected not in self._queue:
+            return self._arrays.select(expected.rows, self._device)
+        while self._queue[0] is not expected:
+            self._queue.popleft().coming = None
+        self._start_some()
+        self._queue.popleft()
+        assert expected.coming is not None
+        staged, expected.coming = expected.coming.result(), None  # whoever expects holds no rows
         self._start_some()
         if staged.arrived is not None:
             current = torch.cuda.current_stream(self._device)
@@ -115,18 +128,13 @@ class Stager:
                 tensor.record_stream(current)
         return staged.tensors
 
-    def _next(self) -> Future[_Staged]:
-        if not self._started:
-            self._start_some()
-        return self._started.popleft()[1]
-
     def _start_some(self) -> None:
-        while self._waiting and len(self._started) < _IN_FLIGHT:
-            rows = self._waiting.popleft()
-            # one thread takes them in order, so a buffer's last rows have been sent by then
-            buffer = self._buffers[self._n_started % _IN_FLIGHT]
-            self._n_started += 1
-            self._started.append((rows, self._thread.submit(self._stage, rows, buffer)))
+        for expected in islice(self._queue, _IN_FLIGHT):
+            if expected.coming is None:
+                # one thread takes them in order, so a buffer's last rows have been sent by then
+                buffer = self._buffers[self._n_started % _IN_FLIGHT]
+                self._n_started += 1
+                expected.coming = self._thread.submit(self._stage, expected.rows, buffer)
 
     def _stage(self, rows: Tensor, buffer: PinnedBuffer) -> _Staged:
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):

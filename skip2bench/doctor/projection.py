@@ -22,7 +22,7 @@ from skip2bench.bench.workload import Workload
 from skip2bench.cache.algebra import Name
 from skip2bench.cache.arrays import Layout, MemoryWriter, Tier
 from skip2bench.cache.loss import ServedLoss, portion_rows
-from skip2bench.cache.plan import CachePlan, CacheUse, plan_cache, share_of_free
+from skip2bench.cache.plan import CachePlan, CacheRoom, CacheUse, plan_cache, share_of_free
 from skip2bench.cache.portions import count_largest_saved, served_portion
 from skip2bench.cache.skip_cache import Served
 from skip2bench.config.commands import DoctorConfig
@@ -225,8 +225,8 @@ class _Run:
             name: _PLENTY_BYTES if usable is None else usable
             for name, usable in self.usable_bytes.items()
         }
-        dtype = weights_dtype(self.precision)
-        return plan_cache(model, use, self.device, dtype, tier=tier, free=free)
+        room = CacheRoom.of(self.device, free, tier)
+        return plan_cache(model, use, room, weights_dtype(self.precision))
 
     def _project_caches(
         self, model: SkipGPT, automatic: CachePlan | None

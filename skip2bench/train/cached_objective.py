@@ -3,276 +3,84 @@
 A batch is cut into portions: rows of the cache, and tokens where it has none.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from torch import Tensor
 
-from skip2bench.cache.arrays import Tier, Writer
-from skip2bench.cache.build import CacheBuilder, Side
+from skip2bench.cache.build import Side
 from skip2bench.cache.loss import ServedLoss, portion_rows
-from skip2bench.cache.plan import CachePlan, describe_projection, measure_free
 from skip2bench.cache.portions import Portion, PortionSource
-from skip2bench.cache.skip_cache import SkipCache
-from skip2bench.cache.staging import is_afar
-from skip2bench.cache.streamed_build import Request, provide_streamed
-from skip2bench.cache.streaming import StreamedBackbone
-from skip2bench.data.samples import Samples, TokenizedData
-from skip2bench.io.console import Bar, note
-from skip2bench.machine.clock import Clock
-from skip2bench.machine.signals import StopRequest
 from skip2bench.models.skip import SkipGPT
+from skip2bench.train.attempt import Attempt
+from skip2bench.train.caches import RunCaches
 from skip2bench.train.objective import mean_loss
-from skip2bench.train.ranks.ranks import Ranks, share
-from skip2bench.train.ranks.sharded import even_out_passes, uncounted_passes
-
-_PROJECT_AFTER_TOKENS = 8192
-"""Tokens done before the time to build is projected from them."""
+from skip2bench.train.ranks.sharded import even_out_passes
 
 
 class CachedObjective:
     """Serves features from Skip-Cache. Samples that had no room in it pass the backbone anew."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        model: SkipGPT,
-        data: TokenizedData,
-        builder: CacheBuilder,
-        train_ids: Sequence[int],
-        passes: float,
-        *,
-        was_kept: bool | None = None,
-        ranks: Ranks | None = None,
-    ) -> None:
-        """Prepare without computing anything; `prepare` fills the caches.
+    def __init__(self, attempt: Attempt, model: SkipGPT, caches: RunCaches) -> None:
+        """Nothing is computed yet.
 
         Args:
-            fabric: Of the run.
+            attempt: Of the run.
             model: The Skip model.
-            data: Both sides.
-            builder: Opens or builds the caches by its plan.
-            train_ids: Training samples that the run uses, of this rank's share.
-            passes: How often it uses each, on average.
-            was_kept: Whether the run found its cache when it began; None where it begins now.
-            ranks: Those of the run; each caches its share of the samples. None for one process.
+            caches: Those of the run, provided before the first portion is asked for.
         """
-        self._ranks = ranks or Ranks()
-        self._own_train, self._val_ids = set(train_ids), own_val_ids(data, self._ranks)
-        self._fabric, self._model, self._data, self._builder = fabric, model, data, builder
-        self._train_ids, self._passes, self._was_kept = train_ids, passes, was_kept
-        self._train: SkipCache | None = None
-        self._val: SkipCache | None = None
-        self._loss = ServedLoss(model, self._plan.algebra.name)
+        self._ranks, self._fabric, self._data = attempt.ranks, attempt.fabric, attempt.plan.data
+        self._model, self._caches = model, caches
+        self._own_train = set(caches.use.train_ids)
+        self._loss = ServedLoss(model, caches.plan.algebra.name)
         self._sources: dict[Side, PortionSource] = {}
-        self._portion_rows = portion_rows(
-            model, self._plan.layout, self._plan.algebra.name, fabric.device
-        )
 
-    @property
-    def _plan(self) -> CachePlan:
-        return self._builder.plan
+    def portions(self, ids: Sequence[int], following: Sequence[int] = ()) -> Iterator[Portion]:
+        """Rows of the cache and tokens to recompute, of this rank's share.
 
-    def prepare(self, clock: Clock, stop: StopRequest) -> None:
-        """Open or compute both caches, and drop the backbone where nothing needs it any more.
-
-        The training cache counts as `cache_build`, that of the validation samples as `validation`.
+        Those of the batch that follows are read ahead from disk, and brought to a GPU.
         """
-        if self._builder.backbone is not None:
-            self._provide_streamed(self._builder.backbone, clock, stop)
-            return
-        with uncounted_passes(self._model, self._ranks):
-            self._train = self._provide("train", self._train_ids, clock, "cache_build", stop)
-            self._val = self._provide("val", self._val_ids, clock, "validation", stop)
-
-    def release(self, clock: Clock) -> None:
-        """Drop the backbone where no rank needs it any more; a cache may take its place."""
-        if self._ranks.sum(self._describe_own()["recomputed_samples"])[0] == 0:
-            self._model.release_backbone()
-            self._move_to_device(clock)
-        caches: dict[Side, SkipCache | None] = {"train": self._train, "val": self._val}
-        self._sources = {
-            side: PortionSource(
-                self._fabric,
-                self._model,
-                self._data.sides[side],
-                cache,
-                self._loss,
-                self._portion_rows,
-            )
-            for side, cache in caches.items()
-        }
-
-    def split(self, ids: Sequence[int]) -> list[Tensor | list[int]]:
-        """Rows of cached samples in even portions, and samples of similar length to recompute."""
-        return self._even_out(self._sources["train"].split(self._own(ids)))
-
-    def load(self, part: Tensor | list[int]) -> Portion:
-        """Rows of the cache, or tokens."""
-        return self._sources["train"].load(part)
-
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Have a batch read ahead from disk, and brought to a GPU."""
-        self._sources["train"].prefetch(self._own(ids))
-
-    def finish_step(self) -> None:
-        """Pass on what the folded algebra has gathered."""
-        self._loss.finish_step()
+        source = self._source("train")
+        parts = source.split(self._own(ids))
+        if following:  # else what is expected already stays so
+            source.expect(self._own(following))
+        self._even_out(parts)
+        yield from source.portions(parts)
 
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean loss over the validation samples, from a cache of their own."""
-        source = self._sources["val"]
-        source.prefetch(self._val_ids)
-        portions = map(source.load, self._even_out(source.split(self._val_ids)))
-        return mean_loss(portions, self._data.val, self._ranks)
+        source, ids = self._source("val"), self._caches.use.val_ids
+        source.expect(ids)
+        parts = source.split(ids)
+        self._even_out(parts)
+        return mean_loss(source.portions(parts), self._data.val, self._ranks)
 
     def describe(self) -> dict[str, Any]:
-        """Where the cache is, what it takes, and how its losses are computed.
+        """Where the cache is, what it takes, and how its losses are computed."""
+        return self._caches.describe()
 
-        Bytes and samples are those of all ranks, the rest is the first one's.
-        """
-        each = self._ranks.gather(self._describe_own())
-        added = ("cache_bytes", "val_cache_bytes", "cache_samples", "recomputed_samples")
-        return each[0] | {name: sum(own[name] for own in each) for name in added}
+    def describe_state(self) -> dict[str, Any]:
+        """What the caches were decided by."""
+        return self._caches.describe_state()
 
-    def _describe_own(self) -> dict[str, Any]:
-        caches = [cache for cache in (self._train, self._val) if cache is not None]
-        is_folded = self._plan.algebra.name == "folded" and all(c.layout.n_logits for c in caches)
-        # a cache that was kept may hold more than was planned, or be mapped where it is too large
-        cached = _count_cached(self._train, self._train_ids)
-        cached_val = _count_cached(self._val, self._val_ids)
-        left = len(self._train_ids) - cached + len(self._val_ids) - cached_val
-        backbone = self._builder.backbone
-        return {
-            "streamed_blocks": backbone is not None,
-            **({} if backbone is None else backbone.figures),
-            "cache_bytes": self._train.nbytes if self._train else 0,
-            "val_cache_bytes": self._val.nbytes if self._val else 0,
-            "cache_tier": self._tier(caches),
-            "cache_dtype": str(self._plan.layout.dtype).removeprefix("torch."),
-            "cache_kept": self._is_kept,
-            "shared_prefix_tokens": self._train.prefix_tokens if self._train else 0,
-            "cache_samples": cached,
-            "recomputed_samples": left,
-            **self._plan.algebra.describe(),
-            "algebra": "folded" if is_folded else "head",
-        }
-
-    def _tier(self, caches: Sequence[SkipCache]) -> Tier:
-        """Where what is served lies, which may not be where it was planned to."""
-        if any(cache.arrays.maps for cache in caches):
-            return "disk"
-        has_moved = self._plan.tier == "ram" and self._fabric.device.type != "cpu"
-        if has_moved and caches and not any(is_afar(c.arrays, self._fabric.device) for c in caches):
-            return "device"
-        return self._plan.tier
-
-    def describe_state(self) -> dict[str, Any] | None:
-        """What decided tier, algebra and samples; free memory may be another when it is resumed."""
-        plan = self._plan
-        return {
-            "tier": plan.tier,
-            "capacity_bytes": plan.capacity_bytes,
-            "was_kept": self._is_kept,
-        }
-
-    @property
-    def _is_kept(self) -> bool:
-        """True where the run found its cache, and its clock holds no building."""
-        found = bool(self._train and self._train.is_kept)
-        return found if self._was_kept is None else self._was_kept
-
-    def _provide(
-        self, side: Side, ids: Sequence[int], clock: Clock, part: str, stop: StopRequest
-    ) -> SkipCache | None:
-        if not ids:
-            return None  # fewer samples than ranks
-        samples = self._data.sides[side]
-        planned = self._plan.train_ids if side == "train" else self._plan.val_ids
-        lengths = samples.lengths
-        tokens = sum(lengths[i] for i in planned)
-        builder = replace(self._builder, uncounted=partial(clock.excluded, part))
-        done, started, is_projected = 0, time.monotonic(), side == "val"
-        with Bar(f"Skip-Cache, {side}", tokens, "tokens") as bar:
-
-            def show_progress(ids: Sequence[int], writer: Writer) -> None:
-                nonlocal done, is_projected
-                stop.check_apart()  # nothing is lost that a kept cache would have
-                with clock.excluded(part):
-                    batch_tokens = sum(lengths[i] for i in ids)
-                    done += batch_tokens
-                    seconds = time.monotonic() - started
-                    if not is_projected and (done >= _PROJECT_AFTER_TOKENS or done == tokens):
-                        is_projected = True
-                        rows = sum(samples.supervised_counts[i] for i in planned)
-                        serving = writer.measure_seconds_per_row() * rows
-                        building = seconds / done * tokens
-                        text = describe_projection(self._plan, self._passes, building, serving)
-                        note(text + ("" if self._ranks.is_alone else " (the share of one rank)"))
-                    bar.advance(batch_tokens, f"{done / seconds:,.0f} tokens/s")
-
-            with clock.part(part), self._fabric.autocast():
-                return builder.provide(side, samples, ids, planned, show_progress)
-
-    def _provide_streamed(
-        self, backbone: StreamedBackbone, clock: Clock, stop: StopRequest
-    ) -> None:
-        """Both caches, built in one sweep over the blocks."""
-        data, plan = self._data, self._plan
-        sides: list[tuple[Side, Samples, Sequence[int], Sequence[int], str]] = [
-            ("train", data.train, self._train_ids, plan.train_ids, "cache_build"),
-            ("val", data.val, range(len(data.val)), plan.val_ids, "validation"),
-        ]
-        requests = [
-            Request(
-                side=side,
-                samples=samples,
-                wanted=wanted,
-                planned=planned,
-                builder=replace(self._builder, uncounted=partial(clock.excluded, part)),
-                part=part,
+    def _source(self, side: Side) -> PortionSource:
+        if side not in self._sources:
+            plan, device = self._caches.plan, self._fabric.device
+            self._sources[side] = PortionSource(
+                self._fabric,
+                self._model,
+                self._data.sides[side],
+                self._caches.sides[side],
+                self._loss,
+                portion_rows(self._model, plan.layout, plan.algebra.name, device),
             )
-            for side, samples, wanted, planned, part in sides
-        ]
-        with self._fabric.autocast():
-            caches = provide_streamed(backbone, requests, clock, stop)
-        self._train, self._val = caches["train"], caches["val"]
-
-    def _even_out(self, parts: list[Tensor | list[int]]) -> list[Tensor | list[int]]:
-        """The same parts, once every rank has as many to recompute; rows need no forward pass."""
-        recomputed = sum(not isinstance(part, Tensor) for part in parts)
-        even_out_passes(self._model, self._ranks, recomputed)
-        return parts
+        return self._sources[side]
 
     def _own(self, ids: Sequence[int]) -> list[int]:
         return [i for i in ids if i in self._own_train]
 
-    def _move_to_device(self, clock: Clock) -> None:
-        """Bring both caches from RAM to where they are used, where there is room by now."""
-        device = self._fabric.device
-        caches = [cache for cache in (self._train, self._val) if cache is not None]
-        if not self._plan.may_move or not all(is_afar(cache.arrays, device) for cache in caches):
-            return
-        if sum(cache.nbytes for cache in caches) > measure_free(device, Path()).get("device", 0):
-            return
-        with clock.part("cache_build"):
-            self._train, self._val = (
-                cache and replace(cache, arrays=cache.arrays.to(device))
-                for cache in (self._train, self._val)
-            )
-
-
-def own_val_ids(data: TokenizedData, ranks: Ranks) -> list[int]:
-    """Validation samples of this rank's share."""
-    return share(range(len(data.val)), data.val.lengths, ranks.size)[ranks.rank]
-
-
-def _count_cached(cache: SkipCache | None, ids: Sequence[int]) -> int:
-    return 0 if cache is None else int((cache.index.counts[list(ids)] > 0).sum())
+    def _even_out(self, parts: Sequence[object]) -> None:
+        """Have every rank recompute as many parts; rows need no forward pass of the backbone."""
+        recomputed = sum(isinstance(part, list) for part in parts)
+        even_out_passes(self._model, self._ranks, recomputed)

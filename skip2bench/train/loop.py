@@ -7,8 +7,6 @@ them.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -21,6 +19,7 @@ from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
 from skip2bench.train.parts import learning_rate_factor
 from skip2bench.train.ranks.ranks import RankStop
 from skip2bench.train.ranks.sharded import local_tensors
+from skip2bench.train.saving import restore_state, save_state
 from skip2bench.train.state import Progress, State
 from skip2bench.train.training import (
     TRAINING_CLOCK,
@@ -47,30 +46,10 @@ def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> N
         _begin(run, progress)
     else:
         _go_on(run, progress, resumed)
-    lengths, supervised = run.data.train.lengths, run.data.train.supervised_counts
-    batches = run.batches[progress.step :]
     with Bar(run.label, run.total_steps, "steps", done=progress.step) as bar:
-        for batch, following in zip_longest(batches, batches[1:], fillvalue=()):
-            with run.clock.part("data"):
-                run.objective.prefetch(following)
-            loss, learning_rate = _take_step(
-                run, progress.step, batch, sum(supervised[i] for i in batch)
-            )
-            progress.step += 1
-            progress.tokens += sum(lengths[i] for i in batch)
-            progress.losses.append(loss)
-            if run.config.compile and progress.step == 1:
-                # not before: it would compile outside the clock what the first step compiles
-                progress.saved_bytes = _measure_saved_bytes(run, batch)
-            run.logs.log_step(
-                step=progress.step,
-                epoch=count_epochs(run, progress),
-                loss=loss,
-                learning_rate=learning_rate,
-                tokens=progress.tokens,
-                supervised_tokens=sum(supervised[i] for i in batch),
-                train_seconds=run.clock.total(TRAINING_CLOCK),
-            )
+        for step in range(progress.step, run.total_steps):
+            loss, learning_rate = _take_step(run, step)
+            _note_step(run, progress, loss, learning_rate)
             _check_finite(run, progress, loss)
             if progress.step % run.config.eval_interval == 0 or progress.step == run.total_steps:
                 _evaluate(run, progress)
@@ -81,9 +60,30 @@ def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> N
             )
 
 
+def _note_step(run: TrainingRun, progress: Progress, loss: float, learning_rate: float) -> None:
+    """Count and log the step that was taken."""
+    batch, lengths = run.batches[progress.step], run.data.train.lengths
+    progress.step += 1
+    progress.tokens += sum(lengths[i] for i in batch)
+    progress.losses.append(loss)
+    if run.config.compile and progress.step == 1:
+        # not before: it would compile outside the clock what the first step compiles
+        progress.saved_bytes = _measure_saved_bytes(run, batch)
+    run.logs.log_step(
+        step=progress.step,
+        epoch=count_epochs(run, progress),
+        loss=loss,
+        learning_rate=learning_rate,
+        tokens=progress.tokens,
+        supervised_tokens=_count_supervised(run, batch),
+        train_seconds=run.clock.total(TRAINING_CLOCK),
+    )
+
+
 def _begin(run: TrainingRun, progress: Progress) -> None:
     """What comes before the first step: the cache, and the evaluation of the untrained model."""
-    _prepare(run, run.clock)
+    if run.caches is not None:
+        run.caches.provide(run.clock)
     progress.preparation_peak_bytes = read_peak_memory(run.fabric.device)
     reset_peak_memory(run.fabric.device)
     if not run.config.compile:
@@ -93,11 +93,6 @@ def _begin(run: TrainingRun, progress: Progress) -> None:
     _save_state(run, progress)
 
 
-def _prepare(run: TrainingRun, clock: Clock) -> None:
-    run.ranks.together(lambda: run.objective.prepare(clock, run.stop))
-    run.objective.release(clock)
-
-
 def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
     """Bring back what a stopped run had; making its cache again counts in no clock of its own.
 
@@ -105,8 +100,9 @@ def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
     """
     aside = Clock(run.fabric.device)
     with aside.part("resume"):
-        _prepare(run, Clock(run.fabric.device))
-    run.state.restore(resumed)
+        if run.caches is not None:
+            run.caches.provide(Clock(run.fabric.device))
+    restore_state(run, resumed)
     run.clock.seconds["resume"] = run.clock.seconds.get("resume", 0.0) + aside.total(["resume"])
     peak = read_peak_memory(run.fabric.device)
     progress.preparation_peak_bytes = max(progress.preparation_peak_bytes, peak)
@@ -124,28 +120,24 @@ def _save_state(run: TrainingRun, progress: Progress) -> None:
         progress.earlier_steps_peak_bytes = read_steps_peak(run, progress)
         with run.clock.part("saving"):
             run.logs.sync()
-            run.state.save(progress)
+            save_state(run, progress)
     if not is_last:
         run.stop.check()
 
 
-def _take_step(
-    run: TrainingRun, step: int, batch: Sequence[int], supervised_tokens: int
-) -> tuple[float, float]:
+def _take_step(run: TrainingRun, step: int) -> tuple[float, float]:
     """Make one optimizer update; return the global batch's loss before it and the learning rate."""
     run.model.train()
     factor = learning_rate_factor(step, run.config.lr_warmup_steps, run.total_steps)
     learning_rate = run.config.learning_rate * factor
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate
-    with run.clock.part("data"):
-        parts = run.objective.split(batch)
+    batch, *following = run.batches[step : step + 2]
     losses = make_passes(
-        [partial(run.objective.load, part) for part in parts],
-        supervised_tokens,
+        run.objective.portions(batch, *following),
+        _count_supervised(run, batch),
         run.clock.part,
         run.fabric.backward,
-        run.objective.finish_step,
     )
     with run.clock.part("backward"):
         own = torch.stack(losses).sum() if losses else torch.zeros(())  # a rank may have no sample
@@ -171,10 +163,9 @@ def _add_up(run: TrainingRun, loss: Tensor) -> Callable[[], tuple[float, bool]]:
 def _evaluate_batch(run: TrainingRun, batch: Sequence[int]) -> float:
     """Mean loss of a global batch without an update, outside the clock."""
     run.model.eval()
-    supervised = run.data.train.supervised_counts
-    losses = [run.objective.load(part).loss() for part in run.objective.split(batch)]
+    losses = [portion.loss() for portion in run.objective.portions(batch)]
     own = float(torch.stack(losses).sum()) if losses else 0.0
-    return run.ranks.sum(own)[0] / sum(supervised[i] for i in batch)
+    return run.ranks.sum(own)[0] / _count_supervised(run, batch)
 
 
 def _evaluate(run: TrainingRun, progress: Progress) -> None:
@@ -223,7 +214,12 @@ def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
     run.model.train()
     cpu_only = run.fabric.device.type != "cuda"
     with torch.random.fork_rng(devices=[] if cpu_only else [run.fabric.device]):
-        portions = map(run.objective.load, run.objective.split(batch))
+        portions = run.objective.portions(batch)
         largest = count_largest_saved(portions, local_tensors(run.model))
-        run.objective.finish_step()
     return int(run.ranks.max(largest)[0])
+
+
+def _count_supervised(run: TrainingRun, batch: Sequence[int]) -> int:
+    """Supervised positions of a global batch."""
+    supervised = run.data.train.supervised_counts
+    return sum(supervised[i] for i in batch)

@@ -4,7 +4,7 @@ The training loop knows nothing else of a method. Loss is a sum over supervised 
 `loss`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,8 +14,6 @@ from torch import nn
 from skip2bench.cache.portions import Portion, token_portion
 from skip2bench.cache.skip_cache import supervised_rows, token_budget
 from skip2bench.data.samples import Samples, TokenizedData, collate, length_buckets, micro_batches
-from skip2bench.machine.clock import Clock
-from skip2bench.machine.signals import StopRequest
 from skip2bench.train.ranks.ranks import Ranks, share
 from skip2bench.train.ranks.sharded import even_out_passes
 
@@ -23,26 +21,15 @@ from skip2bench.train.ranks.sharded import even_out_passes
 class Objective(Protocol):
     """Losses of training and validation samples for one method."""
 
-    def prepare(self, clock: Clock, stop: StopRequest) -> None:
-        """Do, by the clock, what comes before the first step; stop where that is asked for."""
-
-    def release(self, clock: Clock) -> None:
-        """Drop what no rank needs after `prepare`, and do by the clock what that makes room for."""
-
-    def split(self, ids: Sequence[int]) -> list[Any]:
-        """Cut a global batch into what `load` takes; each part is loaded and run, in their order.
+    def portions(self, ids: Sequence[int], following: Sequence[int] = ()) -> Iterator[Portion]:
+        """This rank's share of a global batch, each portion loaded when it is asked for.
 
         Ranks that share a backbone come to as many forward passes each, see `sharded`.
+
+        Args:
+            ids: Samples of the batch.
+            following: Those of the batch that comes next, to be made ready meanwhile.
         """
-
-    def load(self, part: Any) -> Portion:
-        """Bring a part of a global batch to the device."""
-
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Make ready for a global batch that comes next."""
-
-    def finish_step(self) -> None:
-        """End the backward pass of a global batch, after its last portion."""
 
     def validation_loss(self) -> float:
         """Mean loss over all supervised positions of the validation samples."""
@@ -64,13 +51,21 @@ class TokenObjective:
         data: TokenizedData,
         micro_batch_size: int,
         ranks: Ranks | None = None,
+        search_seconds: float | None = None,
     ) -> None:
-        """`model` is the module that Fabric set up; without `ranks` the run is one process."""
+        """Nothing is computed yet.
+
+        Args:
+            fabric: Of the run.
+            model: The module that Fabric set up.
+            data: Both sides.
+            micro_batch_size: Samples in a forward pass.
+            ranks: Those of the run; None for one process.
+            search_seconds: What finding the micro-batch took; None where it was given.
+        """
         self._ranks = ranks or Ranks()
         self._fabric, self._model, self._data = fabric, model, data
-        self.micro_batch_size = micro_batch_size
-        self.search_seconds: float | None = None
-        """What finding the micro-batch took; None where it was given."""
+        self._micro_batch_size, self._search_seconds = micro_batch_size, search_seconds
         self._train_lengths = data.train.lengths
 
     def longest(self, n: int) -> list[int]:
@@ -78,28 +73,16 @@ class TokenObjective:
         lengths = self._train_lengths
         return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))[:n]
 
-    def prepare(self, clock: Clock, stop: StopRequest) -> None:
-        """Nothing comes before the first step."""
-
-    def release(self, clock: Clock) -> None:
-        """Everything is needed."""
-
-    def split(self, ids: Sequence[int]) -> list[list[int]]:
-        """Micro-batches of samples of similar length, of this rank's share."""
+    def portions(self, ids: Sequence[int], following: Sequence[int] = ()) -> Iterator[Portion]:
+        """Micro-batches of samples of similar length; of those that follow, none is made ready."""
         own = share(ids, self._train_lengths, self._ranks.size)[self._ranks.rank]
-        parts = micro_batches(own, self._train_lengths, self.micro_batch_size)
+        parts = micro_batches(own, self._train_lengths, self._micro_batch_size)
         even_out_passes(self._model, self._ranks, len(parts))
-        return parts
+        yield from map(self.load, parts)
 
-    def load(self, part: list[int]) -> Portion:
+    def load(self, ids: Sequence[int]) -> Portion:
         """Padded token ids (B, T), and which positions are supervised by what."""
-        return _token_portion(self._fabric, self._model, self._data.train, part)
-
-    def prefetch(self, ids: Sequence[int]) -> None:
-        """Nothing is to be made ready."""
-
-    def finish_step(self) -> None:
-        """Every portion has passed its gradients on."""
+        return _token_portion(self._fabric, self._model, self._data.train, ids)
 
     def validation_loss(self) -> float:
         """Mean loss over the validation samples."""
@@ -111,11 +94,11 @@ class TokenObjective:
 
     def describe_state(self) -> dict[str, Any] | None:
         """The micro-batch that was found; everything else depends on the configuration alone."""
-        if self.search_seconds is None:
+        if self._search_seconds is None:
             return None
         return {
-            "micro_batch_size": self.micro_batch_size,
-            "micro_batch_search_seconds": self.search_seconds,
+            "micro_batch_size": self._micro_batch_size,
+            "micro_batch_search_seconds": self._search_seconds,
         }
 
 
@@ -139,7 +122,7 @@ def _token_portion(
     return token_portion(model, *map(fabric.to_device, (input_ids, *supervised_rows(labels))))
 
 
-def mean_loss(portions: Any, samples: Samples, ranks: Ranks) -> float:
+def mean_loss(portions: Iterable[Portion], samples: Samples, ranks: Ranks) -> float:
     """Mean over the supervised positions of `samples`, which the ranks' portions cover."""
     losses = [portion.loss().double() for portion in portions]
     own = float(torch.stack(losses).sum()) if losses else 0.0

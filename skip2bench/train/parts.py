@@ -1,18 +1,17 @@
-"""The parts of a training run: its model, objective, optimizer and schedule, from its plan."""
+"""The parts of a training run: its model, caches, objective on tokens, optimizer and schedule."""
 
 import math
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 from litgpt.model import GPT
 from torch import nn
 
 from skip2bench.cache.arrays import Tier
 from skip2bench.cache.build import CacheBuilder
 from skip2bench.cache.kept import CacheFolder
-from skip2bench.cache.plan import CacheUse, free_of_rank, plan_cache
+from skip2bench.cache.plan import CacheRoom, CacheUse, free_of_rank, plan_cache
 from skip2bench.cache.streaming import StreamedBackbone, load_without_blocks
 from skip2bench.config.options import default_of, list_options
 from skip2bench.config.train import TrainConfig
@@ -23,16 +22,13 @@ from skip2bench.models.methods import build_model
 from skip2bench.models.quantised import quantise
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.switches import checkpoint_blocks, compile_model
-from skip2bench.train.cached_objective import CachedObjective, own_val_ids
+from skip2bench.train.attempt import Attempt
+from skip2bench.train.caches import RunCaches
 from skip2bench.train.micro_batch import find_micro_batch_size
-from skip2bench.train.objective import Objective, TokenObjective
+from skip2bench.train.objective import TokenObjective
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.ranks.ranks import Ranks, share
 from skip2bench.train.ranks.sharded import shard_blocks
-from skip2bench.train.resume import RunPlace
-
-SCRATCH = ".cache"
-"""Below the run folder: a cache on disk that ends with the run, and is found when it is resumed."""
 
 
 def load_model(plan: TrainingPlan, ranks: Ranks) -> GPT:
@@ -59,77 +55,50 @@ def load_model(plan: TrainingPlan, ranks: Ranks) -> GPT:
     return model
 
 
-def stream_backbone(plan: TrainingPlan, model: GPT, folder: Path) -> StreamedBackbone:
-    """The backbone whose blocks are in the checkpoint; `folder` is the run's."""
-    assert isinstance(model, SkipGPT)
+def stream_backbone(attempt: Attempt, model: SkipGPT) -> StreamedBackbone:
+    """The backbone whose blocks are in the checkpoint."""
+    plan = attempt.plan
     return StreamedBackbone(
         model=model,
         folder=plan.base_folder,
         device=plan.device,
         dtype=weights_dtype(plan.precision),
-        scratch=folder / SCRATCH,
+        scratch=attempt.scratch,
     )
 
 
-def build_objective(
-    plan: TrainingPlan,
-    fabric: Fabric,
-    model: GPT,
-    batches: list[list[int]],
-    place: RunPlace,
-    environment: dict[str, Any],
-    ranks: Ranks,
-) -> Objective:
-    """How the method's losses are computed, from the model or from Skip-Cache.
+def build_token_objective(attempt: Attempt, model: GPT) -> TokenObjective:
+    """Losses by the model; where nobody gave a micro-batch, with the largest that fits."""
+    plan, ranks, fabric = attempt.plan, attempt.ranks, attempt.fabric
+    module = fabric.setup_module(model)
+    if plan.micro_batch_size is not None:
+        return TokenObjective(fabric, module, plan.data, plan.micro_batch_size, ranks)
+    if (earlier := attempt.objective_state) is not None:  # memory may be another by now
+        size, seconds = earlier["micro_batch_size"], earlier["micro_batch_search_seconds"]
+    else:
+        most = -(-plan.config.global_batch_size // ranks.size)
+        trial = TokenObjective(fabric, module, plan.data, 1, ranks)
+        found = find_micro_batch_size(fabric, model, trial, most, ranks)
+        size, seconds = found.micro_batch_size, found.seconds
+    return TokenObjective(fabric, module, plan.data, size, ranks, seconds)
+
+
+def plan_caches(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> RunCaches:
+    """Decide what of the run is cached, and where.
 
     Args:
-        plan: Of the run.
-        fabric: Of the run.
-        model: The method's model.
+        attempt: Of the run.
+        model: The Skip model.
         batches: Sample ids of every step.
-        place: The run's folder, and the state it goes on from.
-        environment: Content of `environment.json`.
-        ranks: Those of the run; each caches its share of the samples.
 
     Raises:
         Skip2BenchError: the backbone is random in training, so a cache would be inexact.
     """
-    config, data = plan.config, plan.data
-    if not plan.settings.method.is_cached:
-        objective = TokenObjective(
-            fabric, fabric.setup_module(model), data, plan.micro_batch_size or 1, ranks
-        )
-        if plan.micro_batch_size is None:
-            _settle_micro_batch(plan, fabric, model, objective, place, ranks)
-        return objective
-    assert isinstance(model, SkipGPT)
     model.check_is_deterministic()
-    used = sorted({i for batch in batches for i in batch})
-    passes = sum(map(len, batches)) / len(used)
-    used = share(used, data.train.lengths, ranks.size)[ranks.rank]
-    scratch = place.folder / SCRATCH
-    earlier = place.objective_state(ranks.rank)
-    cache_plan = plan_cache(
-        model,
-        CacheUse(
-            train=data.train,
-            train_ids=used,
-            val=data.val,
-            steps=len(batches),
-            passes=passes,
-            own_val_ids=own_val_ids(data, ranks),
-        ),
-        plan.device,
-        weights_dtype(plan.precision),
-        tier=config.cache_tier,
-        dtype=config.cache_dtype,
-        max_bytes=None
-        if config.cache_max_bytes is None
-        else parse_bytes("cache_max_bytes", config.cache_max_bytes) // ranks.size,
-        folder=config.cache_dir or scratch,
-        free=free_of_rank(plan.device, config.cache_dir or scratch, ranks.local_size),
-        decided=None if earlier is None else (earlier["tier"], earlier["capacity_bytes"]),
-    )
+    plan, config, environment = attempt.plan, attempt.plan.config, attempt.environment
+    use = _describe_use(attempt, batches)
+    dtype = weights_dtype(plan.precision)
+    cache_plan = plan_cache(model, use, _find_room(attempt), dtype, config.cache_dtype)
     versions = {name: environment[name] for name in ("torch", "litgpt")}
     if config.quantize is not None:
         versions["bitsandbytes"] = environment["bitsandbytes"]
@@ -137,7 +106,7 @@ def build_objective(
         model=model,
         device=plan.device,
         plan=cache_plan,
-        folder=_cache_folder(config, cache_plan.tier, scratch),
+        folder=_cache_folder(attempt, cache_plan.tier),
         key={
             "checkpoint_sha256": environment["checkpoint"]["sha256"],
             "model_config_sha256": environment["checkpoint"]["model_config_sha256"],
@@ -146,17 +115,37 @@ def build_objective(
             **versions,
             **_backbone_switches(config),
         },
-        about={"model": plan.base_folder.name, "data": data.name},
-        backbone=stream_backbone(plan, model, place.folder) if config.stream_blocks else None,
+        about={"model": plan.base_folder.name, "data": plan.data.name},
+        backbone=stream_backbone(attempt, model) if config.stream_blocks else None,
     )
-    # what lies in the scratch folder is this run's own; the cache of a run that goes on is where it
-    # was, or made again, which none of its figures shows
-    was_kept = None if config.cache_dir else False
-    if earlier is not None:
-        was_kept = bool(earlier["was_kept"])
-    return CachedObjective(
-        fabric, model, data, builder, used, passes, was_kept=was_kept, ranks=ranks
+    return RunCaches(attempt, builder, use)
+
+
+def _describe_use(attempt: Attempt, batches: list[list[int]]) -> CacheUse:
+    """What this rank's share of the batches asks of a cache."""
+    data, ranks = attempt.plan.data, attempt.ranks
+    used = sorted({i for batch in batches for i in batch})
+    return CacheUse(
+        train=data.train,
+        train_ids=share(used, data.train.lengths, ranks.size)[ranks.rank],
+        val=data.val,
+        steps=len(batches),
+        passes=sum(map(len, batches)) / len(used),
+        own_val_ids=share(range(len(data.val)), data.val.lengths, ranks.size)[ranks.rank],
     )
+
+
+def _find_room(attempt: Attempt) -> CacheRoom:
+    """Where this rank's caches may live; of a run that goes on, where they did."""
+    plan, config, ranks = attempt.plan, attempt.plan.config, attempt.ranks
+    most = None
+    if config.cache_max_bytes is not None:
+        most = parse_bytes("cache_max_bytes", config.cache_max_bytes) // ranks.size
+    free = free_of_rank(plan.device, config.cache_dir or attempt.scratch, ranks.local_size)
+    room = CacheRoom.of(plan.device, free, config.cache_tier, most)
+    if (earlier := attempt.objective_state) is not None:
+        return replace(room, capacity_bytes={earlier["tier"]: earlier["capacity_bytes"]})
+    return room
 
 
 def _backbone_switches(config: TrainConfig) -> dict[str, Any]:
@@ -173,32 +162,11 @@ def _backbone_switches(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _settle_micro_batch(
-    plan: TrainingPlan,
-    fabric: Fabric,
-    model: GPT,
-    objective: TokenObjective,
-    place: RunPlace,
-    ranks: Ranks,
-) -> None:
-    """Give the objective the largest micro-batch that fits, or the one that the run had before."""
-    earlier = place.objective_state(ranks.rank)
-    if earlier is None:
-        most = -(-plan.config.global_batch_size // ranks.size)
-        found = find_micro_batch_size(fabric, model, objective, most, ranks)
-        earlier = {
-            "micro_batch_size": found.micro_batch_size,
-            "micro_batch_search_seconds": found.seconds,
-        }
-    objective.micro_batch_size = earlier["micro_batch_size"]
-    objective.search_seconds = earlier["micro_batch_search_seconds"]
-
-
-def _cache_folder(config: TrainConfig, tier: Tier, scratch: Path) -> CacheFolder | None:
+def _cache_folder(attempt: Attempt, tier: Tier) -> CacheFolder | None:
     """Where the run's caches are kept; on disk, a run that is resumed finds its own again."""
-    if config.cache_dir is not None:
-        return CacheFolder(config.cache_dir)
-    return CacheFolder(scratch) if tier == "disk" else None
+    if (cache_dir := attempt.plan.config.cache_dir) is not None:
+        return CacheFolder(cache_dir)
+    return CacheFolder(attempt.scratch) if tier == "disk" else None
 
 
 def build_optimizer(

@@ -1,48 +1,74 @@
-"""A training run as `loop` drives it: what stays the same during it, and its figures at the end.
-
-Also what its files say of its ranks.
-"""
+"""A training run as `loop` drives it: what stays the same during it, and its figures at the end."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from litgpt.model import GPT
-from torch import nn
 
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.samples import TokenizedData, global_batches
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import read_peak_memory, read_reserved_memory
 from skip2bench.machine.signals import StopRequest
+from skip2bench.train.attempt import Attempt
+from skip2bench.train.caches import RunCaches
 from skip2bench.train.logs import NoLogs, RunLogs
 from skip2bench.train.objective import Objective
 from skip2bench.train.ranks.ranks import Ranks, step_bytes
-from skip2bench.train.state import Progress, TrainingState
+from skip2bench.train.state import Progress
 
 TRAINING_CLOCK = ("data", "cache_build", "forward", "backward", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """Everything that stays the same during a run."""
+    """A run that is set up; how far it has come is its `Progress`."""
 
-    config: TrainConfig
-    label: str
-    fabric: Fabric
+    attempt: Attempt
     model: GPT
     objective: Objective
+    caches: RunCaches | None
+    """Those that the objective reads; to be provided before it is used."""
     optimizer: torch.optim.Optimizer
-    data: TokenizedData
     batches: list[list[int]]
     """Sample ids of every step."""
     clock: Clock
     logs: RunLogs | NoLogs
-    state: TrainingState
-    stop: StopRequest
-    ranks: Ranks = field(default_factory=Ranks)
+    domain_loss_before: float | None
+    """On the base model's own domain before the first step; None without text of it."""
+
+    @property
+    def config(self) -> TrainConfig:
+        """Of the run."""
+        return self.attempt.plan.config
+
+    @property
+    def data(self) -> TokenizedData:
+        """Both sides."""
+        return self.attempt.plan.data
+
+    @property
+    def fabric(self) -> Fabric:
+        """Of the run."""
+        return self.attempt.fabric
+
+    @property
+    def ranks(self) -> Ranks:
+        """Those of the run."""
+        return self.attempt.ranks
+
+    @property
+    def stop(self) -> StopRequest:
+        """Whether somebody has asked to stop."""
+        return self.attempt.stop
+
+    @property
+    def label(self) -> str:
+        """Of the method, for people."""
+        return self.attempt.plan.settings.label
 
     @property
     def total_steps(self) -> int:
@@ -107,26 +133,18 @@ def summarise_run(run: TrainingRun, progress: Progress) -> dict[str, Any]:
     }
 
 
-def describe_ranks(
-    environment: dict[str, Any], config: TrainConfig, ranks: Ranks
-) -> dict[str, Any]:
-    """`environment` with the ranks in it, where there are several."""
-    if ranks.is_alone:
-        return environment
-    return environment | {"ranks": ranks.size, "nodes": config.num_nodes}
-
-
-def describe_communication(config: TrainConfig, ranks: Ranks, model: nn.Module) -> dict[str, Any]:
+def describe_communication(run: TrainingRun) -> dict[str, Any]:
     """What `summary.json` says of a run's ranks.
 
     `communication_bytes_per_step` are what each rank gives to the collective of a step: gradients
     of all that trains, in float32, the loss, and the wish to stop. With fsdp, the weights that
     travel in forward passes come on top, and are not in it.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    strategy = "ddp" if config.strategy == "auto" else config.strategy
+    ranks, strategy = run.ranks, run.config.strategy
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    several = "ddp" if strategy == "auto" else strategy
     return {
         "world_size": ranks.size,
-        "strategy": "single" if ranks.is_alone else strategy,
+        "strategy": "single" if ranks.is_alone else several,
         "communication_bytes_per_step": step_bytes(trained, ranks.size),
     }

@@ -8,7 +8,14 @@ import pytest
 import torch
 from caches import CPU, build, make_layout, make_model, serve
 
-from skip2bench.cache.kept import CacheFolder, DamagedError, entry_name, hash_sample, write_arrays
+from skip2bench.cache.kept import (
+    CacheFolder,
+    DamagedError,
+    describe_content,
+    entry_name,
+    hash_sample,
+    write_arrays,
+)
 from skip2bench.cache.skip_cache import BuildOrder
 from skip2bench.data.samples import Samples
 from skip2bench.errors import Skip2BenchError
@@ -29,7 +36,8 @@ def keep(folder, model, samples, n_logits=0):
     order = BuildOrder.of(model, samples, STORED, CPU).ids
     with folder.building(name) as aside:
         hashes = write_arrays(cache.arrays.tensors, aside, cache.layout)
-        return cache, folder.commit(name, KEY, cache.layout, samples, order, hashes, ABOUT)
+        content = describe_content(KEY, cache.layout, samples, order)
+        return cache, folder.commit(name, content, hashes, ABOUT)
 
 
 @pytest.mark.parametrize("tier", ["ram", "disk"])

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
 from caches import CPU, make_model
 
 from skip2bench.cache import algebra
+from skip2bench.cache import plan as cache_plan
 from skip2bench.cache.plan import (
+    CacheRoom,
     CacheUse,
     break_even_epoch,
     describe_projection,
@@ -30,8 +34,10 @@ def use(samples):
     )
 
 
-def plan(use, **changes):
-    return plan_cache(make_model(), use, CPU, torch.float32, **changes)
+def plan(use, dtype="model", free=None, **changes):
+    free = cache_plan.measure_free(CPU, Path()) if free is None else free
+    room = CacheRoom.of(CPU, free, **changes)
+    return plan_cache(make_model(), use, room, torch.float32, dtype)
 
 
 def give_free(monkeypatch, **free):

@@ -1,6 +1,7 @@
 """Rows between host memory and a device: the right ones, in whatever order they are asked for."""
 
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +9,12 @@ import torch
 from caches import build, make_layout, make_model
 
 import skip2bench.cache.portions
-import skip2bench.train.cached_objective
+import skip2bench.train.caches
 from skip2bench.cache.arrays import Arrays, MemoryWriter
 from skip2bench.cache.skip_cache import BuildOrder, SampleIndex, fill
-from skip2bench.cache.staging import PinnedBuffer, PinnedWriter, Stager
+from skip2bench.cache.staging import Expected, PinnedBuffer, PinnedWriter, Stager
 from skip2bench.machine.clock import Clock
-from skip2bench.train.cached_objective import CachedObjective
+from skip2bench.train.caches import RunCaches
 
 CPU = torch.device("cpu")
 TENSORS = {
@@ -34,25 +35,42 @@ def assert_rows(taken, rows):
 
 
 def test_expected_rows_arrive_in_order(stager):
-    stager.expect(PORTIONS[:3])
-    stager.expect(PORTIONS[3:])
-    taken = [stager.take(rows) for rows in PORTIONS]
+    expected = [stager.expect(rows) for rows in PORTIONS]
+    taken = [stager.take(one) for one in expected]
     for one, rows in zip(taken, PORTIONS, strict=True):
         assert_rows(one, rows)  # also after the buffers were used again
 
 
 def test_rows_that_nobody_expected_are_served_and_disturb_nothing(stager):
-    stager.expect(PORTIONS[1:])
-    assert_rows(stager.take(PORTIONS[0]), PORTIONS[0])
-    for rows in PORTIONS[1:]:
-        assert_rows(stager.take(rows), rows)
-    assert_rows(stager.take(PORTIONS[2]), PORTIONS[2])
+    expected = [stager.expect(rows) for rows in PORTIONS[1:]]
+    assert_rows(stager.take(Expected(rows=PORTIONS[0])), PORTIONS[0])
+    for one in expected:
+        assert_rows(stager.take(one), one.rows)
+    assert stager._n_started == len(expected)
+    assert_rows(stager.take(expected[1]), PORTIONS[2])
+    assert stager._n_started == len(expected)
+
+
+def test_whoever_holds_what_was_expected_does_not_hold_its_rows(stager):
+    expected = [stager.expect(rows) for rows in PORTIONS]
+    for one in expected[1:]:
+        taken = weakref.ref(stager.take(one)["targets"])
+        assert taken() is None
+    assert all(one.coming is None for one in expected)
 
 
 def test_what_was_expected_and_did_not_come_is_passed_over(stager):
-    stager.expect(PORTIONS)
-    for rows in (PORTIONS[3], PORTIONS[4], PORTIONS[0]):
-        assert_rows(stager.take(rows), rows)
+    expected = [stager.expect(rows) for rows in PORTIONS]
+    for one in (expected[3], expected[4], expected[0]):
+        assert_rows(stager.take(one), one.rows)
+
+
+def test_portions_of_the_same_rows_are_told_apart(stager, monkeypatch):
+    expected = [stager.expect(rows) for rows in (PORTIONS[0], PORTIONS[1], PORTIONS[0])]
+    monkeypatch.setattr(torch, "equal", None)  # nothing waits for rows that are on the device
+    for one in (expected[2], expected[0]):
+        assert stager.take(one)["targets"].tolist() == [3, 1]
+    assert not stager._queue
 
 
 def test_no_more_than_two_portions_are_made_ready(stager, monkeypatch):
@@ -65,19 +83,23 @@ def test_no_more_than_two_portions_are_made_ready(stager, monkeypatch):
         return stage(rows, buffer)
 
     monkeypatch.setattr(stager, "_stage", wait)
-    stager.expect(PORTIONS)
-    assert len(stager._started) == 2
+
+    def count_started():
+        return sum(one.coming is not None for one in stager._queue)
+
+    expected = [stager.expect(rows) for rows in PORTIONS]
+    assert count_started() == 2
     may_go_on.set()
-    for done, rows in enumerate(PORTIONS, start=1):
-        assert_rows(stager.take(rows), rows)
-        assert len(stager._started) == min(2, len(PORTIONS) - done)
+    for done, one in enumerate(expected, start=1):
+        assert_rows(stager.take(one), one.rows)
+        assert count_started() == min(2, len(PORTIONS) - done)
     assert [id(buffer) for _, buffer in started] == [id(stager._buffers[i % 2]) for i in range(5)]
 
 
 def test_an_error_of_the_thread_reaches_whoever_takes(stager):
-    stager.expect([torch.tensor([99])])
+    expected = stager.expect(torch.tensor([99]))
     with pytest.raises((IndexError, RuntimeError), match=r"(?i)index"):
-        stager.take(torch.tensor([99]))
+        stager.take(expected)
 
 
 def test_a_buffer_waits_for_its_copies_before_it_is_used_again():
@@ -111,7 +133,7 @@ def test_rows_that_a_gpu_fills_are_those_that_are_filled_in_place(samples, dtype
     rows = SampleIndex.of(order.ids, samples).rows
     in_place, by_buffers = MemoryWriter(layout, rows, CPU), PinnedWriter(layout, rows, CPU)
     for writer in (in_place, by_buffers):
-        fill(writer, layout, model, samples, order, CPU)
+        fill(writer, model, samples, order, CPU)
     expected = in_place.finish().tensors
     for name, tensor in by_buffers.finish().tensors.items():
         assert torch.equal(tensor, expected[name])
@@ -129,14 +151,20 @@ def test_encoding_on_another_device_gives_the_same_rows(dtype):
         assert torch.equal(near[name], afar[name])
 
 
-def test_a_run_through_the_stager_is_the_run_without_it(train, monkeypatch):
-    _, metrics, steps, folder = train("plain", method="skip2", cache_tier="ram")
-    taken = []
-    take = Stager.take
-    monkeypatch.setattr(Stager, "take", lambda self, rows: taken.append(rows) or take(self, rows))
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_run_through_the_stager_is_the_run_without_it(train, monkeypatch, is_compiled):
+    """One that is compiled looks at its first batch again while the second is on its way."""
+    monkeypatch.setattr("skip2bench.train.parts.compile_model", lambda model: None)
+    settings = {"method": "skip2", "cache_tier": "ram", "compile": is_compiled}
+    _, metrics, steps, folder = train("plain", **settings)
+    taken, staged = [], []
+    take, stage = Stager.take, Stager._stage
+    monkeypatch.setattr(Stager, "_stage", lambda *a: staged.append(a[1]) or stage(*a))
+    monkeypatch.setattr(Stager, "take", lambda self, one: taken.append(one) or take(self, one))
     monkeypatch.setattr(skip2bench.cache.portions, "is_worth_staging", lambda *_: True)
-    _, same_metrics, same_steps, same = train("staged", method="skip2", cache_tier="ram")
+    _, same_metrics, same_steps, same = train("staged", **settings)
     assert len(taken) > len(steps)
+    assert {id(one.rows) for one in taken} == {id(rows) for rows in staged}
     assert steps["loss"].equals(same_steps["loss"])
     assert metrics["val_loss"].equals(same_metrics["val_loss"])
     for path in (folder / "final").glob("*.safetensors"):
@@ -147,23 +175,22 @@ def test_a_run_through_the_stager_is_the_run_without_it(train, monkeypatch):
 def test_a_cache_in_ram_moves_where_there_is_room_by_now(samples, monkeypatch, free, moves):
     """The meta device stands for a GPU: nothing can be computed there."""
     cache, meta = build(make_model(), samples), torch.device("meta")
-    monkeypatch.setattr(
-        skip2bench.train.cached_objective, "measure_free", lambda *_: {"device": free}
-    )
-    objective = CachedObjective.__new__(CachedObjective)
-    objective._fabric = SimpleNamespace(device=meta)
-    objective._builder = SimpleNamespace(plan=SimpleNamespace(may_move=True, tier="ram"))
-    objective._train, objective._val = cache, None
+    monkeypatch.setattr(skip2bench.train.caches, "measure_free", lambda *_: {"device": free})
+    attempt = SimpleNamespace(fabric=SimpleNamespace(device=meta))
+    builder = SimpleNamespace(plan=SimpleNamespace(may_move=True, tier="ram"))
+    caches = RunCaches(attempt, builder, None)
+    caches.sides["train"] = cache
     assert 100 < cache.nbytes < 10_000
     clock = Clock(CPU)
-    objective._move_to_device(clock)
+    caches._move_to_device(clock)
     assert ("cache_build" in clock.seconds) == moves
-    assert objective._train.arrays.tensors["features"].device.type == ("meta" if moves else "cpu")
-    assert objective._tier([objective._train]) == ("device" if moves else "ram")
-    objective._train = cache
-    objective._builder.plan.may_move = False  # somebody asked for RAM
-    objective._move_to_device(clock)
-    assert objective._train is cache
+    features = caches.sides["train"].arrays.tensors["features"]
+    assert features.device.type == ("meta" if moves else "cpu")
+    assert caches._tier == ("device" if moves else "ram")
+    caches.sides["train"] = cache
+    builder.plan.may_move = False  # somebody asked for RAM
+    caches._move_to_device(clock)
+    assert caches.sides["train"] is cache
 
 
 @pytest.mark.gpu
@@ -185,8 +212,8 @@ def test_pinned_rows_arrive_on_a_gpu():
     )
     stager = Stager(arrays, device)
     portions = [torch.randperm(1_000_000)[:300_000] for _ in range(6)]
-    stager.expect(portions)
-    taken = [stager.take(rows) for rows in portions]
+    expected = [stager.expect(rows) for rows in portions]
+    taken = [stager.take(one) for one in expected]
     for rows, one in zip(portions, taken, strict=True):
         assert torch.equal(one["targets"].cpu(), rows)
         assert torch.equal(one["features"].cpu(), arrays.tensors["features"][rows])

@@ -99,7 +99,7 @@ def make_layout(model, dtype=None, n_logits=40):
 def fill_whole(model, samples, layout):
     order = BuildOrder.of(model, samples, range(len(samples)), CPU)
     writer = MemoryWriter(layout, SampleIndex.of(order.ids, samples).rows, CPU)
-    fill(writer, layout, model, samples, order, CPU)
+    fill(writer, model, samples, order, CPU)
     return writer.finish().tensors
 
 

@@ -46,7 +46,7 @@ def gpu(monkeypatch):
         return replace(portion, loss=lambda: gpu.launch(4) or portion.loss())
 
     for objective in (TokenObjective, CachedObjective):
-        after(objective, "load", load)
+        after(objective, "portions", lambda portions: map(load, portions))
     after(Fabric, "backward", lambda _: gpu.launch(2))
     for name in ("__float__", "item", "tolist"):
         after(torch.Tensor, name, lambda value: gpu.wait() if _is_real(value) else None)
@@ -125,7 +125,7 @@ def test_a_step_asks_for_nothing_that_the_device_has(train, monkeypatch, method)
     run = _to_meta(runs[0])
     reads = []
     monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: reads.append(tensor) or 0.5)
-    assert loop._take_step(run, 0, run.batches[0], 100)[0] == 0.5
+    assert loop._take_step(run, 0)[0] == 0.5
     assert [tensor.device for tensor in reads] == [META]
 
 
@@ -176,4 +176,5 @@ def _to_meta(run):
     else:
         objective._model = model
     trained = [p for p in model.parameters() if p.requires_grad]
-    return replace(run, fabric=fabric, model=model, optimizer=torch.optim.SGD(trained))
+    attempt = replace(run.attempt, fabric=fabric)
+    return replace(run, attempt=attempt, model=model, optimizer=torch.optim.SGD(trained))

@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partialmethod
 
 import pandas as pd
 import pytest
@@ -15,7 +16,6 @@ from litgpt.model import GPT
 from litgpt.tokenizer import Tokenizer
 from litgpt.utils import chunked_cross_entropy
 
-import skip2bench.train.loop
 from skip2bench.config.methods import METHODS
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.domain import load_domain
@@ -26,6 +26,8 @@ from skip2bench.models.adapters import load_skip_model
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model, resolve_method
 from skip2bench.results.run_folder import METRICS_COLUMNS, STEPS_COLUMNS
+from skip2bench.train.cached_objective import CachedObjective
+from skip2bench.train.objective import TokenObjective
 from skip2bench.train.run import run_training
 
 CPU = torch.device("cpu")
@@ -85,15 +87,16 @@ def test_the_loss_does_not_depend_on_the_micro_batch(train, method):
 
 def test_every_method_sees_the_same_batches(train, monkeypatch):
     seen = {}
-    take_step = skip2bench.train.loop._take_step
 
-    def record(run, step, batch, supervised):
-        seen.setdefault(run.label, []).append(list(batch))
-        return take_step(run, step, batch, supervised)
+    def record(objective, portions, batch, following=()):
+        seen[method].append((list(batch), list(following)))
+        return portions(objective, batch, following)
 
-    monkeypatch.setattr(skip2bench.train.loop, "_take_step", record)
+    for objective in (TokenObjective, CachedObjective):
+        monkeypatch.setattr(objective, "portions", partialmethod(record, objective.portions))
     methods = [method for method in METHODS if method != "bias"]
     for method in methods:
+        seen[method] = []
         train(method, method=method)
     first, *others = seen.values()
     assert len(seen) == len(methods) == 8
