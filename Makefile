@@ -26,6 +26,7 @@ check: .venv/.checked
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/write_reference.py --check
+	$(BIN)/python scripts/write_schemas.py --check
 	$(BIN)/python scripts/draw_architecture.py --check
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/mkdocs build --strict # --quiet would let warnings pass
@@ -37,6 +38,7 @@ format: .venv/.checked
 # The pages of docs/ as a site in site/: open site/index.html.
 docs: .venv/.checked
 	$(BIN)/python scripts/write_reference.py
+	$(BIN)/python scripts/write_schemas.py
 	$(BIN)/python scripts/draw_architecture.py
 	$(BIN)/mkdocs build --strict
 

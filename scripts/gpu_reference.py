@@ -29,7 +29,7 @@ from skip2bench.machine.clock import Clock
 from skip2bench.models.base import config_by_name
 from skip2bench.models.loss import token_loss
 from skip2bench.report.tables import build_bench_rows
-from skip2bench.results.reading import Run, read_run
+from skip2bench.results.reading import BenchRun, TrainRun, read_run
 from skip2bench.train.parts import load_model
 from skip2bench.train.plan import plan_training
 from skip2bench.train.ranks.ranks import Ranks
@@ -97,12 +97,12 @@ def summarise(out_dir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_runs(out_dir: Path) -> list[Run]:
+def _read_runs(out_dir: Path) -> list[TrainRun]:
     runs = [read_run(path.parent) for path in sorted(out_dir.glob("train/*/summary.json"))]
-    return [run for run in runs if run.summary["status"] == "ok"]
+    return [run for run in runs if run.summary.status == "ok"]
 
 
-def _bench_figures(run: Run) -> Iterable[dict[str, Any]]:
+def _bench_figures(run: BenchRun) -> Iterable[dict[str, Any]]:
     for row in build_bench_rows(run):
         if row["method"] == "lora":
             continue
@@ -125,9 +125,9 @@ def _bench_figures(run: Run) -> Iterable[dict[str, Any]]:
                 }
 
 
-def _epoch_figures(runs: list[Run], out_dir: Path) -> Iterable[dict[str, Any]]:
+def _epoch_figures(runs: list[TrainRun], out_dir: Path) -> Iterable[dict[str, Any]]:
     """Training time up to the end of each epoch against LoRA's, both by the training clock."""
-    lora = next((run for run in runs if run.summary["method"] == "lora"), None)
+    lora = next((run for run in runs if run.summary.method == "lora"), None)
     if lora is None:
         return
     flops = _flops_by_label(out_dir)
@@ -138,16 +138,16 @@ def _epoch_figures(runs: list[Run], out_dir: Path) -> Iterable[dict[str, Any]]:
             if run is lora or epoch not in own or epoch not in baseline:
                 continue
             yield {
-                "configuration": run.summary["label"],
+                "configuration": run.summary.label,
                 "figure": format_amount(epoch, "epoch"),
-                "by_flops": _flops_reduction(flops, run.summary["label"], epoch),
+                "by_flops": _flops_reduction(flops, run.summary.label, epoch),
                 "measured": 1 - own[epoch] / baseline[epoch],
             }
 
 
-def _clock_by_epoch(run: Run) -> dict[int, float]:
+def _clock_by_epoch(run: TrainRun) -> dict[int, float]:
     """Seconds of the training clock at the end of each whole epoch."""
-    path = run.folder / run.summary["log_folder"] / "steps.csv"
+    path = run.folder / run.summary.log_folder / "steps.csv"
     with path.open(newline="", encoding="utf-8") as file:
         seconds = {float(row["epoch"]): row["train_seconds"] for row in csv.DictReader(file)}
     return {int(epoch): float(at) for epoch, at in seconds.items() if epoch.is_integer()}
@@ -156,8 +156,8 @@ def _clock_by_epoch(run: Run) -> dict[int, float]:
 def _flops_by_label(out_dir: Path) -> dict[str, Mapping[str, Any]]:
     if not (out_dir / "bench" / "summary.json").is_file():
         return {}
-    entries = read_run(out_dir / "bench").summary["configurations"]
-    return {entry["label"]: entry["flops"] for entry in entries}
+    entries = read_run(out_dir / "bench").summary.configurations
+    return {entry.label: entry.flops.to_plain() for entry in entries}
 
 
 def _flops_reduction(
@@ -216,7 +216,7 @@ def _describe_inference(out_dir: Path) -> list[str]:
             f"{clock[epoch] / figures['seconds']:.3g} ×" if epoch in clock else "-"
             for epoch in EPOCHS
         ]
-        lines.append(f"| {run.summary['label']} | {' | '.join(ratios)} |")
+        lines.append(f"| {run.summary.label} | {' | '.join(ratios)} |")
     return lines
 
 

@@ -6,7 +6,7 @@ The names below are for notebooks and programs; each is loaded when it is first 
     from skip2bench import TrainConfig, load_skip_model, run_training
 
     summary = run_training(TrainConfig(method="skip2", blocks="0,1,2,3", epochs=3))
-    model = load_skip_model(Path(summary["folder"]) / "final")
+    model = load_skip_model(Path(summary.folder) / "final")
 """
 
 import time

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tiny import make_checkpoint, make_records
+from tiny import as_written, make_checkpoint, make_records
 
 import skip2bench.cli.app as cli
 from skip2bench.config.train import TrainConfig
@@ -58,7 +58,7 @@ def train(tiny_checkpoint, tiny_data, tmp_path):
             "max_steps": 10,
             "device": "cpu",
         }
-        summary = run_training(TrainConfig(**(values | changes)), ["train"])
+        summary = as_written(run_training(TrainConfig(**(values | changes)), ["train"]))
         folder = Path(summary["folder"])
         logs = folder / summary["log_folder"]
         return (

@@ -1,6 +1,7 @@
 """The pages of docs/ that scripts write are up to date, and their links lead somewhere."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ def _load_script(name: str) -> ModuleType:
 
 write_reference = _load_script("write_reference")
 draw_architecture = _load_script("draw_architecture")
+write_schemas = _load_script("write_schemas")
 check_links = _load_script("check_links")
 
 
@@ -129,3 +131,13 @@ def test_links_that_lead_nowhere_are_found(tmp_path):
         "README.md: ../x (outside the checkout)",
         "README.md: #no (no such heading)",
     ]
+
+
+def test_the_schemas_are_those_of_the_records():
+    folder = write_schemas.FOLDER
+    written = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
+    assert written == write_schemas.render_schemas()
+    environment = json.loads(written["environment.schema.json"])["$defs"]["Environment"]
+    assert (
+        environment["properties"]["dirty"]["description"] == "True where the checkout had changes."
+    )

@@ -68,7 +68,7 @@ def at_step(monkeypatch):
 def same_as_undisturbed(train, folder, **changes):
     """Compare a finished run with one that nothing happened to."""
     _, metrics, steps, undisturbed = train("undisturbed", **changes)
-    own = folder / read_run(folder).summary["log_folder"]
+    own = folder / read_run(folder).summary.log_folder
     assert pd.read_csv(own / "steps.csv")["loss"].equals(steps["loss"])
     assert pd.read_csv(own / "metrics.csv")["val_loss"].equals(metrics["val_loss"])
     names = [path.name for path in (undisturbed / "final").iterdir()]
@@ -117,7 +117,7 @@ def test_logs_without_room_end_a_run_that_goes_on_with_room(train, disk, at_step
     steps = pd.read_csv(folder / "logs/version_0/steps.csv")
     assert steps["step"].tolist() == list(range(1, len(steps) + 1))
     assert not steps.isna().any().any()
-    assert read_run(folder).summary["status"] in ("failed", "running")
+    assert read_run(folder).summary.status in ("failed", "running")
     (disk / "ballast").unlink()
     at_step(0, None)
     train(out_dir=folder, resume=True, **changes)
@@ -166,7 +166,7 @@ def test_a_summary_without_room_is_an_error_although_all_else_is_done(train, dis
     write = skip2bench.results.run_folder.write_json
 
     def write_without_room(path, content):
-        if content.get("status") == "ok":
+        if getattr(content, "status", None) == "ok":
             fill(disk)
         write(path, content)
 
@@ -174,7 +174,7 @@ def test_a_summary_without_room_is_an_error_although_all_else_is_done(train, dis
         patch.setattr(skip2bench.results.run_folder, "write_json", write_without_room)
         with pytest.raises(Skip2BenchError, match=r"cannot write '.*summary.json' \(No space left"):
             train(out_dir=folder, method="lora", save_interval=4)
-    assert read_run(folder).summary["status"] == "running"
+    assert read_run(folder).summary.status == "running"
     (disk / "ballast").unlink()
     train(out_dir=folder, method="lora", save_interval=4, resume=True)
     same_as_undisturbed(train, folder, method="lora")
@@ -195,7 +195,7 @@ def test_a_cache_without_room_is_an_error_and_leaves_nothing(train, disk, is_kep
         with pytest.raises(Skip2BenchError, match=r"cannot write the cache to .* \(No space left"):
             train(out_dir=disk / "run", **changes)
     assert not list(disk.rglob("*.bin"))
-    assert read_run(disk / "run").summary["status"] == "failed"
+    assert read_run(disk / "run").summary.status == "failed"
     ballast.unlink()
     train(out_dir=disk / "run", resume=True, **changes)
     same_as_undisturbed(train, disk / "run")
@@ -258,7 +258,7 @@ def test_running_out_of_memory_is_said_and_recorded(train, monkeypatch, tmp_path
     monkeypatch.setattr(skip2bench.train.loop, "_take_step", refuse)
     with pytest.raises(Skip2BenchError, match=r"out of memory \(.*\); use a smaller batch"):
         train(method="lora")
-    assert read_run(tmp_path / "run").summary["status"] == "oom"
+    assert read_run(tmp_path / "run").summary.status == "oom"
 
 
 @pytest.mark.parametrize("hours", [-48, 48])

@@ -1,7 +1,9 @@
 """What `import skip2bench` offers to a notebook."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,9 +24,6 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
 
 def test_a_type_checker_sees_the_same_names():
-    import ast
-    from pathlib import Path
-
     tree = ast.parse(Path(skip2bench.__file__).read_text(encoding="utf-8"))
     seen = {
         alias.asname: node.module
@@ -56,7 +55,7 @@ def test_a_notebook_trains_and_loads_what_it_trained(tiny_checkpoint, tiny_data,
         device="cpu",
     )
     summary = skip2bench.run_training(config)
-    assert summary["status"] == "ok"
-    model = skip2bench.load_skip_model(tmp_path / "run" / "final")
+    assert summary.status == "ok"
+    model = skip2bench.load_skip_model(Path(summary.folder) / "final")
     assert isinstance(model, skip2bench.SkipGPT)
     assert model(torch.tensor([[1, 2, 3]])).isfinite().all()

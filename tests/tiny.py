@@ -9,6 +9,8 @@ from litgpt.config import Config
 from litgpt.model import GPT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from skip2bench.io.whole import to_json
+
 EOS = "<|endoftext|>"
 TINY = {
     "name": "tiny",
@@ -49,6 +51,11 @@ ARCHITECTURES = {
 def small_config(architecture: str) -> Config:
     name, extra = ARCHITECTURES[architecture]
     return Config.from_name(name, **(SMALL | extra))
+
+
+def as_written(result):
+    """What a command found, as its file and --json hold it."""
+    return json.loads(to_json(result))
 
 
 def make_checkpoint(folder: Path) -> Path:

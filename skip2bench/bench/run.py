@@ -32,6 +32,7 @@ from skip2bench.io.text import check_folder
 from skip2bench.io.whole import hash_file, write_csv
 from skip2bench.machine.clock import clock_name
 from skip2bench.machine.environment import choose_device, choose_precision, describe_environment
+from skip2bench.machine.environment_record import CheckpointRecord, Environment
 from skip2bench.machine.out_of_memory import DoesNotFitError
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.models.base import (
@@ -48,12 +49,18 @@ from skip2bench.models.methods import (
     resolve_method,
 )
 from skip2bench.models.weights import check_weights
+from skip2bench.results.bench_records import (
+    BenchConfiguration,
+    BenchFigures,
+    BenchResult,
+    BenchSummary,
+    FlopsFigures,
+    MemoryFigures,
+)
 from skip2bench.results.run_folder import MEASUREMENT_COLUMNS, open_run_folder, record_run
 
-_RECORDED = ("batch_size", "seq_length", "rounds", "iterations", "seed")
 
-
-def run_bench(config: BenchConfig, arguments: Sequence[str] = ()) -> dict[str, Any]:
+def run_bench(config: BenchConfig, arguments: Sequence[str] = ()) -> BenchResult:
     """Measure, write the run folder, and return its summary.
 
     Args:
@@ -81,29 +88,34 @@ def run_bench(config: BenchConfig, arguments: Sequence[str] = ()) -> dict[str, A
         check_weights(weights, model_config)
     name = folder_of_model.name if folder_of_model else model_config.name
 
-    environment = describe_environment(device, arguments) | {
-        "checkpoint": {"name": name, "sha256": hash_file(weights) if weights else None}
-    }
-    known = {
-        "kind": "bench",
-        "model": name,
-        "device": str(device),
-        "precision": precision,
-        "clock": clock_name(device),
-        **{key: getattr(config, key) for key in _RECORDED},
-        "configurations": [],
-    }
+    checkpoint = CheckpointRecord(name=name, sha256=hash_file(weights) if weights else None)
+    environment = Environment.of(describe_environment(device, arguments), checkpoint=checkpoint)
+    known = BenchFigures(
+        kind="bench",
+        model=name,
+        device=str(device),
+        precision=precision,
+        clock=clock_name(device),
+        batch_size=config.batch_size,
+        seq_length=config.seq_length,
+        rounds=config.rounds,
+        iterations=config.iterations,
+        seed=config.seed,
+        configurations=(),
+    )
     with (
         interrupted_by_sigterm(),
         open_run_folder("bench", name, "bench", config.out_dir, force=config.force) as folder,
-        record_run(folder, to_plain(config), environment, known, started) as summary,
+        record_run(
+            folder, to_plain(config), environment, BenchSummary.begin(known), started
+        ) as recording,
     ):
         entries, rows = _measure(config, requests, model_config, device, precision)
-        summary["configurations"] = entries
+        recording.set(configurations=entries)
         write_csv(folder / "measurements.csv", MEASUREMENT_COLUMNS, rows)
         _write_summary_csv(folder, entries)
         _check_anything_fits(entries)
-    return summary | {"folder": str(folder)}
+    return BenchResult.of(recording.summary, folder=str(folder))
 
 
 def list_configurations(
@@ -129,67 +141,65 @@ def _measure(
     model_config: Config,
     device: torch.device,
     precision: str,
-) -> tuple[list[dict[str, Any]], Rows]:
+) -> tuple[tuple[BenchConfiguration, ...], Rows]:
     entries = []
     for name, blocks, settings in requests:
         note(f"{settings.label}: parameters, FLOPs, memory in a process of its own")
         request = MemoryRequest(
             config=config, method=name, blocks=blocks, threads=torch.get_num_threads()
         )
+        shape = (config.batch_size, config.seq_length)
+        flops = count_workload_flops(settings, model_config, shape, device, precision)
         entries.append(
-            _describe(settings, model_config)
-            | {
-                "flops": count_workload_flops(
-                    settings,
-                    model_config,
-                    (config.batch_size, config.seq_length),
-                    device,
-                    precision,
-                ),
-                "memory": measure_memory(request),
-            }
+            BenchConfiguration.of(
+                _describe(settings, model_config),
+                flops=FlopsFigures(**flops),
+                memory=MemoryFigures(**measure_memory(request)),
+            )
         )
     all_settings = [settings for _, _, settings in requests]
     misfits = {
         settings.slug: misfit
         for settings, entry in zip(all_settings, entries, strict=True)
-        if (misfit := find_misfit(entry["memory"]))
+        if entry.memory and (misfit := find_misfit(entry.memory))
     }
     to_time = [settings for settings in all_settings if settings.slug not in misfits]
     times = measure_times(config, to_time, device, precision)
     misfits |= times.misfits
     baseline = all_settings[0]
+    measured = []
     for entry, settings in zip(entries, all_settings, strict=True):
-        entry |= misfits.get(settings.slug, FITS)
-        entry["phases"] = summarise_phases(times.rows, settings)
-        if entry["status"] == "oom":
+        misfit = misfits.get(settings.slug, FITS)
+        figures: dict[str, Any] = {"phases": summarise_phases(times.rows, settings)}
+        if misfit["status"] == "oom":
             warn(f"{settings.label}: out of memory; it is an oom row, the others are measured")
         elif settings is not baseline and baseline.slug not in misfits:
-            entry["ratios"] = compare_phases(times.rows, settings, baseline)
-    return entries, times.rows
+            figures["ratios"] = compare_phases(times.rows, settings, baseline)
+        measured.append(BenchConfiguration.of(entry, **misfit, **figures))
+    return tuple(measured), times.rows
 
 
-def _describe(settings: MethodSettings, model_config: Config) -> dict[str, Any]:
+def _describe(settings: MethodSettings, model_config: Config) -> BenchConfiguration:
     with torch.device("meta"):
         total, trainable = count_parameters(build_empty_model(settings, model_config))
-    return {
-        "label": settings.label,
-        "method": settings.method.name,
-        "blocks": list(settings.blocks) if settings.blocks is not None else None,
-        "target": settings.skip.target if settings.skip else None,
-        "rank": settings.rank,
-        "total_parameters": total,
-        "trainable_parameters": trainable,
-        "adapter_parameters": trainable,
-        "trainable_ratio": trainable / total,
-    }
+    return BenchConfiguration(
+        label=settings.label,
+        method=settings.method.name,
+        blocks=settings.blocks,
+        target=settings.skip.target if settings.skip else None,
+        rank=settings.rank,
+        total_parameters=total,
+        trainable_parameters=trainable,
+        adapter_parameters=trainable,
+        trainable_ratio=trainable / total,
+    )
 
 
-def _check_anything_fits(entries: list[dict[str, Any]]) -> None:
+def _check_anything_fits(entries: Sequence[BenchConfiguration]) -> None:
     """Raise where memory ran out for every configuration, so that the run ends as oom."""
-    if not all(entry["status"] == "oom" for entry in entries):
+    if not all(entry.status == "oom" for entry in entries):
         return
-    phase, size = entries[0]["oom_phase"] or "an unknown phase", entries[0]["requested_bytes"]
+    phase, size = entries[0].oom_phase or "an unknown phase", entries[0].requested_bytes
     error = DoesNotFitError(phase, size)
     raise Skip2BenchError(
         f"no configuration fits ({error}); use a smaller batch, shorter sequences or a smaller "
@@ -197,7 +207,7 @@ def _check_anything_fits(entries: list[dict[str, Any]]) -> None:
     ) from error
 
 
-def _write_summary_csv(folder: Path, entries: list[dict[str, Any]]) -> None:
+def _write_summary_csv(folder: Path, entries: Sequence[BenchConfiguration]) -> None:
     rows = [flatten_entry(entry) for entry in entries]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_csv(folder / "summary.csv", columns, rows)

@@ -7,6 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from skip2bench.models.methods import MethodSettings
+from skip2bench.results.bench_records import (
+    BenchConfiguration,
+    MemoryFigures,
+    PhaseRatio,
+    PhaseTimes,
+)
 from skip2bench.results.run_folder import PHASES
 from skip2bench.results.stats import paired_ratio, summarise
 
@@ -20,29 +26,26 @@ Rows = list[dict[str, Any]]
 """Raw measurements: one row a phase and iteration, with `MEASUREMENT_COLUMNS` as keys."""
 
 
-def summarise_phases(rows: Rows, settings: MethodSettings) -> dict[str, Any]:
+def summarise_phases(rows: Rows, settings: MethodSettings) -> dict[str, PhaseTimes]:
     """Summary of each phase that was measured, over the iterations of all rounds.
 
     Returns:
-        By phase: n, then median_seconds, mean_seconds and so on, as in `results.stats.Summary`.
+        By phase, as in `results.stats.Summary`.
     """
     phases = {}
     for phase in PHASES:
-        values = [
-            seconds for round_values in _by_round(rows, settings, phase) for seconds in round_values
-        ]
+        values = [value for by_round in _by_round(rows, settings, phase) for value in by_round]
         if values:
             summary = asdict(summarise(values))
-            phases[phase] = {
-                "n": summary.pop("n"),
-                **{f"{key}_seconds": value for key, value in summary.items()},
-            }
+            n = summary.pop("n")
+            seconds = {f"{key}_seconds": value for key, value in summary.items()}
+            phases[phase] = PhaseTimes(n=n, **seconds)
     return phases
 
 
 def compare_phases(
     rows: Rows, settings: MethodSettings, baseline: MethodSettings
-) -> dict[str, Any]:
+) -> dict[str, PhaseRatio]:
     """Ratio of each phase to the baseline's.
 
     Numerator is the configuration's median of a round, denominator the baseline's of the same
@@ -55,26 +58,27 @@ def compare_phases(
             base_rounds = _by_round(rows, baseline, _BASELINE_PHASE.get(phase, phase))
             medians = [summarise(values).median for values in rounds]
             base_medians = [summarise(values).median for values in base_rounds]
-            ratios[phase] = asdict(paired_ratio(medians, base_medians))
+            ratios[phase] = PhaseRatio(**asdict(paired_ratio(medians, base_medians)))
     return ratios
 
 
-def find_misfit(memory: dict[str, Any]) -> dict[str, Any] | None:
+def find_misfit(memory: MemoryFigures) -> dict[str, Any] | None:
     """`status`, `requested_bytes` and `oom_phase`, if a configuration's memory process ran out."""
     for prefix in ("", "cached_"):
-        if memory.get(f"{prefix}status") == "oom":
-            return {key: memory.get(f"{prefix}{key}") for key in FITS}
+        if getattr(memory, f"{prefix}status") == "oom":
+            return {key: getattr(memory, f"{prefix}{key}") for key in FITS}
     return None
 
 
-def flatten_entry(entry: dict[str, Any]) -> dict[str, Any]:
+def flatten_entry(configuration: BenchConfiguration) -> dict[str, Any]:
     """Bring a configuration's entry to one CSV row.
 
     Phases become backward_median_seconds, …; ratios backward_ratio, backward_ratio_low, …; memory
     by phase backward_peak_memory_bytes, ….
     """
+    entry = configuration.to_plain()
     row = {key: value for key, value in entry.items() if not isinstance(value, dict)}
-    row["blocks"] = blocks_text(entry["blocks"])
+    row["blocks"] = blocks_text(configuration.blocks)
     for phase, figures in entry["phases"].items():
         row |= {f"{phase}_{key}": value for key, value in figures.items()}
     for phase, ratio in entry.get("ratios", {}).items():

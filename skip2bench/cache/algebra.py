@@ -8,8 +8,8 @@ more cached numbers a position. Costs are counted, not timed: FLOPs (a multiply-
 bytes read from where the cache lives, which weigh as the FLOPs that the device does meanwhile.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 Name = Literal["head", "folded"]
 
@@ -59,13 +59,6 @@ class Algebra:
     name: Name
     costs: dict[Name, Cost]
     flops_per_byte: int
-
-    def describe(self) -> dict[str, Any]:
-        """For `summary.json`."""
-        return {
-            "algebra": self.name,
-            "algebra_costs": {k: asdict(v) for k, v in self.costs.items()},
-        }
 
 
 def count_costs(sizes: Sizes, *, positions_per_step: float, passes: float) -> dict[Name, Cost]:

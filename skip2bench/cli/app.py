@@ -140,8 +140,9 @@ def compare(**flags: Any) -> None:
 
     results = run_comparison(config, sys.argv[1:])
     print_result(results, as_json, print_compare)
-    if results.get("error"):
-        raise Skip2BenchError(results["error"])
+    error = getattr(results, "error", None)  # a dry run has none
+    if error:
+        raise Skip2BenchError(error)
 
 
 @app.command()

@@ -1,55 +1,53 @@
 """The console's table of a comparison: a row a configuration, at its best learning rate."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
 from skip2bench.io.units import format_duration
 from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
+from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
 from skip2bench.results.figures import FEW_RUNS
 
 
-def print_compare(results: Mapping[str, Any]) -> None:
+def print_compare(results: ComparisonResult | DryRun) -> None:
     """Print the figures, what failed, what peers do otherwise, and what to beware of."""
-    if results.get("dry_run"):
-        names = "\n".join(results["cells"])
-        total = format_duration(results["estimated_seconds"], "en")
-        stdout.print(f"{names}\n{len(results['cells'])} runs, about {total}", markup=False)
+    if isinstance(results, DryRun):
+        names = "\n".join(results.cells)
+        total = format_duration(results.estimated_seconds, "en")
+        stdout.print(f"{names}\n{len(results.cells)} runs, about {total}", markup=False)
         return
-    entries = results["configurations"]
+    entries = results.configurations
     for title, columns in COMPARE_SCREENS.items():
         stdout.print(build_table(title, columns, entries))
-    if results["best_batch"]:
+    if results.best_batch:
         title = "Best-batch: each with its own largest micro-batch (above: one for all)"
-        stdout.print(build_table(title, BEST_BATCH_SCREEN, results["best_batch"]))
+        stdout.print(build_table(title, BEST_BATCH_SCREEN, results.best_batch))
     lines = [
         "mean ± standard deviation over n seeds, each at its best learning rate; × is the paired "
         "ratio to the baseline with its 95 % interval, ≈ where that includes 1",
     ]
-    if results["learning_rates"] == "fixed":
+    if results.learning_rates == "fixed":
         lines.append("one learning rate for all: nothing says that it suits each of them")
     for entry in entries:
-        lines += [f"{entry['label']} differs: {text}" for text in entry["differences"]]
-    lines += [f"warning: {_describe_warning(it)}" for it in results["warnings"]]
+        lines += [f"{entry.label} differs: {text}" for text in entry.differences]
+    lines += [f"warning: {_describe_warning(it)}" for it in results.warnings]
     lines += [
-        f"{cell['status']}: {name}: {cell['error']}"
-        for name, cell in results["cells"].items()
-        if cell["status"] not in ("ok", "waiting")
+        f"{cell.status}: {name}: {cell.error}"
+        for name, cell in results.cells.items()
+        if cell.status not in ("ok", "waiting")
     ]
-    stdout.print("\n".join([*lines, f"results: {results['folder']}"]), markup=False, soft_wrap=True)
+    stdout.print("\n".join([*lines, f"results: {results.folder}"]), markup=False, soft_wrap=True)
 
 
-def _describe_warning(it: Mapping[str, Any]) -> str:
-    if it["kind"] == "busy":
-        return f"something else used the processor during {', '.join(it['cells'])}"
-    if it["kind"] == "resumed":
-        return f"stopped and resumed, each step counted once: {', '.join(it['cells'])}"
-    if it["kind"] == "few_runs":
-        return f"{it['label']}: n = {it['n']}; an interval needs at least {FEW_RUNS} runs"
-    if it["kind"] == "edge":
+def _describe_warning(it: ComparisonWarning) -> str:
+    if it.kind == "busy":
+        return f"something else used the processor during {', '.join(it.cells)}"
+    if it.kind == "resumed":
+        return f"stopped and resumed, each step counted once: {', '.join(it.cells)}"
+    if it.kind == "few_runs":
+        return f"{it.label}: n = {it.n}; an interval needs at least {FEW_RUNS} runs"
+    if it.kind == "edge":
         return (
-            f"{it['label']}: its best learning rate {it['learning_rate']:g} is at the edge of the "
+            f"{it.label}: its best learning rate {it.learning_rate:g} is at the edge of the "
             "grid; a wider grid may do better"
         )
-    return f"{it['label']}: {it['figure']} differs from the baseline's, and both are the same run"
+    return f"{it.label}: {it.figure} differs from the baseline's, and both are the same run"

@@ -3,9 +3,9 @@
 The tables of `compare` are in `compare_screen`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.table import Table
 from rich.text import Text
@@ -15,23 +15,26 @@ from skip2bench.io.units import format_bytes, format_percent, format_seconds
 from skip2bench.report.cells import Column, Row
 from skip2bench.report.columns import BENCH_SCREENS, LABEL
 from skip2bench.report.tables import compare_configurations
+from skip2bench.results.bench_records import BenchConfiguration, BenchResult
+from skip2bench.results.run_records import TrainResult
 
 if TYPE_CHECKING:
     from skip2bench.cache.kept import Entry
 
 
 _RULE = "=" * 78
+Value = TypeVar("Value")
 _STYLES = {"ok": "green", "below the guide": "yellow", "unknown": "dim"}
 
 
-def print_bench(summary: dict[str, Any]) -> None:
+def print_bench(summary: BenchResult) -> None:
     """Print the result of `bench`: each configuration, then the comparison."""
-    entries = summary["configurations"]
+    entries = summary.configurations
     stdout.print(_RULE, "Skip2-LoRA Performance Evaluation", _RULE, sep="\n", style="bold")
     stdout.print(
-        f"model {summary['model']}, {summary['device']}, {summary['precision']}, "
-        f"batch {summary['batch_size']} × {summary['seq_length']} tokens, "
-        f"{summary['rounds']} rounds of {summary['iterations']} iterations\n",
+        f"model {summary.model}, {summary.device}, {summary.precision}, "
+        f"batch {summary.batch_size} × {summary.seq_length} tokens, "
+        f"{summary.rounds} rounds of {summary.iterations} iterations\n",
         markup=False,
     )
     for entry in entries:
@@ -46,51 +49,49 @@ def print_bench(summary: dict[str, Any]) -> None:
         "round, with its 95 % interval; '≈' marks one that includes 1: no difference beyond the "
         "noise.",
         *_explain_oom(entries),
-        f"Clock: {summary['clock']}",
-        f"Raw measurements: {summary['folder']}",
+        f"Clock: {summary.clock}",
+        f"Raw measurements: {summary.folder}",
         sep="\n",
         markup=False,
         soft_wrap=True,
     )
 
 
-def print_train(summary: dict[str, Any]) -> None:
+def print_train(summary: TrainResult) -> None:
     """Print the headline figures of `train`."""
-    table = Table(title=summary["label"], show_header=False, title_style="bold")
+    table = Table(title=summary.label, show_header=False, title_style="bold")
     table.add_column()
     table.add_column(justify="right")
     rows = {
         "trainable parameters": (
-            f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}"
+            f"{summary.trainable_parameters:,} of {summary.total_parameters:,}"
         ),
-        "steps": f"{summary['steps']:,} ({summary['epochs']:.2f} epochs)",
-        "validation loss": f"{summary['initial_val_loss']:.4f} → {summary['final_val_loss']:.4f}",
-        "best validation loss": f"{summary['best_val_loss']:.4f} (step {summary['best_step']:,})",
-        "training clock": format_seconds(summary["train_seconds"]),
-        "  of it building Skip-Cache": format_seconds(summary["cache_build_seconds"]),
-        "validation": format_seconds(summary["validation_seconds"]),
-        "loading and tokenizing": format_seconds(summary["preparation_seconds"]),
-        "wall clock": format_seconds(summary["wall_seconds"]),
-        "speed": f"{summary['tokens'] / summary['train_seconds']:,.0f} tokens/s",
-        "peak memory": format_bytes(summary["peak_memory_bytes"]),
-        "saved for backward": format_bytes(summary["saved_for_backward_bytes"]),
+        "steps": f"{summary.steps:,} ({summary.epochs:.2f} epochs)",
+        "validation loss": f"{summary.initial_val_loss:.4f} → {summary.final_val_loss:.4f}",
+        "best validation loss": f"{summary.best_val_loss:.4f} (step {summary.best_step:,})",
+        "training clock": _or_dash(summary.train_seconds, format_seconds),
+        "  of it building Skip-Cache": _or_dash(summary.cache_build_seconds, format_seconds),
+        "validation": _or_dash(summary.validation_seconds, format_seconds),
+        "loading and tokenizing": _or_dash(summary.preparation_seconds, format_seconds),
+        "wall clock": _or_dash(summary.wall_seconds, format_seconds),
+        "speed": _speed(summary),
+        "peak memory": _or_dash(summary.peak_memory_bytes, format_bytes),
+        "saved for backward": _or_dash(summary.saved_for_backward_bytes, format_bytes),
     }
-    if summary["cache_bytes"]:
+    if summary.cache_bytes:
         rows["Skip-Cache"] = (
-            f"{format_bytes(summary['cache_bytes'])} ({summary['cache_dtype']}, "
-            f"{summary['cache_tier']}, {'kept' if summary['cache_kept'] else 'built'}, "
-            f"algebra {summary['algebra']})"
+            f"{format_bytes(summary.cache_bytes)} ({summary.cache_dtype}, "
+            f"{summary.cache_tier}, {'kept' if summary.cache_kept else 'built'}, "
+            f"algebra {summary.algebra})"
         )
-    if summary.get("peak_anonymous_memory_bytes"):
-        rows["peak memory without mapped files"] = format_bytes(
-            summary["peak_anonymous_memory_bytes"]
-        )
-    if summary.get("recomputed_samples"):
-        rows["recomputed every epoch"] = f"{summary['recomputed_samples']:,} samples"
+    if summary.peak_anonymous_memory_bytes:
+        rows["peak memory without mapped files"] = format_bytes(summary.peak_anonymous_memory_bytes)
+    if summary.recomputed_samples:
+        rows["recomputed every epoch"] = f"{summary.recomputed_samples:,} samples"
     for name, value in rows.items():
         table.add_row(name, value)
     stdout.print(table)
-    stdout.print(f"Run folder: {summary['folder']}", markup=False, soft_wrap=True)
+    stdout.print(f"Run folder: {summary.folder}", markup=False, soft_wrap=True)
 
 
 def print_caches(entries: Sequence["Entry"]) -> None:
@@ -117,38 +118,50 @@ def print_caches(entries: Sequence["Entry"]) -> None:
     stdout.print(f"{len(entries)} caches, {format_bytes(sum(e.nbytes for e in entries))}")
 
 
-def _print_configuration(entry: dict[str, Any]) -> None:
+def _print_configuration(entry: BenchConfiguration) -> None:
     lines = [
-        f"Evaluating: {entry['label']} (rank {entry['rank']})",
-        f"  Total parameters:     {entry['total_parameters']:>15,}",
-        f"  Trainable parameters: {entry['trainable_parameters']:>15,}",
-        f"  Adapter parameters:   {entry['adapter_parameters']:>15,}",
-        f"  Trainable ratio:      {format_percent(entry['trainable_ratio']):>15}",
+        f"Evaluating: {entry.label} (rank {entry.rank})",
+        f"  Total parameters:     {entry.total_parameters:>15,}",
+        f"  Trainable parameters: {entry.trainable_parameters:>15,}",
+        f"  Adapter parameters:   {entry.adapter_parameters:>15,}",
+        f"  Trainable ratio:      {_or_dash(entry.trainable_ratio, format_percent):>15}",
     ]
-    for phase, figures in entry["phases"].items():
+    for phase, figures in (entry.phases or {}).items():
+        if figures is None:
+            continue
         times = {
-            key: format_seconds(figures[f"{key}_seconds"])
+            key: format_seconds(getattr(figures, f"{key}_seconds"))
             for key in ("median", "mean", "min", "max", "std")
         }
         parts = ", ".join(f"{key} {value}" for key, value in times.items())
-        lines.append(f"  {phase.replace('_', ' '):<16} {parts} (n={figures['n']})")
-    if entry["status"] == "oom":
+        lines.append(f"  {phase.replace('_', ' '):<16} {parts} (n={figures.n})")
+    if entry.status == "oom":
         lines.append(f"  {_describe_oom(entry)}")
     stdout.print("\n".join([*lines, ""]), markup=False, soft_wrap=True)
 
 
-def _explain_oom(entries: list[dict[str, Any]]) -> list[str]:
+def _or_dash(value: Value | None, render: Callable[[Value], str]) -> str:
+    return "-" if value is None else render(value)
+
+
+def _speed(summary: TrainResult) -> str:
+    if not summary.train_seconds or summary.tokens is None:
+        return "-"
+    return f"{summary.tokens / summary.train_seconds:,.0f} tokens/s"
+
+
+def _explain_oom(entries: Sequence[BenchConfiguration]) -> list[str]:
     """Why figures are missing, if memory ran out."""
-    if all(entry["status"] != "oom" for entry in entries):
+    if all(entry.status != "oom" for entry in entries):
         return []
     lines = ["'oom': the configuration does not fit into memory; the others were measured."]
-    if entries[0]["status"] == "oom":
-        lines.append(f"No ratios: the baseline, {entries[0]['label']}, does not fit.")
+    if entries[0].status == "oom":
+        lines.append(f"No ratios: the baseline, {entries[0].label}, does not fit.")
     return lines
 
 
-def _describe_oom(entry: dict[str, Any]) -> str:
-    size, phase = entry["requested_bytes"], entry["oom_phase"]
+def _describe_oom(entry: BenchConfiguration) -> str:
+    size, phase = entry.requested_bytes, entry.oom_phase
     asked = f": {format_bytes(size)} asked for in vain" if size is not None else ""
     return f"oom: out of memory{f' in {phase}'.replace('_', ' ') if phase else ''}{asked}"
 

@@ -3,10 +3,12 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TypeVar
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.whole import to_json
+
+Result = TypeVar("Result")
 
 
 def print_text(text: str) -> None:
@@ -29,13 +31,11 @@ def _standard_output() -> Iterator[None]:
         ) from error
 
 
-def print_result(
-    summary: dict[str, Any], as_json: bool, print_summary: Callable[[dict[str, Any]], None]
-) -> None:
-    """Print a command's result, for a program or by `print_summary` for a person."""
+def print_result(result: Result, as_json: bool, print_for_person: Callable[[Result], None]) -> None:
+    """Print a command's result, for a program or by `print_for_person`."""
     if as_json:
-        print_text(to_json(summary))
+        print_text(to_json(result))
     else:
         with _standard_output():
-            print_summary(summary)
+            print_for_person(result)
             sys.stdout.flush()

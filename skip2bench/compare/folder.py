@@ -27,8 +27,9 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import warn
 from skip2bench.io.locks import locked_folder
 from skip2bench.io.whole import hash_file, write_json
+from skip2bench.machine.environment_record import Environment
 from skip2bench.results.plain import DamagedFileError
-from skip2bench.results.reading import Run, find_run, read_run
+from skip2bench.results.reading import TrainRun, find_run, is_train, read_run
 from skip2bench.results.run_folder import create_run_folder
 from skip2bench.train.state import StateFolder
 
@@ -187,9 +188,9 @@ def _find_same(config: CompareConfig, model: str) -> Path | None:
     return None
 
 
-def make_key(content: dict[str, Any], environment: dict[str, Any]) -> str:
+def make_key(content: dict[str, Any], environment: Environment) -> str:
     """Hash of all that decides a result: what is run, and on which weights, versions, hardware."""
-    named = {name: environment.get(name) for name in ("checkpoint", *_KEYED_ENVIRONMENT)}
+    named = environment.model_dump(include={"checkpoint", *_KEYED_ENVIRONMENT})
     return hashlib.sha256(
         json.dumps(content | named, sort_keys=True, default=str).encode()
     ).hexdigest()
@@ -232,9 +233,9 @@ def read_whole(folder: Path) -> CellRun:
 
 def _find_damage(cell_run: CellRun) -> str | None:
     run = cell_run.run
-    if run.summary.get("status") != "ok":
-        return f"its status is {run.summary.get('status')!r}"
-    if run.kind != "train" or run.summary.get("peer"):
+    if run.summary.status != "ok":
+        return f"its status is {run.summary.status!r}"
+    if not is_train(run) or run.summary.peer:
         return None
     try:
         if cell_run.curve is None:
@@ -244,18 +245,18 @@ def _find_damage(cell_run: CellRun) -> str | None:
     return _find_lost_steps(run) or _find_lost_adapter(run)
 
 
-def _find_lost_steps(run: Run) -> str | None:
-    path = run.folder / str(run.summary["log_folder"]) / "steps.csv"
+def _find_lost_steps(run: TrainRun) -> str | None:
+    path = run.folder / str(run.summary.log_folder) / "steps.csv"
     try:
         rows = path.read_bytes().count(b"\n") - 1
     except OSError:
         return "steps.csv is missing"
-    steps = run.summary.get("steps")
+    steps = run.summary.steps
     return None if rows == steps else f"steps.csv has {rows} rows, for {steps} steps"
 
 
-def _find_lost_adapter(run: Run) -> str | None:
-    wanted = run.summary.get("adapter_bytes")
+def _find_lost_adapter(run: TrainRun) -> str | None:
+    wanted = run.summary.adapter_bytes
     sizes = [path.stat().st_size for path in (run.folder / "final").glob("*") if path.is_file()]
     if wanted is None or wanted in sizes:
         return None

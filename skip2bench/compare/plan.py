@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 from lightning.fabric import Fabric
 
@@ -28,6 +27,7 @@ from skip2bench.io.text import check_folder
 from skip2bench.io.units import format_amount, format_duration
 from skip2bench.machine.clock import time_call
 from skip2bench.machine.environment import weights_dtype
+from skip2bench.machine.environment_record import Environment
 from skip2bench.models.methods import build_empty_model, resolve_method
 from skip2bench.train.plan import TrainingPlan, plan_training
 
@@ -45,7 +45,7 @@ class ComparisonPlan:
     configurations: list[Configuration]
     bench: BenchConfig | None
     """The micro-benchmark of the same methods, where there is one."""
-    environment: dict[str, Any]
+    environment: Environment
     start_seconds: float = field(default_factory=lambda: time.monotonic() - STARTED)
     """What a process takes to start, as this one did; not by the time of day, which may be set."""
 

@@ -16,8 +16,8 @@ from typing import Any
 from skip2bench.io.whole import utc_now, write_json
 from skip2bench.machine.hardware import busy_seconds, own_seconds
 from skip2bench.results.curves import LossCurve, read_loss_curve
-from skip2bench.results.reading import Run, read_run
-from skip2bench.results.run_folder import Status
+from skip2bench.results.reading import AnyRun, is_train, read_run
+from skip2bench.results.run_records import Status
 
 END_SECONDS = 60.0
 """What an interrupted cell gets to write its files."""
@@ -31,12 +31,12 @@ _MEMORY_WORDS = (
 class CellRun:
     """The run of a cell, each of its files read once."""
 
-    run: Run
+    run: AnyRun
 
     @cached_property
     def curve(self) -> LossCurve | None:
         """Its evaluation points; see `read_loss_curve`."""
-        return read_loss_curve(self.run)
+        return read_loss_curve(self.run) if is_train(self.run) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def _judge(cell_run: CellRun | None, log_file: Path, exit_status: int) -> tuple[
     """Status of a cell by its own summary, or by how its process ended."""
     if cell_run is not None:
         summary = cell_run.run.summary
-        status, error = summary.get("status"), summary.get("error")
+        status, error = summary.status, summary.error
         if status == "ok" and exit_status == 0:
             return "ok", None
         if status in ("oom", "failed", "interrupted"):

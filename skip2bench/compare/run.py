@@ -30,8 +30,10 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Waiting, note, warn
 from skip2bench.io.units import format_duration, parse_bytes
 from skip2bench.machine.signals import interrupted_by_sigterm
+from skip2bench.results.comparison_records import ComparisonResult, ComparisonResults, DryRun
 from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult
 from skip2bench.results.run_folder import create_run_folder, record_run
+from skip2bench.results.run_records import CompareStart, CompareSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,9 @@ class _Comparison:
             self.results[name] = read_result(cell, outcome, cell_run)
 
 
-def run_comparison(config: CompareConfig, arguments: Sequence[str] = ()) -> dict[str, Any]:
+def run_comparison(
+    config: CompareConfig, arguments: Sequence[str] = ()
+) -> ComparisonResult | DryRun:
     """Run every cell that is not done, write the results, and return them.
 
     Args:
@@ -76,11 +80,11 @@ def run_comparison(config: CompareConfig, arguments: Sequence[str] = ()) -> dict
     seconds = plan.estimate(cells)
     announce(plan, cells, seconds)
     if config.dry_run:
-        return {
-            "dry_run": True,
-            "cells": [cell.name for cell in cells],
-            "estimated_seconds": sum(seconds.values()),
-        }
+        return DryRun(
+            dry_run=True,
+            cells=tuple(cell.name for cell in cells),
+            estimated_seconds=sum(seconds.values()),
+        )
     comparison, tasks = _open(plan, find_folder(config, plan.training.model_name))
     if len(comparison.cells) > len(cells):  # at their best micro-batch too
         seconds = comparison.plan.estimate(comparison.cells)
@@ -117,7 +121,7 @@ def _run(
     tasks: Sequence["_Task"],
     seconds: Mapping[str, float],
     started: float,
-) -> dict[str, Any]:
+) -> ComparisonResult:
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
     write_sizes(folder.path, comparison.micro_batch_sizes)
     for task in tasks:
@@ -126,19 +130,23 @@ def _run(
             comparison.record(task.name, outcome, folder.finished_run(task.name))
     if outcomes:
         note(f"{len(outcomes)} of {len(tasks)} are done already in {folder.path}")
-    known = {
-        "kind": "compare",
-        "label": f"compare --flow {plan.config.flow}",
-        "model": plan.training.model_name,
-        "data": plan.training.data.name,
-        "device": str(plan.training.device),
-        "precision": plan.training.precision,
-        "runs": len(tasks),
-        "error": None,
-    }
+    known = CompareStart(
+        kind="compare",
+        label=f"compare --flow {plan.config.flow}",
+        model=plan.training.model_name,
+        data=plan.training.data.name,
+        device=str(plan.training.device),
+        precision=plan.training.precision,
+        runs=len(tasks),
+        error=None,
+    )
     with record_run(
-        folder.path, to_plain(plan.config), plan.environment, known, started
-    ) as summary:
+        folder.path,
+        to_plain(plan.config),
+        plan.environment,
+        CompareSummary.begin(known),
+        started,
+    ) as recording:
         try:
             for task in tasks:
                 if task.name not in outcomes:
@@ -147,13 +155,13 @@ def _run(
                     _write(comparison)
         finally:
             content = _write(comparison)
-            summary["statuses"] = content["statuses"]
+            recording.set(statuses=content.statuses)
         bad = [task.name for task in tasks if outcomes[task.name].status != "ok"]
         if bad:
             error = f"{len(bad)} of {len(tasks)} runs did not end well: {', '.join(bad)}"
-            summary |= {"status": "failed", "error": error}
+            recording.set(status="failed", error=error)
     shutil.rmtree(folder.cache, ignore_errors=True)
-    return content | {"folder": str(folder.path), "error": summary["error"]}
+    return ComparisonResult.of(content, folder=str(folder.path), error=recording.summary.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,12 +267,12 @@ def _report_progress(
         warn(f"{line}: {outcome.error}; see {folder.log_file(task.name)}")
         return
     others = outcome.other_cpu_cores or 0.0
-    if others > OTHERS_CORES_RATIO * plan.environment["cpu_count"]:
+    if others > OTHERS_CORES_RATIO * (plan.environment.cpu_count or 1):
         warn(f"{task.name}: something else kept {others:.1f} cores busy meanwhile")
     note(f"{line}; about {format_duration(left, 'en')} left")
 
 
-def _write(comparison: _Comparison) -> dict[str, Any]:
+def _write(comparison: _Comparison) -> ComparisonResults:
     """Rewrite the comparison's two files with what there is."""
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
     results = [comparison.results.get(cell.name) or read_result(cell) for cell in comparison.cells]

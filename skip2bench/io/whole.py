@@ -18,13 +18,13 @@ from typing import Any
 import yaml
 
 
-def to_json(content: dict[str, Any]) -> str:
-    """`content` as JSON text with a line end; NaN and infinities become null."""
+def to_json(content: object) -> str:
+    """A record or plain content as JSON text with a line end; NaN and infinities become null."""
     return json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n"
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as JSON, whole or not at all; NaN and infinities become null."""
+def write_json(path: Path, content: object) -> None:
+    """Write a record or plain content as JSON, whole or not at all; see `to_json`."""
     write_bytes(path, to_json(content).encode())
 
 
@@ -60,7 +60,9 @@ def _as_cell(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """Replace what JSON has no word for (NaN, infinities) by null, at any depth."""
+    """Replace records by plain content and NaN and infinities by null, at any depth."""
+    if hasattr(value, "to_plain"):
+        value = value.to_plain()
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

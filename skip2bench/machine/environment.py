@@ -15,6 +15,7 @@ import torch
 from skip2bench import __version__
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.whole import utc_now
+from skip2bench.machine.environment_record import Environment, GpuRecord
 from skip2bench.machine.hardware import (
     count_cores,
     installed_version,
@@ -24,7 +25,7 @@ from skip2bench.machine.hardware import (
 )
 
 
-def describe_environment(device: torch.device, arguments: Sequence[str]) -> dict[str, Any]:
+def describe_environment(device: torch.device, arguments: Sequence[str]) -> Environment:
     """Describe this machine and process as the content of `environment.json`.
 
     Args:
@@ -32,24 +33,24 @@ def describe_environment(device: torch.device, arguments: Sequence[str]) -> dict
         arguments: The command line after `skip2bench`, to repeat the run.
     """
     commit, dirty = _read_commit()
-    return {
-        "started_at": utc_now(),
-        "command": shlex.join(["skip2bench", *arguments]),
-        "platform": platform.platform(),
-        "processor": read_processor_name(),
-        "cpu_count": count_cores(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpu": _describe_gpu(device),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "litgpt": installed_version("litgpt"),
-        "lightning": installed_version("lightning"),
-        "skip2bench": __version__,
-        "threads": torch.get_num_threads(),
-        "commit": commit,
-        "dirty": dirty,
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }
+    return Environment(
+        started_at=utc_now(),
+        command=shlex.join(["skip2bench", *arguments]),
+        platform=platform.platform(),
+        processor=read_processor_name(),
+        cpu_count=count_cores(),
+        memory_bytes=psutil.virtual_memory().total,
+        gpu=_describe_gpu(device),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        litgpt=installed_version("litgpt"),
+        lightning=installed_version("lightning"),
+        skip2bench=__version__,
+        threads=torch.get_num_threads(),
+        commit=commit,
+        dirty=dirty,
+        load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -92,23 +93,23 @@ def weights_dtype(precision: str) -> torch.dtype:
     return {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(precision, torch.float32)
 
 
-def _describe_gpu(device: torch.device) -> dict[str, Any] | None:
+def _describe_gpu(device: torch.device) -> GpuRecord | None:
     if device.type != "cuda":
         return None
     properties = torch.cuda.get_device_properties(device)
     driver, power_limit = read_gpu_driver(f"GPU-{getattr(properties, 'uuid', '')}")
-    return {
-        "name": properties.name,
-        "memory_bytes": properties.total_memory,
-        "compute_capability": f"{properties.major}.{properties.minor}",
-        "driver": driver,
-        "power_limit_watts": power_limit,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+    return GpuRecord(
+        name=properties.name,
+        memory_bytes=properties.total_memory,
+        compute_capability=f"{properties.major}.{properties.minor}",
+        driver=driver,
+        power_limit_watts=power_limit,
+        cuda=torch.version.cuda,
+        cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         **_read_tf32(),
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_deterministic": torch.backends.cudnn.deterministic,
-    }
+        cudnn_benchmark=torch.backends.cudnn.benchmark,
+        cudnn_deterministic=torch.backends.cudnn.deterministic,
+    )
 
 
 def _read_tf32() -> dict[str, Any]:

@@ -9,13 +9,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from skip2bench.io import units
+from skip2bench.io.record import Record
 from skip2bench.io.units import Language
 from skip2bench.report.markdown import escape_markdown
 from skip2bench.report.tables import Reduction
+from skip2bench.results.bench_records import PhaseRatio, PhaseTimes
+from skip2bench.results.comparison_records import FigureRatio, FigureSummary
 
 Output = Literal["en", "ja", "screen"]
 """Where a cell is shown: the report in a language, or the terminal, which is English."""
-Row = Mapping[str, Any]
+Row = Mapping[str, Any] | Record
+"""Of a benchmark a mapping, of a comparison a record."""
 Format = Callable[[Any, Output], str]
 """Text of a figure that is there; a column writes "-" for one that is not."""
 
@@ -65,6 +69,11 @@ class Fit:
     requested_bytes: int | None = None
 
 
+def read(row: Row, key: str) -> Any:
+    """What a row keeps by a key."""
+    return getattr(row, key) if isinstance(row, Record) else row[key]
+
+
 def render_markdown(columns: Sequence[Column], rows: Sequence[Row], lang: Language) -> str:
     """The table in Markdown, without an end of line."""
     shown = [
@@ -90,7 +99,9 @@ def to_plain(columns: Sequence[Column], rows: Sequence[Row]) -> list[dict[str, A
 
 def _to_plain(figure: Any) -> Any:
     if isinstance(figure, Fit):
-        return figure.value
+        figure = figure.value
+    if isinstance(figure, Record):
+        return figure.to_plain()
     return asdict(figure) if isinstance(figure, Reduction) else figure
 
 
@@ -112,30 +123,30 @@ def show_duration(seconds: float, output: Output) -> str:
 def over_runs(show: Format, *, is_brief: bool = False) -> Format:
     """Of a figure over runs: mean ± standard deviation, on a brief terminal the mean alone."""
 
-    def show_figure(figure: Row, output: Output) -> str:
+    def show_figure(figure: FigureSummary, output: Output) -> str:
         if output == "screen" and is_brief:
-            return show(figure["mean"], output)
+            return show(figure.mean, output)
         return show_spread(figure, lambda value: show(value, output))
 
     return show_figure
 
 
-def show_spread(figure: Row, render: Callable[[float], str]) -> str:
+def show_spread(figure: FigureSummary, render: Callable[[float], str]) -> str:
     """Mean ± standard deviation, with a ± only where the figure varied."""
-    mean = render(figure["mean"])
-    if figure["n"] == 1 or figure["std"] == 0:
+    mean = render(figure.mean)
+    if figure.n == 1 or figure.std == 0:
         return mean
-    return f"{mean} ± {render(figure['std']).removeprefix('+')}"
+    return f"{mean} ± {render(figure.std).removeprefix('+')}"
 
 
-def show_ratio(ratio: Row, output: Output) -> str:
+def show_ratio(ratio: FigureRatio, output: Output) -> str:
     """A paired ratio with its interval, or that there is no difference."""
-    middle = units.format_significant(ratio["ratio"])
-    if ratio["low"] is None:
+    middle = units.format_significant(ratio.ratio)
+    if ratio.low is None or ratio.high is None:
         return middle
-    if not ratio["is_difference"]:
+    if not ratio.is_difference:
         middle = f"≈ {middle}" if output == "screen" else _NO_DIFFERENCE[output]
-    return f"{middle} {_interval(ratio['low'], ratio['high'], units.format_significant)}"
+    return f"{middle} {_interval(ratio.low, ratio.high, units.format_significant)}"
 
 
 def show_reduction(reduction: Reduction, output: Output) -> str:
@@ -149,10 +160,12 @@ def show_reduction(reduction: Reduction, output: Output) -> str:
     return f"{middle} {_interval(reduction.low, reduction.high, units.format_percent)}"
 
 
-def show_speedup(ratio: Row, _: Output) -> str:
+def show_speedup(ratio: PhaseRatio, _: Output) -> str:
     """Baseline's time over this one's, with its interval: the inverse of the stored ratio."""
-    low, high = ratio.get("low"), ratio.get("high")
-    middle = units.format_significant(1 / ratio["ratio"])
+    if not ratio.ratio:
+        return "-"
+    low, high = ratio.low, ratio.high
+    middle = units.format_significant(1 / ratio.ratio)
     if low is None or high is None:
         return middle
     sign = "≈ " if low <= 1 <= high else ""
@@ -163,14 +176,14 @@ def show_phase(phase: Fit, output: Output) -> str:
     """A phase's median; the terminal says "oom" in every cell, the report in one of the row."""
     if output == "screen":
         if phase.value:
-            return units.format_seconds(phase.value["median_seconds"])
+            return units.format_seconds(phase.value.median_seconds)
         return "oom" if phase.status == "oom" else "-"
     return show_median(phase.value)
 
 
-def show_median(phase: Row | None) -> str:
+def show_median(phase: PhaseTimes | None) -> str:
     """Median ± standard deviation of a phase, in milliseconds."""
-    values = [(phase or {}).get(f"{name}_seconds") for name in ("median", "std")]
+    values = [phase.median_seconds, phase.std_seconds] if phase else [None]
     known = [units.format_milliseconds(value) for value in values if value is not None]
     return " ± ".join(known) if values[0] is not None else "-"
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from skip2bench.io.units import Language
 from skip2bench.report import charts
 from skip2bench.report.markdown import shorten, to_line
+from skip2bench.results.bench_records import PhaseTimes
+from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.curves import LossCurve
 
 if TYPE_CHECKING:
@@ -301,7 +303,7 @@ def _to_svg(figure: "Figure") -> str:
     return re.sub(_INK, "currentColor", text[text.index("<svg") :], flags=re.IGNORECASE)
 
 
-Entry = Mapping[str, Any]
+Entry = ComparedConfiguration
 _PHASES = ("forward", "backward", "cached_backward", "optimizer")
 _COST_EPOCHS = 10
 MAX_SHOWN = 16
@@ -331,18 +333,18 @@ def draw_charts(
         bars = [_memory_bars(row) for row in bench_rows]
         drawn["memory"] = charts.draw_bars(bars, ("peak", "saved"), "mebibytes", lang)
     series = [
-        _combine_curves(entry["label"], curves[entry["name"]])
+        _combine_curves(entry.label, curves[entry.name])
         for entry in entries
-        if curves.get(entry["name"])
+        if curves.get(entry.name)
     ]
     if series:
         drawn["losses"] = charts.draw_losses(series, lang)
-    points = [_make_point(entry) for entry in entries if entry["figures"]]
+    points = [_make_point(entry) for entry in entries if entry.figures]
     if len(points) > 1:
         drawn["tradeoff"] = charts.draw_tradeoff(points, lang)
     lines = make_cost_lines(entries)
     if len(lines) > 1:
-        epochs = max(_COST_EPOCHS, *(_epochs(entry) for entry in entries if entry["figures"]))
+        epochs = max(_COST_EPOCHS, *(_epochs(entry) for entry in entries if entry.figures))
         drawn["costs"] = charts.draw_costs(lines, epochs, lang)
     return drawn
 
@@ -351,21 +353,21 @@ def make_cost_lines(entries: Sequence[Entry]) -> list[charts.CostLine]:
     """What each configuration costs: its cache and its epochs; peers and controls left out."""
     return [
         charts.CostLine(
-            label=entry["label"],
+            label=entry.label,
             start_seconds=_mean(entry, "cache_build_seconds"),
             epoch_seconds=_mean(entry, "epoch_seconds"),
         )
         for entry in entries
-        if not entry["peer"] and not entry["is_aa"] and "epoch_seconds" in entry["figures"]
+        if not entry.peer and not entry.is_aa and "epoch_seconds" in entry.figures
     ]
 
 
 def _phase_bars(row: Mapping[str, Any]) -> charts.Bars:
-    phases = [row[phase] or {} for phase in _PHASES]
+    phases = [row[phase] or PhaseTimes() for phase in _PHASES]
     return charts.Bars(
         label=row["label"],
-        values=[_times(phase.get("median_seconds"), 1000) for phase in phases],
-        errors=[_times(phase.get("std_seconds"), 1000) for phase in phases],
+        values=[_times(phase.median_seconds, 1000) for phase in phases],
+        errors=[_times(phase.std_seconds, 1000) for phase in phases],
     )
 
 
@@ -404,13 +406,13 @@ def _mean_of(values: Sequence[float]) -> float:
 
 
 def _make_point(entry: Entry) -> charts.Point:
-    seconds, loss = entry["figures"]["train_seconds"], entry["figures"]["final_val_loss"]
+    seconds, loss = entry.figures["train_seconds"], entry.figures["final_val_loss"]
     return charts.Point(
-        label=entry["label"],
-        seconds=seconds["mean"],
-        loss=loss["mean"],
-        seconds_error=seconds["std"],
-        loss_error=loss["std"],
+        label=entry.label,
+        seconds=seconds.mean,
+        loss=loss.mean,
+        seconds_error=seconds.std,
+        loss_error=loss.std,
     )
 
 
@@ -419,8 +421,8 @@ def _epochs(entry: Entry) -> int:
 
 
 def _mean(entry: Entry, name: str) -> float:
-    figure = entry["figures"].get(name)
-    return float(figure["mean"]) if figure else 0.0
+    figure = entry.figures.get(name)
+    return figure.mean if figure else 0.0
 
 
 def _times(value: float | None, factor: float) -> float | None:

@@ -20,6 +20,7 @@ from skip2bench.report.cells import (
     Row,
     over_runs,
     plain,
+    read,
     render_markdown,
     show_duration,
     show_first_phase,
@@ -32,6 +33,7 @@ from skip2bench.report.cells import (
     show_speedup,
     to_plain,
 )
+from skip2bench.results.comparison_records import FigureSummary
 
 _BYTES, _COUNT = plain(units.format_bytes), plain(units.format_count)
 _PERCENT, _SIGNIFICANT = plain(units.format_percent), plain(units.format_significant)
@@ -70,64 +72,64 @@ def collect_tables(data: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def _of_runs(name: str) -> Callable[[Row], Any]:
     """A figure over a configuration's runs, as `stats.Summary` has it."""
-    return lambda entry: entry["figures"].get(name)
+    return lambda entry: read(entry, "figures").get(name)
 
 
 def _of_cache(name: str) -> Callable[[Row], Any]:
     """The same, of a method that has a cache."""
-    return lambda entry: entry["figures"].get(name) if _is_cached(entry) else None
+    return lambda entry: read(entry, "figures").get(name) if _is_cached(entry) else None
 
 
 def _is_cached(entry: Row) -> bool:
-    return find_method(entry["method"]).is_cached
+    return find_method(read(entry, "method")).is_cached
 
 
 def _against_baseline(name: str) -> Callable[[Row], Any]:
     """A paired ratio; the baseline has none to itself."""
     return lambda entry: (
-        None if entry["is_baseline"] else entry["against_baseline"].get(name) or None
+        None if read(entry, "is_baseline") else read(entry, "against_baseline").get(name)
     )
 
 
 def _phase(name: str) -> Callable[[Row], Fit]:
-    return lambda row: Fit(value=row[name], status="oom" if row["is_oom"] else "ok")
+    return lambda row: Fit(value=read(row, name), status="oom" if read(row, "is_oom") else "ok")
 
 
 def _speedup(phase: str) -> Callable[[Row], Any]:
-    return lambda row: row["ratios"].get(phase)
+    return lambda row: read(row, "ratios").get(phase)
 
 
 def _speedup_by_flops(row: Row) -> float | None:
     """Baseline's FLOPs of backward / this one's."""
-    reduction = row["backward_flops_reduction"]
+    reduction = read(row, "backward_flops_reduction")
     return None if reduction is None or reduction == 1 else 1 / (1 - reduction)
 
 
 def _memory(name: str) -> Callable[[Row], Any]:
-    return lambda row: row["memory"][name]
+    return lambda row: read(row, "memory")[name]
 
 
 def _size(name: str) -> Callable[[Row], Fit]:
     return lambda row: Fit(
-        value=row["memory"][name],
-        status=row["memory"]["status"] or "ok",
-        requested_bytes=row["memory"]["requested_bytes"],
+        value=read(row, "memory")[name],
+        status=read(row, "memory")["status"] or "ok",
+        requested_bytes=read(row, "memory")["requested_bytes"],
     )
 
 
 def _peaks(phase: str) -> Callable[[Row], Any]:
     def find(row: Row) -> Any:
-        peaks = row["memory"]["phases"].get(phase)
+        peaks = read(row, "memory")["phases"].get(phase)
         return peaks if peaks and peaks["peak"] is not None else None
 
     return find
 
 
-def _show_part(part: Row, _: object) -> str:
+def _show_part(part: Mapping[str, int], _: object) -> str:
     return f"{part['runs']} / {part['of']}"
 
 
-def _show_peaks(peaks: Row, _: object) -> str:
+def _show_peaks(peaks: Mapping[str, Any], _: object) -> str:
     reserved = peaks["reserved"]
     return (
         f"{units.format_bytes(peaks['peak'])} "
@@ -141,16 +143,18 @@ LABEL = Column(
     key="label",
     en="Configuration",
     ja="設定",
-    figure=itemgetter("label"),
+    figure=lambda row: read(row, "label"),
     show=show_label,
     is_text=True,
 )
-_RUNS = Column(key="n", en="n", ja="n", figure=lambda entry: len(entry["seeds"]), show=plain(str))
+_RUNS = Column(
+    key="n", en="n", ja="n", figure=lambda entry: len(read(entry, "seeds")), show=plain(str)
+)
 
 
 def _own(key: str, en: str, ja: str, show: Format, **more: Any) -> Column:
     """What a row keeps by the column's key."""
-    return Column(key=key, en=en, ja=ja, figure=itemgetter(key), show=show, **more)
+    return Column(key=key, en=en, ja=ja, figure=lambda row: read(row, key), show=show, **more)
 
 
 def _timed(key: str, en: str, ja: str, show: Format = show_phase) -> Column:
@@ -356,7 +360,7 @@ _MICRO_BATCH = Column(
     en="Micro-batch",
     ja="マイクロバッチ",
     # steps from the cache have none
-    figure=lambda entry: None if _is_cached(entry) else entry["micro_batch_size"],
+    figure=lambda entry: None if _is_cached(entry) else read(entry, "micro_batch_size"),
     show=_COUNT,
 )
 _WHOLE_PEAK = (
@@ -384,7 +388,7 @@ _REACHED = Column(
     key="target_reached",
     en="Reached",
     ja="到達",
-    figure=lambda entry: {"runs": entry["target_reached"], "of": len(entry["seeds"])},
+    figure=lambda entry: {"runs": read(entry, "target_reached"), "of": len(read(entry, "seeds"))},
     show=_show_part,
 )
 _FORGETTING = _brief("forgetting", "Forgetting", "忘却", _SIGNED)
@@ -406,24 +410,29 @@ _BEST = {"en": " (best)", "ja": "（最良）"}
 def _list_grid(data: Mapping[str, Any]) -> list[Row]:
     """Each learning rate of each configuration."""
     return [
-        {**row, "label": entry["label"], "is_best": row["learning_rate"] == entry["learning_rate"]}
+        {
+            **row.to_plain(),
+            "label": entry.label,
+            "is_best": row.learning_rate == entry.learning_rate,
+        }
         for entry in data["entries"]
-        for row in entry["grid"]
+        for row in entry.grid
     ]
 
 
-def _loss_at_rate(row: Row) -> Row | None:
-    """As `stats.Summary` has it."""
-    if not row["ok"]:
+def _loss_at_rate(row: Row) -> FigureSummary | None:
+    """Of the runs that ended well."""
+    if not read(row, "ok"):
         return None
-    return {"n": row["ok"], "mean": row["mean_final_val_loss"], "std": row["std_final_val_loss"]}
+    names = {"n": "ok", "mean": "mean_final_val_loss", "std": "std_final_val_loss"}
+    return FigureSummary(**{name: read(row, key) for name, key in names.items()})
 
 
 _LEARNING_RATES = (
     LABEL,
     replace(
         _RATE,
-        figure=lambda row: {"rate": row["learning_rate"], "is_best": row["is_best"]},
+        figure=lambda row: {"rate": read(row, "learning_rate"), "is_best": read(row, "is_best")},
         show=lambda it, output: f"{it['rate']:g}{_BEST[output] if it['is_best'] else ''}",
     ),
     replace(_FINAL_LOSS, figure=_loss_at_rate),
@@ -431,7 +440,7 @@ _LEARNING_RATES = (
         key="ended_well",
         en="Runs that ended well",
         ja="正常終了",
-        figure=lambda row: {"runs": row["ok"], "of": row["runs"]},
+        figure=lambda row: {"runs": read(row, "ok"), "of": read(row, "runs")},
         show=_show_part,
     ),
 )

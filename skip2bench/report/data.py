@@ -9,6 +9,8 @@ from typing import Any
 
 from skip2bench.config.methods import find_method
 from skip2bench.config.options import CONDITIONS
+from skip2bench.io.record import Record
+from skip2bench.machine.environment_record import CheckpointRecord, DataRecord
 from skip2bench.report import charts, tables
 from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
 from skip2bench.report.selection import Selection, list_shown
@@ -22,8 +24,10 @@ from skip2bench.report.verdicts import (
     name_preset,
     pick_presets,
 )
+from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.conditions import group_switches, read_switches
 from skip2bench.results.curves import LossCurve
+from skip2bench.results.reading import AnyRun
 
 HASH_LENGTH = 12
 
@@ -41,11 +45,10 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
     """The data of a report on selected runs, by the names that the templates use."""
     bench = tables.build_bench_rows(selection.bench) if selection.bench else []
     figures = selection.results
-    entries: list[dict[str, Any]] = figures["configurations"] if figures else []
-    entries.sort(key=lambda entry: not entry["is_baseline"])
-    baseline = next((entry for entry in entries if entry["is_baseline"]), None)
+    entries = figures.configurations if figures else ()
+    baseline = next((entry for entry in entries if entry.is_baseline), None)
     environment = collect_environment(selection)
-    warnings = figures["warnings"] if figures else []
+    warnings = figures.warnings if figures else ()
     total = max(len(bench), len(entries))
     load, cores = environment["highest_load"], environment["cpu_count"]
     return {
@@ -54,7 +57,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "figures": figures,
         "entries": entries,
         "baseline": baseline,
-        "best_batch": figures.get("best_batch") or [] if figures else [],
+        "best_batch": figures.best_batch if figures else (),
         "conclusion": find_conclusion(figures) if figures and baseline else None,
         "setup": _collect_setup(selection, entries),
         "bench": bench,
@@ -71,32 +74,28 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "findings": [
             asdict(finding) for finding in diagnose(bench, entries, load, cores[0] if cores else 1)
         ],
-        "busy_cells": [it for it in warnings if it["kind"] == "busy"],
-        "resumed_runs": [it for it in warnings if it["kind"] == "resumed"],
-        "unequal_controls": [it for it in warnings if it["kind"] == "aa"],
+        "busy_cells": [it for it in warnings if it.kind == "busy"],
+        "resumed_runs": [it for it in warnings if it.kind == "resumed"],
+        "unequal_controls": [it for it in warnings if it.kind == "aa"],
         "mismatches": find_mismatches(selection),
-        "peers": [entry for entry in entries if entry["differences"]],
+        "peers": [entry for entry in entries if entry.differences],
         "failed": [
             (name, cell)
-            for name, cell in (figures["cells"].items() if figures else ())
-            if cell["status"] != "ok"
+            for name, cell in (figures.cells.items() if figures else ())
+            if cell.status != "ok"
         ],
         "limits": {"loss": round(100 * WORSE_LOSS_RATIO), "speed": round(100 * SPEED_GAP_RATIO)},
         "missing": find_missing(selection, bench, entries),
     }
 
 
-def collect_curves(
-    selection: Selection, figures: Mapping[str, Any] | None
-) -> dict[str, list[LossCurve]]:
+def collect_curves(selection: Selection) -> dict[str, list[LossCurve]]:
     """Evaluation points of each configuration's runs at its best learning rate, by its name."""
+    results, shown = selection.results, selection.shown.curves
     found = {
-        entry["name"]: [
-            selection.shown.curves[name]
-            for name in list_shown(figures or {}, entry)
-            if name in selection.shown.curves
-        ]
-        for entry in (figures["configurations"] if figures else ())
+        entry.name: [shown[name] for name in list_shown(results, entry) if name in shown]
+        for entry in (results.configurations if results else ())
+        if results
     }
     return {name: curves for name, curves in found.items() if curves}
 
@@ -115,48 +114,45 @@ def collect_environment(selection: Selection) -> dict[str, Any]:
         *("python", "torch", "litgpt", "skip2bench"),
     )
     found: dict[str, Any] = {
-        name: _distinct(environment.get(name) for environment in environments) for name in names
+        name: _distinct(_plain(getattr(it, name)) for it in environments) for name in names
     }
     for name in ("model", "device", "precision"):
-        found[name] = _distinct(run.summary.get(name) for run in runs)
+        found[name] = _distinct(getattr(run.summary, name) for run in runs)
     for name in ("data", "checkpoint"):
-        found[name] = _distinct(
-            _with_short_hash(environment.get(name)) for environment in environments
-        )
+        found[name] = _distinct(_with_short_hash(getattr(it, name)) for it in environments)
     found["commit"] = _distinct(
-        (str(environment["commit"])[:HASH_LENGTH], bool(environment.get("dirty")))
-        for environment in environments
-        if environment.get("commit")
+        (it.commit[:HASH_LENGTH], bool(it.dirty)) for it in environments if it.commit
     )
-    found["started_at"] = sorted(_distinct(run.summary.get("started_at") for run in runs))
-    loads = [load[0] for environment in environments if (load := environment.get("load_average"))]
+    found["started_at"] = sorted(_distinct(run.summary.started_at for run in runs))
+    loads = [it.load_average[0] for it in environments if it.load_average]
     found["highest_load"] = max(loads, default=None)
-    found["commands"] = _distinct(environment.get("command") for environment in environments)
+    found["commands"] = _distinct(it.command for it in environments)
     return found
 
 
 def _collect_setup(
-    selection: Selection, entries: Sequence[Mapping[str, Any]]
+    selection: Selection, entries: Sequence[ComparedConfiguration]
 ) -> dict[str, list[Any]] | None:
     """Batch, samples and seeds of the training runs; their switches where one was on."""
     found = [run.summary for run in selection.shown.runs.values()]
-    if not found:
+    results = selection.results
+    if not found or results is None:
         return None
     names = ("global_batch_size", "micro_batch_size", "train_samples", "val_samples")
-    shown, figures = selection.shown.runs, selection.results or {}
-    own = {e["label"]: [shown[it] for it in list_shown(figures, e) if it in shown] for e in entries}
+    shown = selection.shown.runs
+    own = {e.label: [shown[it] for it in list_shown(results, e) if it in shown] for e in entries}
     switches = group_switches({label: runs for label, runs in own.items() if runs})
-    seeds = sorted({seed for entry in entries for seed in entry["seeds"]})
+    seeds = sorted({seed for entry in entries for seed in entry.seeds})
     return {
-        **{name: _distinct(summary.get(name) for summary in found) for name in names},
+        **{name: _distinct(getattr(summary, name) for summary in found) for name in names},
         "seed": seeds,
         **({"switches": switches} if switches else {}),
     }
 
 
 def _build_parameters(
-    entries: Sequence[Mapping[str, Any]],
-    baseline: Mapping[str, Any] | None,
+    entries: Sequence[ComparedConfiguration],
+    baseline: ComparedConfiguration | None,
     bench: Sequence[tables.Row],
 ) -> list[dict[str, Any]]:
     """Parameter efficiency: of the runs where there are any, else of the benchmark."""
@@ -165,24 +161,24 @@ def _build_parameters(
         return [{**{name: row[name] for name in names}, "extra_parameters": None} for row in bench]
     rows = []
     for entry in entries:
-        own, total = entry["trainable_parameters"], entry["figures"].get("total_parameters")
-        base = baseline["trainable_parameters"] if baseline and entry is not baseline else None
+        own, total = entry.trainable_parameters, entry.figures.get("total_parameters")
+        base = baseline.trainable_parameters if baseline and entry is not baseline else None
         rows.append(
             {
-                "label": entry["label"],
+                "label": entry.label,
                 "trainable_parameters": own,
-                "trainable_ratio": own / total["mean"] if total and total["mean"] and own else None,
+                "trainable_ratio": own / total.mean if total and total.mean and own else None,
                 "trainable_reduction": 1 - own / base if base and own else None,
                 "extra_parameters": own - base if base and own else None,
-                "rank": entry["rank"],
+                "rank": entry.rank,
             }
         )
     return rows
 
 
-def _find_break_even(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _find_break_even(entries: Sequence[ComparedConfiguration]) -> list[dict[str, Any]]:
     lines = make_cost_lines(entries)
-    if not entries or not entries[0]["is_baseline"] or len(lines) < 2:
+    if not entries or not entries[0].is_baseline or len(lines) < 2:
         return []
     return [
         {"label": line.label, "epoch": charts.break_even_epoch(line, lines[0])}
@@ -193,12 +189,15 @@ def _find_break_even(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 def find_mismatches(selection: Selection) -> list[str]:
     """Names of what benchmark and training do not share: model, device, precision, switches."""
-    others = selection.train[:1] or [run for run in (selection.comparison,) if run]
+    others: list[AnyRun] = [*selection.train[:1]]
+    others = others or [run for run in (selection.comparison,) if run]
     if not (selection.bench and others):
         return []
     bench, train = selection.bench.summary, others[0].summary
     found = [
-        name for name in ("model", "device", "precision") if bench.get(name) != train.get(name)
+        name
+        for name in ("model", "device", "precision")
+        if getattr(bench, name) != getattr(train, name)
     ]
     own = read_switches(selection.bench, CONDITIONS)
     theirs = [read_switches(run, CONDITIONS) for run in selection.shown.runs.values()]
@@ -206,7 +205,7 @@ def find_mismatches(selection: Selection) -> list[str]:
 
 
 def find_missing(
-    selection: Selection, bench: Sequence[tables.Row], entries: Sequence[Mapping[str, Any]]
+    selection: Selection, bench: Sequence[tables.Row], entries: Sequence[ComparedConfiguration]
 ) -> list[Missing]:
     """What a full report would need beyond the runs there are, in the order of the report."""
     commands = {
@@ -219,8 +218,11 @@ def find_missing(
     }
     missing = [
         Missing(what=what, command=commands[what])
-        for kind, rows in (("bench", bench), ("train", entries))
-        for what in _missing_methods(kind, rows)
+        for kind, methods in (
+            ("bench", [row["method"] for row in bench]),
+            ("train", [entry.method for entry in entries]),
+        )
+        for what in _missing_methods(kind, methods)
     ]
     has_no: dict[str, Callable[[Mapping[str, Any]], bool]] = {
         "times": lambda row: row["step_seconds"] is None,
@@ -232,20 +234,20 @@ def find_missing(
         labels = tuple(row["label"] for row in bench if lacks(row) and not row["is_oom"])
         if labels:
             missing.append(Missing(what=what, command=commands["bench"], labels=labels))
-    labels = tuple(entry["label"] for entry in entries if not entry["figures"])
+    labels = tuple(entry.label for entry in entries if not entry.figures)
     if labels:
         missing.append(Missing(what="train_figures", command="skip2bench train", labels=labels))
     return missing
 
 
-def _missing_methods(kind: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not rows:
+def _missing_methods(kind: str, methods: Sequence[str | None]) -> list[str]:
+    if not methods:
         return [kind]
     gaps = []
-    methods = [find_method(row["method"]) for row in rows]
-    if not any(method.is_traditional for method in methods):
+    found = [find_method(method) for method in methods]
+    if not any(method.is_traditional for method in found):
         gaps.append(f"{kind}_baseline")
-    if not any(method.is_skip for method in methods):
+    if not any(method.is_skip for method in found):
         gaps.append(f"{kind}_skip")
     return gaps
 
@@ -258,8 +260,11 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
     return found
 
 
-def _with_short_hash(value: Any) -> dict[str, Any] | None:
-    if not isinstance(value, Mapping):
+def _plain(value: Any) -> Any:
+    return value.to_plain() if isinstance(value, Record) else value
+
+
+def _with_short_hash(value: DataRecord | CheckpointRecord | None) -> dict[str, Any] | None:
+    if value is None:
         return None
-    digest = value.get("sha256")
-    return {**value, "sha256": str(digest)[:HASH_LENGTH] if digest else "-"}
+    return {**value.to_plain(), "sha256": value.sha256[:HASH_LENGTH] if value.sha256 else "-"}

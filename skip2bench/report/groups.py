@@ -11,6 +11,12 @@ from typing import Any
 
 from skip2bench.config.methods import find_method
 from skip2bench.report.tables import order_key
+from skip2bench.results.comparison_records import (
+    ComparedCell,
+    ComparedConfiguration,
+    ComparisonResults,
+    Described,
+)
 from skip2bench.results.conditions import OFF, read_options, read_switches, read_variant
 from skip2bench.results.curves import LossCurve
 from skip2bench.results.figures import (
@@ -20,27 +26,28 @@ from skip2bench.results.figures import (
     read_figures,
     summarise_configuration,
 )
-from skip2bench.results.reading import Run
+from skip2bench.results.reading import TrainRun
+from skip2bench.results.run_records import SCHEMA_VERSION
 
 _NEEDED = ("initial_val_loss", "final_val_loss", "train_seconds", "steps")
 
 
-def identify(run: Run) -> tuple[Any, ...]:
+def identify(run: TrainRun) -> tuple[Any, ...]:
     """What makes two comparable runs the same configuration; sorts as `order_key` does."""
     details = read_options(run, "adapter", "variant") | {"micro_batch_size": None}
-    own = (str(run.summary.get("peer")), _micro_batch(run))
+    own = (str(run.summary.peer), _micro_batch(run))
     return (*order_key(run.summary), *map(str, details.values()), *own)
 
 
-def _micro_batch(run: Run) -> int:
+def _micro_batch(run: TrainRun) -> int:
     """Samples in a forward pass; 0 where steps come from Skip-Cache, which knows none."""
-    is_cached = find_method(run.summary.get("method")).is_cached
-    return 0 if is_cached else run.summary.get("micro_batch_size") or 0
+    is_cached = find_method(run.summary.method).is_cached
+    return 0 if is_cached else run.summary.micro_batch_size or 0
 
 
-def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
+def name_runs(runs: Sequence[TrainRun]) -> dict[str, TrainRun]:
     """The runs by the names of their folders, made unlike where two are alike."""
-    named: dict[str, Run] = {}
+    named: dict[str, TrainRun] = {}
     for run in runs:
         name = run.folder.name
         numbers = count(2)
@@ -50,112 +57,120 @@ def name_runs(runs: Sequence[Run]) -> dict[str, Run]:
     return named
 
 
-def combine_runs(runs: Mapping[str, Run], curves: Mapping[str, LossCurve]) -> dict[str, Any]:
+def combine_runs(
+    runs: Mapping[str, TrainRun], curves: Mapping[str, LossCurve]
+) -> ComparisonResults:
     """Comparable train runs in the form of `comparison_results.json`.
 
     Args:
         runs: Finished runs that agree in all but configuration, seed and learning rate, by name.
         curves: Their loss curves, by the same names, of those that have one.
-
-    Returns:
-        `configurations`, `cells`, `learning_rates`, `warnings` and `config` (its `seeds` None).
     """
-    groups: dict[tuple[Any, ...], dict[str, Run]] = {}
+    groups: dict[tuple[Any, ...], dict[str, TrainRun]] = {}
     for name, run in sorted(runs.items(), key=lambda item: identify(item[1])):
         groups.setdefault(identify(run), {})[name] = run
     firsts = [next(iter(group.values())) for group in groups.values()]
-    labels = Counter(run.summary.get("label") for run in firsts)
-    sizes = Counter(
-        label for label, _ in {(r.summary.get("label"), _micro_batch(r)) for r in firsts}
-    )
+    labels = Counter(run.summary.label for run in firsts)
+    sizes = Counter(label for label, _ in {(r.summary.label, _micro_batch(r)) for r in firsts})
     cells: dict[str, list[CellResult]] = {}
-    entries: list[dict[str, Any]] = []
+    described: list[Described] = []
     for number, (first, group) in enumerate(zip(firsts, groups.values(), strict=True)):
         name = str(number)
         own = list(group.values())
         cells[name] = [_make_cell(name, it, run, own, curves.get(it)) for it, run in group.items()]
-        label = first.summary.get("label")
+        label = first.summary.label
         size = _micro_batch(first) if sizes[label] > 1 else None
-        entries.append(_describe(name, first, size, is_shared=labels[label] > 1))
-    baseline = next((e for e in entries if find_method(e["method"]).is_traditional), None)
-    base_cells = cells[baseline["name"]] if baseline else []
-    for entry in entries:
-        entry |= summarise_configuration(cells[entry["name"]], base_cells, None)
-        entry["is_baseline"] = entry is baseline
-        entry["extra_parameters"] = _less(entry, baseline)
+        described.append(_describe(name, first, size, is_shared=labels[label] > 1))
+    baseline = next((e for e in described if find_method(e.method).is_traditional), None)
+    base_cells = cells[baseline.name] if baseline else []
+    entries = [
+        ComparedConfiguration.of(
+            entry,
+            summarise_configuration(cells[entry.name], base_cells, None),
+            is_baseline=entry is baseline,
+            extra_parameters=_less(entry, baseline),
+            differences=first.summary.differences or (),
+        )
+        for entry, first in zip(described, firsts, strict=True)
+    ]
     targets = find_targets(base_cells, None)
     results = [cell for group_cells in cells.values() for cell in group_cells]
-    return {
-        "config": {"seeds": None, "match_params": False, "target_loss": None},
-        "learning_rates": "grid" if any(len(e["grid"]) > 1 for e in entries) else "fixed",
-        "configurations": entries,
-        "cells": {
-            cell.name: {
-                "configuration": cell.configuration,
-                "role": cell.role,
-                "learning_rate": cell.learning_rate,
-                "seed": cell.seed,
-                "status": cell.status,
-                "error": None,
-                "figures": read_figures(cell, targets.get(cell.seed))
-                if cell.status == "ok"
-                else {},
-            }
+    return ComparisonResults(
+        schema_version=SCHEMA_VERSION,
+        config={"seeds": None, "match_params": False, "target_loss": None},
+        learning_rates="grid" if any(len(entry.grid) > 1 for entry in entries) else "fixed",
+        warnings=find_warnings(entries, results, n_cores=1),
+        configurations=tuple(entries),
+        cells={
+            cell.name: ComparedCell(
+                configuration=cell.configuration,
+                role=cell.role,
+                learning_rate=cell.learning_rate,
+                seed=cell.seed,
+                status=cell.status,
+                error=None,
+                figures=read_figures(cell, targets.get(cell.seed)) if cell.status == "ok" else {},
+            )
             for cell in results
         },
-        "warnings": find_warnings(entries, results, n_cores=1),
-    }
+    )
 
 
 def _make_cell(
-    configuration: str, name: str, run: Run, group: Sequence[Run], curve: LossCurve | None
+    configuration: str,
+    name: str,
+    run: TrainRun,
+    group: Sequence[TrainRun],
+    curve: LossCurve | None,
 ) -> CellResult:
     summary = run.summary
     return CellResult(
         name=name,
         configuration=configuration,
         role="reused" if _is_reused(run, group) else "run",
-        learning_rate=float(summary.get("learning_rate") or 0.0),
-        seed=int(summary.get("seed") or 0),
-        status="ok" if all(summary.get(key) is not None for key in _NEEDED) else "incomplete",
-        wall_seconds=summary.get("wall_seconds"),
+        learning_rate=float(summary.learning_rate or 0.0),
+        seed=summary.seed or 0,
+        status="ok" if all(getattr(summary, key) is not None for key in _NEEDED) else "incomplete",
+        wall_seconds=summary.wall_seconds,
         summary=summary,
         curve=curve.points() if curve else (),
     )
 
 
-def _is_reused(run: Run, group: Sequence[Run]) -> bool:
+def _is_reused(run: TrainRun, group: Sequence[TrainRun]) -> bool:
     """True for a run that found its cache kept, where the same run has also built it."""
     own = read_options(run, "repetition", "tuned")
-    return bool(run.summary.get("cache_kept")) and any(
-        not other.summary.get("cache_kept") and read_options(other, "repetition", "tuned") == own
+    return bool(run.summary.cache_kept) and any(
+        not other.summary.cache_kept and read_options(other, "repetition", "tuned") == own
         for other in group
     )
 
 
 def _describe(
-    name: str, run: Run, micro_batch_size: int | None, *, is_shared: bool
-) -> dict[str, Any]:
+    name: str, run: TrainRun, micro_batch_size: int | None, *, is_shared: bool
+) -> Described:
     summary = run.summary
-    label = str(summary.get("label") or run.folder.name)
-    names = ("method", "blocks", "rank", "target", "trainable_parameters")
-    return {
-        "name": name,
-        "label": _label_with_details(run, micro_batch_size) if is_shared else label,
-        **{key: summary.get(key) for key in names},
-        "peer": summary.get("peer"),
-        "is_aa": False,
-        "differences": list(summary.get("differences") or ()),
-    }
+    label = summary.label or run.folder.name
+    return Described(
+        name=name,
+        label=_label_with_details(run, micro_batch_size) if is_shared else label,
+        method=summary.method,
+        blocks=summary.blocks,
+        rank=summary.rank,
+        target=summary.target,
+        peer=summary.peer,
+        is_aa=False,
+        trainable_parameters=summary.trainable_parameters,
+    )
 
 
-def _label_with_details(run: Run, micro_batch_size: int | None) -> str:
+def _label_with_details(run: TrainRun, micro_batch_size: int | None) -> str:
     """The label of a run with its adapter's settings, and its micro-batch where that tells."""
     summary, config = run.summary, run.config
     details = {
-        "blocks": ",".join(map(str, summary.get("blocks") or ())),
-        "target": summary.get("target"),
-        "r": summary.get("rank"),
+        "blocks": ",".join(map(str, summary.blocks or ())),
+        "target": summary.target,
+        "r": summary.rank,
         "alpha": config.get("lora_alpha"),
         "dropout": config.get("lora_dropout"),
         "micro-batch": micro_batch_size,
@@ -163,9 +178,9 @@ def _label_with_details(run: Run, micro_batch_size: int | None) -> str:
         **read_variant(run),
     }
     text = "; ".join(f"{key} {value}" for key, value in details.items() if value not in (None, ""))
-    return f"{summary.get('label')} [{text}]"
+    return f"{summary.label} [{text}]"
 
 
-def _less(entry: dict[str, Any], baseline: dict[str, Any] | None) -> int | None:
-    own, base = entry["trainable_parameters"], (baseline or {}).get("trainable_parameters")
+def _less(entry: Described, baseline: Described | None) -> int | None:
+    own, base = entry.trainable_parameters, baseline.trainable_parameters if baseline else None
     return None if own is None or base is None else own - base

@@ -8,6 +8,7 @@ say the same.
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from urllib.parse import quote
 
 from skip2bench.config.commands import ReportConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.record import Record
 from skip2bench.io.resources import find_resource
 from skip2bench.io.units import Language
 from skip2bench.io.whole import to_json
@@ -24,7 +26,7 @@ from skip2bench.report.data import build_report_data, collect_curves
 from skip2bench.report.markdown import to_printable
 from skip2bench.report.selection import Selection, choose_runs, select_runs
 from skip2bench.report.tables import Reduction
-from skip2bench.results.reading import RESULTS_FILE, read_runs
+from skip2bench.results.reading import RESULTS_FILE, Run, read_runs
 
 
 def render_report(config: ReportConfig) -> str:
@@ -46,7 +48,7 @@ def render_report(config: ReportConfig) -> str:
     data = build_report_data(selection)
     if config.json:
         return to_printable(to_json(_to_plain(data)))
-    curves = collect_curves(selection, data["figures"])
+    curves = collect_curves(selection)
     drawn = draw_charts(data["bench"], data["entries"], curves, config.lang)
     if config.format == "html":
         markdown = _render(config, data, {name: f"chart:{name}" for name in drawn})
@@ -77,10 +79,33 @@ def _nothing_to_report(root: Path, selection: Selection) -> Skip2BenchError:
 def _render(config: ReportConfig, data: Mapping[str, Any], charts: Mapping[str, str]) -> str:
     from skip2bench.report.templates import render_shipped, render_users
 
-    content = {**data, "charts": charts, "tables": render_tables(data, config.lang)}
+    content = _for_templates(data)
+    content |= {"charts": charts, "tables": render_tables(data, config.lang)}
     if config.template is None:
         return render_shipped(config.lang, content)
     return render_users(config.template, config.lang, content)
+
+
+def _for_templates(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with mappings for records: a template may ask them for what a file lacks."""
+    selection: Selection = data["selection"]
+    named = ("bench", "train", "comparison")
+    shown = {name: _plain_records(getattr(selection, name)) for name in named}
+    return {
+        **{name: _plain_records(value) for name, value in data.items()},
+        "selection": replace(selection, **shown),
+    }
+
+
+def _plain_records(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_plain()
+    if isinstance(value, Run):
+        plain: Any = {"summary": value.summary, "environment": value.environment}
+        return replace(value, **_plain_records(plain))
+    if isinstance(value, dict):
+        return {name: _plain_records(inner) for name, inner in value.items()}
+    return [_plain_records(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _write_charts(config: ReportConfig, drawn: Mapping[str, str]) -> dict[str, str]:
@@ -126,12 +151,12 @@ def _to_plain(data: Mapping[str, Any]) -> dict[str, Any]:
         for row in data["bench"]
     ]
     for name in ("baseline", "conclusion"):
-        plain[name] = data[name] and data[name]["label"]
+        plain[name] = data[name] and data[name].label
     plain["picks"] = [
-        pick | {"entry": pick["entry"]["label"], "tied": [entry["label"] for entry in pick["tied"]]}
+        pick | {"entry": pick["entry"].label, "tied": [entry.label for entry in pick["tied"]]}
         for pick in data["picks"]
     ]
-    plain["peers"] = [entry["label"] for entry in data["peers"]]
+    plain["peers"] = [entry.label for entry in data["peers"]]
     return plain
 
 

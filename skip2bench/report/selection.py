@@ -11,12 +11,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.record import explain
 from skip2bench.report.groups import combine_runs, identify, name_runs
+from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
 from skip2bench.results.conditions import read_conditions, read_options
 from skip2bench.results.curves import LossCurve, find_curve
 from skip2bench.results.plain import DamagedFileError
-from skip2bench.results.reading import RESULTS_FILE, Run, find_run, read_comparison
+from skip2bench.results.reading import (
+    RESULTS_FILE,
+    AnyRun,
+    BenchRun,
+    CompareRun,
+    TrainRun,
+    find_run,
+    is_bench,
+    is_comparison,
+    is_train,
+    read_comparison,
+)
 
 Reason = Literal["status", "superseded", "differs", "another", "unreadable"]
 
@@ -38,7 +53,7 @@ class LeftOut:
 class ShownCells:
     """Cells at the best learning rate of their configuration, by the name of the cell."""
 
-    runs: dict[str, Run] = field(default_factory=dict)
+    runs: dict[str, TrainRun] = field(default_factory=dict)
     curves: dict[str, LossCurve] = field(default_factory=dict)
     damaged: dict[Path, str] = field(default_factory=dict)
     """By folder, why a cell's files cannot be read; its figures are in the results file."""
@@ -48,28 +63,28 @@ class ShownCells:
 class Selection:
     """What is compared: a comparison or train runs, and the benchmark that belongs to them."""
 
-    bench: Run | None
-    train: list[Run]
-    comparison: Run | None
+    bench: BenchRun | None
+    train: list[TrainRun]
+    comparison: CompareRun | None
     left_out: list[LeftOut]
-    results: dict[str, Any] | None = None
+    results: ComparisonResults | None = None
     """Content of the comparison's results file, or the train runs in the same form."""
     shown: ShownCells = field(default_factory=ShownCells)
     """What the report shows of the comparison's cells, or of the train runs."""
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[AnyRun]:
         """Every run that is compared; of a comparison, its folder."""
-        others = [run for run in (self.bench, self.comparison) if run]
+        others: list[AnyRun] = [run for run in (self.bench, self.comparison) if run]
         return [*others, *self.train]
 
 
 def choose_runs(
-    runs: Sequence[Run],
+    runs: Sequence[AnyRun],
     root: Path,
     chosen: Sequence[Path],
     unreadable: Mapping[Path, str] | None = None,
-) -> list[Run]:
+) -> list[AnyRun]:
     """Only the runs that were asked for; all of them where none was.
 
     Args:
@@ -83,7 +98,7 @@ def choose_runs(
     """
     if not chosen:
         return list(runs)
-    kept: dict[Path, Run] = {}
+    kept: dict[Path, AnyRun] = {}
     for path in chosen:
         wanted = {Path(os.path.realpath(place)) for place in (path, root / path)}
         found = [run for run in runs if wanted & _place(run.folder)]
@@ -108,7 +123,7 @@ def _place(folder: Path) -> set[Path]:
 
 
 def select_runs(
-    runs: Sequence[Run], root: Path, unreadable: Mapping[Path, str] | None = None
+    runs: Sequence[AnyRun], root: Path, unreadable: Mapping[Path, str] | None = None
 ) -> Selection:
     """Choose what a report compares: the newest set of runs, and the newest benchmark with it.
 
@@ -118,8 +133,8 @@ def select_runs(
         unreadable: By folder, why runs could not be read.
     """
     single = [run for run in runs if run.folder.parent.name != "cells"]
-    train, shown, left_out = _select_train([run for run in single if run.kind == "train"], root)
-    comparisons = [run for run in single if run.kind == "compare"]
+    train, shown, left_out = _select_train([run for run in single if is_train(run)], root)
+    comparisons = [run for run in single if is_comparison(run)]
     comparison, results, others = _select_comparison(comparisons, train[-1:], root)
     left_out += others
     if comparison and results:
@@ -127,8 +142,8 @@ def select_runs(
         train, shown = [], read_cells(comparison.folder, results)
         left_out += [_name_unreadable(*cell, root) for cell in shown.damaged.items()]
     elif train:
-        results = combine_runs(shown.runs, shown.curves)
-    benches = [run for run in single if run.kind == "bench"]
+        results = _combine(shown, root)
+    benches = [run for run in single if is_bench(run)]
     bench = _select_bench(benches, comparison)
     left_out += [
         _leave_out(run, root, "superseded" if _is_finished(run) else "status")
@@ -139,6 +154,9 @@ def select_runs(
         _name_unreadable(folder, error, root) for folder, error in (unreadable or {}).items()
     ]
     left_out.sort(key=lambda item: item.folder)
+    if results:  # the baseline first
+        entries = sorted(results.configurations, key=lambda entry: not entry.is_baseline)
+        results = results.model_copy(update={"configurations": tuple(entries)})
     return Selection(
         bench=bench,
         train=train,
@@ -149,12 +167,28 @@ def select_runs(
     )
 
 
+def _combine(shown: ShownCells, root: Path) -> ComparisonResults:
+    """The train runs in a comparison's form.
+
+    Raises:
+        Skip2BenchError: their ratios are beyond all measure, though no figure is.
+    """
+    try:
+        return combine_runs(shown.runs, shown.curves)
+    except ValidationError as error:
+        raise Skip2BenchError(
+            f"the train runs below {str(root)!r} cannot be compared ({explain(error)}); choose "
+            "some with --run"
+        ) from error
+
+
 def _select_comparison(
-    comparisons: Sequence[Run], newest_train: Sequence[Run], root: Path
-) -> tuple[Run | None, dict[str, Any] | None, list[LeftOut]]:
+    comparisons: Sequence[CompareRun], newest_train: Sequence[TrainRun], root: Path
+) -> tuple[CompareRun | None, ComparisonResults | None, list[LeftOut]]:
     """The newest comparison with results that can be read, unless a train run is newer."""
-    chosen, results = None, None
-    left_out = []
+    chosen: CompareRun | None = None
+    results: ComparisonResults | None = None
+    left_out: list[LeftOut] = []
     for run in reversed(comparisons):
         if not os.path.lexists(run.folder / RESULTS_FILE):
             left_out.append(_leave_out(run, root, "status"))
@@ -170,18 +204,17 @@ def _select_comparison(
     return chosen, results, left_out
 
 
-def _select_train(runs: Sequence[Run], root: Path) -> tuple[list[Run], ShownCells, list[LeftOut]]:
+def _select_train(
+    runs: Sequence[TrainRun], root: Path
+) -> tuple[list[TrainRun], ShownCells, list[LeftOut]]:
     """Finished runs that agree with the newest one, oldest first; of repetitions the newest."""
     left_out = [_leave_out(run, root, "status") for run in runs if not _is_finished(run)]
-    kept: dict[tuple[Any, ...], Run] = {}
+    kept: dict[tuple[Any, ...], TrainRun] = {}
     curves: dict[Path, LossCurve] = {}
     conditions: dict[str, Any] = {}
     for run in reversed([run for run in runs if _is_finished(run)]):
         differences = _find_differences(read_conditions(run), conditions) if conditions else {}
-        details = (
-            *read_options(run, "repetition", "tuned").values(),
-            run.summary.get("cache_kept"),
-        )
+        details = (*read_options(run, "repetition", "tuned").values(), run.summary.cache_kept)
         key = (*identify(run), *map(str, details))
         if differences:
             left_out.append(_leave_out(run, root, "differs", differences))
@@ -207,15 +240,15 @@ def _select_train(runs: Sequence[Run], root: Path) -> tuple[list[Run], ShownCell
     return train, shown, left_out
 
 
-def _select_bench(benches: Sequence[Run], comparison: Run | None) -> Run | None:
+def _select_bench(benches: Sequence[BenchRun], comparison: CompareRun | None) -> BenchRun | None:
     """A comparison's own benchmark, else the newest that has finished."""
     finished = [run for run in benches if _is_finished(run)]
     own = [run for run in finished if comparison and run.folder.parent == comparison.folder]
     return next(reversed(own or finished), None)
 
 
-def _is_finished(run: Run) -> bool:
-    return run.summary.get("status") == "ok"
+def _is_finished(run: AnyRun) -> bool:
+    return run.summary.status == "ok"
 
 
 def _find_differences(
@@ -225,17 +258,17 @@ def _find_differences(
 
 
 def _leave_out(
-    run: Run,
+    run: AnyRun,
     root: Path,
     reason: Reason,
     differences: dict[str, tuple[Any, Any]] | None = None,
 ) -> LeftOut:
     return LeftOut(
         folder=run.folder.relative_to(root).as_posix(),
-        label=str(run.summary.get("label") or run.kind),
+        label=run.label,
         reason=reason,
-        status=str(run.summary.get("status")),
-        error=run.summary.get("error"),
+        status=run.summary.status,
+        error=run.summary.error,
         differences=differences or {},
     )
 
@@ -250,7 +283,7 @@ def _name_unreadable(folder: Path, error: str, root: Path) -> LeftOut:
     )
 
 
-def read_cells(folder: Path, results: Mapping[str, Any]) -> ShownCells:
+def read_cells(folder: Path, results: ComparisonResults) -> ShownCells:
     """Read what the report shows of a comparison's cells; cells without a run folder are skipped.
 
     Args:
@@ -258,13 +291,15 @@ def read_cells(folder: Path, results: Mapping[str, Any]) -> ShownCells:
         results: Content of its results file, checked.
     """
     found = ShownCells()
-    for entry in results["configurations"]:
+    for entry in results.configurations:
         for name in list_shown(results, entry):
             cell = folder / "cells" / name
             if not cell.is_dir():
                 continue
             try:
                 run = find_run(cell)
+                if not is_train(run):
+                    raise DamagedFileError(f"it is a {run.kind} run, where a train run belongs")
                 curve = find_curve(run)
             except DamagedFileError as error:
                 found.damaged[cell] = str(error)
@@ -275,10 +310,10 @@ def read_cells(folder: Path, results: Mapping[str, Any]) -> ShownCells:
     return found
 
 
-def list_shown(results: Mapping[str, Any], entry: Mapping[str, Any]) -> Iterator[str]:
+def list_shown(results: ComparisonResults, entry: ComparedConfiguration) -> Iterator[str]:
     """Names of a configuration's cells whose curves are shown; none of a control run."""
-    for name, cell in results["cells"].items():
-        is_own = cell["configuration"] == entry["name"] and not entry["is_aa"]
-        is_shown = cell["role"] == "run" and cell["status"] == "ok"
-        if is_own and is_shown and cell["learning_rate"] == entry["learning_rate"]:
+    for name, cell in results.cells.items():
+        is_own = cell.configuration == entry.name and not entry.is_aa
+        is_shown = cell.role == "run" and cell.status == "ok"
+        if is_own and is_shown and cell.learning_rate == entry.learning_rate:
             yield name

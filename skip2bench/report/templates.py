@@ -31,6 +31,8 @@ from skip2bench.report.markdown import (
     shorten,
     shorten_hash,
 )
+from skip2bench.results.bench_records import PhaseTimes
+from skip2bench.results.comparison_records import FigureSummary
 
 MAX_TEXT = 20_000_000
 """Characters that a user's template may make; a report has some ten thousand."""
@@ -146,7 +148,7 @@ def _prepare(kind: type[Environment], lang: Language, **options: Any) -> Environ
     }
     environment.filters |= {
         "spread": partial(_spread, formats=formats),
-        "median_ms": show_median,
+        "median_ms": _median,
         "code": escape_code,
         "code_span": quote_code,
         "shell_word": lambda value: shlex.quote(str(value)),
@@ -158,7 +160,11 @@ def _prepare(kind: type[Environment], lang: Language, **options: Any) -> Environ
 
 def _spread(figure: Any, kind: str, formats: Mapping[str, Callable[..., str]]) -> str:
     """A figure over runs: mean ± standard deviation, with a ± only where it varied."""
-    return show_spread(figure, formats[kind]) if figure else "-"
+    return show_spread(FigureSummary.model_validate(figure), formats[kind]) if figure else "-"
+
+
+def _median(phase: Any) -> str:
+    return show_median(PhaseTimes.model_validate(phase) if phase else None)
 
 
 def _or_dash(value: Any, render: Callable[..., str]) -> str:

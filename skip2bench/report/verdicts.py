@@ -5,17 +5,17 @@ of their ratio leaves 1 out. The diagnosis is section 10 of the guide: rules tha
 apply. Words are the claims' alone: a finding names its rule, and the templates say the rest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from skip2bench.config.blocks import BLOCK_PRESETS
 from skip2bench.config.methods import find_method
 from skip2bench.io.units import Language
+from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
 from skip2bench.results.stats import Ratio, paired_ratio
 
-Content = Mapping[str, Any]
-Entry = Mapping[str, Any]
+Entry = ComparedConfiguration
 
 EQUAL_PARAMETERS_RATIO = 0.02
 """Configurations whose trainable parameters differ by less are taken as equal in them."""
@@ -72,7 +72,7 @@ class Pick:
     @property
     def is_tested(self) -> bool:
         """False where one run of it is all there is."""
-        return len(self.entry["seeds"]) > 1
+        return len(self.entry.seeds) > 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +89,13 @@ class Claim:
     """None where it was not measured, or in one run alone."""
 
 
-def find_conclusion(content: Content) -> Entry | None:
+def find_conclusion(content: ComparisonResults) -> Entry | None:
     """The Skip2-LoRA configuration to speak of first, or None without one to compare.
 
     The fastest of those whose final loss is not above the baseline's beyond the noise; where all
     are, the one with the lowest loss.
     """
-    entries = [entry for entry in _skip2(content) if entry["against_baseline"]]
+    entries = [entry for entry in _skip2(content) if entry.against_baseline]
     good = [entry for entry in entries if not _is_worse(entry)]
     if good:
         return min(good, key=lambda entry: _mean(entry, "train_seconds"))
@@ -103,19 +103,19 @@ def find_conclusion(content: Content) -> Entry | None:
 
 
 def _is_worse(entry: Entry) -> bool:
-    ratio = entry["against_baseline"].get("final_val_loss")
+    ratio = entry.against_baseline.get("final_val_loss")
     if not ratio:
         return False
-    return bool(ratio["ratio"] > 1 and (ratio["is_difference"] or ratio["low"] is None))
+    return ratio.ratio > 1 and (ratio.is_difference or ratio.low is None)
 
 
-def pick_presets(content: Content) -> list[Pick]:
+def pick_presets(content: ComparisonResults) -> list[Pick]:
     """The configuration of Skip2-LoRA for speed, for balance and for accuracy.
 
     Speed: the shortest training clock. Accuracy: the lowest final loss. Balance: the fastest of
     those whose loss cannot be told from the lowest. Empty with fewer than two to choose from.
     """
-    entries = [entry for entry in _skip2(content) if entry["figures"]]
+    entries = [entry for entry in _skip2(content) if entry.figures]
     if len(entries) < 2:
         return []
     fastest = min(entries, key=lambda entry: _mean(entry, "train_seconds"))
@@ -135,12 +135,14 @@ def pick_presets(content: Content) -> list[Pick]:
 
 def name_preset(entry: Entry) -> str | None:
     """The preset that an entry's blocks are, where they are the first ones."""
-    blocks = list(entry["blocks"] or ())
+    blocks = list(entry.blocks or ())
     found = [name for name, count in BLOCK_PRESETS.items() if blocks == list(range(count))]
     return found[0] if found else None
 
 
-def compare_entries(content: Content, one: Entry, other: Entry, figure: str) -> Ratio | None:
+def compare_entries(
+    content: ComparisonResults, one: Entry, other: Entry, figure: str
+) -> Ratio | None:
     """Ratio of a figure of two configurations, paired by seed; None without a common seed."""
     own, others = (_by_seed(content, entry, figure) for entry in (one, other))
     seeds = sorted(own.keys() & others.keys())
@@ -150,7 +152,7 @@ def compare_entries(content: Content, one: Entry, other: Entry, figure: str) -> 
 
 
 def _find_tied(
-    content: Content, chosen: Entry, entries: Sequence[Entry], figure: str
+    content: ComparisonResults, chosen: Entry, entries: Sequence[Entry], figure: str
 ) -> list[Entry]:
     tied = []
     for entry in entries:
@@ -160,19 +162,21 @@ def _find_tied(
     return tied
 
 
-def _by_seed(content: Content, entry: Entry, figure: str) -> dict[int, float]:
+def _by_seed(content: ComparisonResults, entry: Entry, figure: str) -> dict[int, float]:
     return {
-        cell["seed"]: cell["figures"][figure]
-        for cell in content["cells"].values()
-        if cell["configuration"] == entry["name"]
-        and cell["role"] == "run"
-        and cell["status"] == "ok"
-        and cell["learning_rate"] == entry["learning_rate"]
-        and figure in cell["figures"]
+        cell.seed: cell.figures[figure]
+        for cell in content.cells.values()
+        if cell.configuration == entry.name
+        and cell.role == "run"
+        and cell.status == "ok"
+        and cell.learning_rate == entry.learning_rate
+        and figure in cell.figures
     }
 
 
-def check_claims(content: Content | None, bench_rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+def check_claims(
+    content: ComparisonResults | None, bench_rows: Sequence[Mapping[str, Any]]
+) -> list[Claim]:
     """The guide's claims, and the paper's, each with the figure found here.
 
     Figures are reductions against the baseline, 1 for 100 %, but for the loss, which is a ratio.
@@ -193,12 +197,12 @@ def check_claims(content: Content | None, bench_rows: Sequence[Mapping[str, Any]
 def _parameters(
     name: str, expected: float, skip2: Sequence[Entry], baseline: Entry | None, *, blocks: int
 ) -> Claim:
-    entry = next((e for e in skip2 if len(e["blocks"] or ()) == blocks), None)
+    entry = next((e for e in skip2 if len(e.blocks or ()) == blocks), None)
     share = _share(entry, baseline)
     if entry is None or share is None:
         return Claim(name=name, label=None, found=None, holds=None)
     found = 1 - share
-    return Claim(name=name, label=entry["label"], found=found, holds=abs(found - expected) < 0.005)
+    return Claim(name=name, label=entry.label, found=found, holds=abs(found - expected) < 0.005)
 
 
 def _backward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
@@ -231,15 +235,15 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
     return [Claim(name="memory", label=label, found=it, holds=it >= 0.6) for label, it in found]
 
 
-def _eight_blocks(content: Content | None, skip2: Sequence[Entry]) -> list[Claim]:
-    eight = next((e for e in skip2 if len(e["blocks"] or ()) == 8 and e["figures"]), None)
+def _eight_blocks(content: ComparisonResults | None, skip2: Sequence[Entry]) -> list[Claim]:
+    eight = next((e for e in skip2 if len(e.blocks or ()) == 8 and e.figures), None)
     claims = []
     for name, figure in (
         ("eight_accuracy", "final_val_loss"),
         ("eight_memory", "peak_memory_bytes"),
     ):
-        others = [e for e in skip2 if e is not eight and figure in e["figures"]]
-        if content is None or eight is None or figure not in eight["figures"] or not others:
+        others = [e for e in skip2 if e is not eight and figure in e.figures]
+        if content is None or eight is None or figure not in eight.figures or not others:
             claims.append(Claim(name=name, label=None, found=None, holds=None))
             continue
         rival = min(others, key=lambda e, figure=figure: _mean(e, figure))  # type: ignore[misc]
@@ -247,7 +251,7 @@ def _eight_blocks(content: Content | None, skip2: Sequence[Entry]) -> list[Claim
         claims.append(
             Claim(
                 name=name,
-                label=rival["label"],
+                label=rival.label,
                 found=ratio.ratio if ratio else None,
                 low=ratio.low if ratio else None,
                 high=ratio.high if ratio else None,
@@ -279,19 +283,19 @@ def _forward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
 def _training_time(skip2: Sequence[Entry], baseline: Entry | None) -> list[Claim]:
     claims = []
     for entry in skip2:
-        ratio = entry["against_baseline"].get("train_seconds")
+        ratio = entry.against_baseline.get("train_seconds")
         share = _share(entry, baseline)
         if not ratio or share is None or abs(share - 1) > EQUAL_PARAMETERS_RATIO:
             continue
         claims.append(
             Claim(
                 name="training_time",
-                label=entry["label"],
-                found=1 - ratio["ratio"],
-                low=None if ratio["high"] is None else 1 - ratio["high"],
-                high=None if ratio["low"] is None else 1 - ratio["low"],
+                label=entry.label,
+                found=1 - ratio.ratio,
+                low=None if ratio.high is None else 1 - ratio.high,
+                high=None if ratio.low is None else 1 - ratio.low,
                 # contradicted only where the whole interval falls short
-                holds=None if ratio["low"] is None else 1 - ratio["low"] >= 0.9,
+                holds=None if ratio.low is None else 1 - ratio.low >= 0.9,
             )
         )
     return claims or [Claim(name="training_time", label=None, found=None, holds=None)]
@@ -299,24 +303,25 @@ def _training_time(skip2: Sequence[Entry], baseline: Entry | None) -> list[Claim
 
 def _share(entry: Entry | None, baseline: Entry | None) -> float | None:
     """Trainable parameters of an entry / the baseline's."""
-    own, base = ((it or {}).get("trainable_parameters") for it in (entry, baseline))
+    own, base = (it.trainable_parameters if it else None for it in (entry, baseline))
     return None if own is None or not base else float(own / base)
 
 
-def _skip2(content: Content) -> Sequence[Entry]:
-    return [e for e in content["configurations"] if find_method(e["method"]).is_cached]
+def _skip2(content: ComparisonResults) -> Sequence[Entry]:
+    return [e for e in content.configurations if find_method(e.method).is_cached]
 
 
-def _find_baseline(content: Content | None) -> Entry | None:
-    entries = content["configurations"] if content else ()
-    return next((entry for entry in entries if entry["is_baseline"]), None)
+def _find_baseline(content: ComparisonResults | None) -> Entry | None:
+    entries = content.configurations if content else ()
+    return next((entry for entry in entries if entry.is_baseline), None)
 
 
 def _mean(entry: Entry, figure: str) -> float:
-    return float(entry["figures"][figure]["mean"])
+    return entry.figures[figure].mean
 
 
 Row = Mapping[str, Any]
+Subject = TypeVar("Subject")
 
 WORSE_LOSS_RATIO = 0.05
 """A final loss above the baseline's by more than this share calls for advice."""
@@ -340,7 +345,10 @@ class Finding:
 
 
 def diagnose(
-    bench_rows: Sequence[Row], entries: Sequence[Entry], highest_load: float | None, n_cores: int
+    bench_rows: Sequence[Row],
+    entries: Sequence[ComparedConfiguration],
+    highest_load: float | None,
+    n_cores: int,
 ) -> list[Finding]:
     """All findings, in the order of the guide: memory, loss, speed, then how far to trust it.
 
@@ -353,21 +361,24 @@ def diagnose(
     found = [
         _find("memory", bench_rows, _saves_no_memory),
         _find("accuracy", entries, _loses_accuracy),
-        _find("edge", entries, lambda e: e["learning_rate_at_edge"]),
+        _find("edge", entries, lambda e: e.learning_rate_at_edge),
         _find("speed", bench_rows, _is_slower_than_flops),
         _find("small_batch", bench_rows, _has_small_steps),
         _find("uncached", entries, _needs_a_cache),
         _find("overhead", entries, _is_dominated_by_overhead),
         _find("unstable", entries, _is_unstable),
-        _find("few_runs", entries, lambda e: 0 < len(e["seeds"]) < 3),
+        _find("few_runs", entries, lambda e: 0 < len(e.seeds) < 3),
     ]
     if highest_load is not None and highest_load > 1.5 * n_cores:
         found.append(Finding(rule="busy", labels=(), figures={"load": highest_load}))
     return [finding for finding in found if finding is not None]
 
 
-def _find(rule: str, rows: Sequence[Row], applies: Any) -> Finding | None:
-    labels = [row["label"] for row in rows if applies(row)]
+def _find(
+    rule: str, subjects: Sequence[Subject], applies: Callable[[Subject], bool]
+) -> Finding | None:
+    found: list[Any] = [it for it in subjects if applies(it)]
+    labels = [it.label if isinstance(it, ComparedConfiguration) else it["label"] for it in found]
     return Finding(rule=rule, labels=labels) if labels else None
 
 
@@ -376,9 +387,9 @@ def _saves_no_memory(row: Row) -> bool:
     return find_method(row["method"]).is_skip and saved is not None and saved <= 0
 
 
-def _loses_accuracy(entry: Entry) -> bool:
-    ratio = entry["against_baseline"].get("final_val_loss")
-    return bool(ratio) and ratio["ratio"] > 1 + WORSE_LOSS_RATIO
+def _loses_accuracy(entry: ComparedConfiguration) -> bool:
+    ratio = entry.against_baseline.get("final_val_loss")
+    return ratio is not None and ratio.ratio > 1 + WORSE_LOSS_RATIO
 
 
 def _is_slower_than_flops(row: Row) -> bool:
@@ -397,22 +408,22 @@ def _has_small_steps(row: Row) -> bool:
 
 
 def _needs_a_cache(entry: Entry) -> bool:
-    method = find_method(entry["method"])
+    method = find_method(entry.method)
     return method.is_skip and not method.is_cached
 
 
-def _is_dominated_by_overhead(entry: Entry) -> bool:
+def _is_dominated_by_overhead(entry: ComparedConfiguration) -> bool:
     """Data and optimizer take more than half of a cached run's steps."""
-    figures = entry["figures"]
+    figures = entry.figures
     names = ("data_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds")
-    is_cached = find_method(entry["method"]).is_cached
+    is_cached = find_method(entry.method).is_cached
     if not is_cached or not all(name in figures for name in names):
         return False
-    means = {name: figures[name]["mean"] for name in names}
+    means = {name: figures[name].mean for name in names}
     overhead = means["data_seconds"] + means["optimizer_seconds"]
     return bool(overhead > DOMINATED_RATIO * sum(means.values()))
 
 
-def _is_unstable(entry: Entry) -> bool:
-    figure = entry["figures"].get("train_seconds")
-    return bool(figure) and figure["std"] > UNSTABLE_RATIO * figure["mean"]
+def _is_unstable(entry: ComparedConfiguration) -> bool:
+    figure = entry.figures.get("train_seconds")
+    return figure is not None and figure.std > UNSTABLE_RATIO * figure.mean

@@ -17,32 +17,28 @@ from skip2bench.config.options import (
     switch_names,
 )
 from skip2bench.config.train import TrainConfig
-from skip2bench.results.reading import Run
+from skip2bench.results.reading import AnyRun, TrainRun
 
 
-def read_conditions(run: Run) -> dict[str, Any]:
+def read_conditions(run: TrainRun) -> dict[str, Any]:
     """What must agree before two train runs are compared; None where it was not recorded."""
     environment = run.environment
-    gpu = _mapping(environment.get("gpu"))
-    versions = [environment.get(name) for name in ("torch", "litgpt", "skip2bench")]
+    gpu, data, checkpoint = environment.gpu, environment.data, environment.checkpoint
+    versions = [environment.torch, environment.litgpt, environment.skip2bench]
     return {
         **read_options(run, *CONDITIONS),
-        "data": _mapping(environment.get("data")).get("sha256"),
-        "checkpoint": _mapping(environment.get("checkpoint")).get("sha256"),
-        "hardware": gpu.get("name") or environment.get("processor"),
-        "threads": environment.get("threads"),
+        "data": data and data.sha256,
+        "checkpoint": checkpoint and checkpoint.sha256,
+        "hardware": (gpu and gpu.name) or environment.processor,
+        "threads": environment.threads,
         "versions": ", ".join(map(str, versions)) if any(versions) else None,
     }
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 OFF = "off"
 
 
-def read_options(run: Run, *roles: Role) -> dict[str, Any]:
+def read_options(run: TrainRun, *roles: Role) -> dict[str, Any]:
     """What a run was with in the options that have one of the roles.
 
     Returns:
@@ -50,11 +46,11 @@ def read_options(run: Run, *roles: Role) -> dict[str, Any]:
         option's own; None where it is not known, and for what is no condition and not taken by the
         run's method.
     """
-    method = find_method(run.summary.get("method"))
+    method = find_method(run.summary.method)
     found: dict[str, Any] = {}
     for item in list_options(TrainConfig, *roles):
         if (recorded_as := item.metadata.get("recorded_as")) is not None:
-            found[recorded_as] = run.summary.get(recorded_as)
+            found[recorded_as] = getattr(run.summary, recorded_as, None)
         else:
             taken_by = item.metadata.get("taken_by")
             is_for_all = taken_by is None or item.metadata["role"] in CONDITIONS
@@ -63,13 +59,13 @@ def read_options(run: Run, *roles: Role) -> dict[str, Any]:
     return found
 
 
-def read_switches(run: Run, roles: Sequence[Role] = (*CONDITIONS, "variant")) -> dict[str, str]:
+def read_switches(run: AnyRun, roles: Sequence[Role] = (*CONDITIONS, "variant")) -> dict[str, str]:
     """By name, 'off', 'on', or what the switch was set to, of the switches with these roles."""
     names = switch_names(TrainConfig, *roles)
     return {name: _text(run.config.get(name)) for name in names}
 
 
-def read_variant(run: Run) -> dict[str, Any]:
+def read_variant(run: TrainRun) -> dict[str, Any]:
     """The run's values of variants that were asked for, by name, and are not their defaults."""
     own = read_options(run, "variant")
     return {
@@ -80,7 +76,7 @@ def read_variant(run: Run) -> dict[str, Any]:
     }
 
 
-def _read(run: Run, item: Field[Any]) -> Any:
+def _read(run: TrainRun, item: Field[Any]) -> Any:
     return _as_read(item, run.config.get(item.name, default_of(item)))
 
 
@@ -92,7 +88,7 @@ def _text(value: Any) -> str:
     return "on" if value is True else str(value) if value else OFF
 
 
-def group_switches(runs: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
+def group_switches(runs: Mapping[str, Sequence[TrainRun]]) -> list[dict[str, Any]]:
     """Which configurations had which switches on.
 
     Args:

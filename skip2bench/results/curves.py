@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -10,14 +11,28 @@ from itertools import pairwise
 from pathlib import Path
 
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.record import Count, Loss, Seconds, kind_of, shown
 from skip2bench.results.plain import DamagedFileError, read_text
-from skip2bench.results.reading import Run
-from skip2bench.results.records import check_figure, shown
+from skip2bench.results.reading import TrainRun
 
-_COLUMNS = ("step", "train_seconds", "val_loss", "train_loss")
+_COLUMNS = {
+    "step": kind_of(Count),
+    "train_seconds": kind_of(Seconds),
+    "val_loss": kind_of(Loss),
+    "train_loss": kind_of(Loss),
+}
 # what Python and Lightning write; float() would also take "nan", "1_0" and digits of other scripts
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """One evaluation point."""
+
+    step: int
+    val_loss: float
+    train_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,23 +44,23 @@ class LossCurve:
     val_losses: list[float]
     train_losses: list[float]
 
-    def points(self) -> list[dict[str, float]]:
-        """One mapping a point: `step`, `val_loss`, `train_seconds`."""
+    def points(self) -> list[CurvePoint]:
+        """Step, validation loss and training clock of each point."""
         return [
-            {"step": step, "val_loss": loss, "train_seconds": seconds}
+            CurvePoint(step=step, val_loss=loss, train_seconds=seconds)
             for step, loss, seconds in zip(
                 self.steps, self.val_losses, self.train_seconds, strict=True
             )
         ]
 
 
-def metrics_path(run: Run) -> Path:
+def metrics_path(run: TrainRun) -> Path:
     """Where the metrics of a train run lie, whether or not the file exists.
 
     Raises:
         DamagedFileError: its log folder leads out of the run folder.
     """
-    name = str(run.summary.get("log_folder") or "logs/version_0")
+    name = run.summary.log_folder or "logs/version_0"
     log_folder = run.folder / name
     # a summary's own words were checked when it was read; a link may still lead elsewhere
     if not Path(_real(log_folder)).is_relative_to(_real(run.folder)):
@@ -53,7 +68,7 @@ def metrics_path(run: Run) -> Path:
     return log_folder / "metrics.csv"
 
 
-def read_loss_curve(run: Run) -> LossCurve | None:
+def read_loss_curve(run: TrainRun) -> LossCurve | None:
     """Read the evaluation points of a train run; None where it has no metrics or no row.
 
     Raises:
@@ -68,7 +83,7 @@ def read_loss_curve(run: Run) -> LossCurve | None:
         ) from error
 
 
-def find_curve(run: Run) -> LossCurve | None:
+def find_curve(run: TrainRun) -> LossCurve | None:
     """As `read_loss_curve`, but an error is the reason alone.
 
     Raises:
@@ -145,8 +160,13 @@ def _read_cell(cell: str, name: str, number: int) -> float:
     if not (_WHOLE if name == "step" else _NUMBER).fullmatch(cell):
         wanted = "a whole number" if name == "step" else "a number"
         raise DamagedFileError(f"{place} is {shown(cell)}, where {wanted} was expected")
-    value = float(cell)
-    check_figure(name, int(value) if name == "step" else value, place)
+    value = int(cell) if name == "step" else float(cell)
+    kind = _COLUMNS[name]
+    # "1e999" has become infinite, which the files of runs mean to be missing
+    is_finite = value < math.inf
+    fault = kind.find_fault(value) if is_finite else kind.says.replace("{found}", shown(value))
+    if fault is not None:
+        raise DamagedFileError(f"{place} {fault}")
     return value
 
 

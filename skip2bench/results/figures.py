@@ -6,12 +6,20 @@ validation loss over the seeds. Ratios to the baseline are paired by seed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from skip2bench.results.comparison_records import (
+    ComparedConfiguration,
+    ComparisonWarning,
+    FigureRatio,
+    FigureSummary,
+    GridRow,
+    Measured,
+)
+from skip2bench.results.curves import CurvePoint
+from skip2bench.results.run_records import TrainSummary
 from skip2bench.results.stats import paired_ratio, summarise
 
 Figures = dict[str, float]
-Row = Mapping[str, Any]
 
 _FROM_SUMMARY = (
     *("initial_val_loss", "final_val_loss", "best_val_loss"),
@@ -48,48 +56,58 @@ class CellResult:
     error: str | None = None
     wall_seconds: float | None = None
     other_cpu_cores: float | None = None
-    summary: Mapping[str, Any]
-    """Its run's summary; empty where there is none."""
-    curve: Sequence[Row] = ()
-    """Its evaluation points: the rows of `metrics.csv`."""
+    summary: TrainSummary | None
+    """Its run's summary; None where there is none."""
+    curve: Sequence[CurvePoint] = ()
+    """Its evaluation points."""
+
+    @property
+    def finished(self) -> TrainSummary:
+        """Summary of a cell that ended well."""
+        assert self.summary is not None
+        return self.summary
 
     @property
     def final_val_loss(self) -> float:
         """Of a cell that ended well."""
-        return float(self.summary["final_val_loss"])
+        return _known(self.finished.final_val_loss)
+
+    @property
+    def cache_was_kept(self) -> bool:
+        """True for a run that found its cache."""
+        return bool(self.summary and self.summary.cache_kept)
 
 
-def find_best_rate(results: Iterable[CellResult]) -> tuple[float | None, list[dict[str, Any]]]:
+def find_best_rate(results: Iterable[CellResult]) -> tuple[float | None, list[GridRow]]:
     """The best learning rate of one configuration, and the whole grid.
 
     Best is the lowest mean final validation loss, among the rates at which most seeds ended well.
 
     Returns:
-        The rate (None where no cell ended well), and a row a rate: learning_rate, runs, ok, and
-        mean and std of the final validation loss.
+        The rate (None where no cell ended well), and a row a rate.
     """
     by_rate: dict[float, list[CellResult]] = {}
     for result in results:
         if result.role == "run":
             by_rate.setdefault(result.learning_rate, []).append(result)
-    grid: list[dict[str, Any]] = []
+    grid: list[GridRow] = []
     for rate in sorted(by_rate):
         losses = [r.final_val_loss for r in by_rate[rate] if r.status == "ok"]
         summary = summarise(losses) if losses else None
         grid.append(
-            {
-                "learning_rate": rate,
-                "runs": len(by_rate[rate]),
-                "ok": len(losses),
-                "mean_final_val_loss": summary and summary.mean,
-                "std_final_val_loss": summary and summary.std,
-            }
+            GridRow(
+                learning_rate=rate,
+                runs=len(by_rate[rate]),
+                ok=len(losses),
+                mean_final_val_loss=summary.mean if summary else None,
+                std_final_val_loss=summary.std if summary else None,
+            )
         )
-    usable = [row for row in grid if row["ok"]]
+    usable = [row for row in grid if row.ok]
     if not usable:
         return None, grid
-    best = min(usable, key=lambda row: (-row["ok"], row["mean_final_val_loss"]))
-    return float(best["learning_rate"]), grid
+    best = min(usable, key=lambda row: (-row.ok, _known(row.mean_final_val_loss)))
+    return best.learning_rate, grid
 
 
 def read_figures(result: CellResult, target_loss: float | None) -> Figures:
@@ -106,18 +124,17 @@ def read_figures(result: CellResult, target_loss: float | None) -> Figures:
         building a cache / epochs; `*_to_target` are those of the first evaluation point whose
         validation loss is at most `target_loss`.
     """
-    summary = result.summary
-    figures = {name: summary[name] for name in _FROM_SUMMARY if summary.get(name) is not None}
-    steps, seconds = summary["steps"], summary["train_seconds"]
-    figures["loss_change_per_step"] = (
-        summary["final_val_loss"] - summary["initial_val_loss"]
-    ) / steps
-    figures |= {"steps_per_second": steps / seconds}
-    if figures.get("epochs"):
-        building = summary.get("cache_build_seconds") or 0.0
-        figures["epoch_seconds"] = (seconds - building) / summary["epochs"]
-    if "tokens" in figures:
-        figures["tokens_per_second"] = summary["tokens"] / seconds
+    summary = result.finished
+    found = {name: getattr(summary, name) for name in _FROM_SUMMARY}
+    figures = {name: value for name, value in found.items() if value is not None}
+    steps, seconds = _known(summary.steps), _known(summary.train_seconds)
+    change = result.final_val_loss - _known(summary.initial_val_loss)
+    figures["loss_change_per_step"] = change / steps
+    figures["steps_per_second"] = steps / seconds
+    if summary.epochs:
+        figures["epoch_seconds"] = (seconds - (summary.cache_build_seconds or 0.0)) / summary.epochs
+    if summary.tokens is not None:
+        figures["tokens_per_second"] = summary.tokens / seconds
     if result.wall_seconds is not None:
         figures["wall_seconds"] = result.wall_seconds
     return figures | find_target(result, target_loss)
@@ -131,17 +148,16 @@ def find_target(result: CellResult, target_loss: float | None) -> Figures:
     """
     if target_loss is None:
         return {}
-    summary = result.summary
-    n_samples, batch = summary.get("train_samples"), summary.get("global_batch_size")
-    for row in result.curve:
-        if row["val_loss"] <= target_loss:
-            step = int(row["step"])
+    summary = result.finished
+    n_samples, batch = summary.train_samples, summary.global_batch_size
+    for point in result.curve:
+        if point.val_loss <= target_loss:
             figures = {
-                "time_to_target_seconds": float(row["train_seconds"]),
-                "steps_to_target": step,
+                "time_to_target_seconds": point.train_seconds,
+                "steps_to_target": point.step,
             }
             if n_samples and batch:
-                epochs, steps_left = divmod(step, -(-n_samples // batch))
+                epochs, steps_left = divmod(point.step, -(-n_samples // batch))
                 samples = epochs * n_samples + min(n_samples, steps_left * batch)
                 figures["samples_to_target"] = samples
             return figures
@@ -161,7 +177,7 @@ def summarise_configuration(
     own: Sequence[CellResult],
     baseline: Sequence[CellResult],
     fixed_target: float | None,
-) -> dict[str, Any]:
+) -> Measured:
     """Figures of one configuration at its best learning rate, beside the baseline's at its own.
 
     Args:
@@ -170,10 +186,7 @@ def summarise_configuration(
         fixed_target: Validation loss to reach; None for the baseline's final one on the same seed.
 
     Returns:
-        `learning_rate` and the `grid`; `seeds` that count; `failed` cells; `target_reached`, a
-        count; for each figure `mean`, `std`, `median`, `min`, `max`, `n`; and for each figure that
-        is positive in both a paired `ratio` to the baseline with `low` and `high`, or a
-        `difference` where it may be negative.
+        The figures; ratios are those of figures that are positive in both.
     """
     rate, grid = find_best_rate(own)
     base_rate, _ = find_best_rate(baseline)
@@ -184,29 +197,29 @@ def summarise_configuration(
         seed: read_figures(cell, targets.get(seed, fixed_target)) for seed, cell in cells.items()
     }
     for seed, cell in _chosen(own, None, "reused").items():
-        if seed in by_seed and cell.summary.get("cache_kept"):
+        if seed in by_seed and cell.cache_was_kept:
             by_seed[seed] |= _reused_figures(
                 cell, targets.get(seed), is_same=cell.learning_rate == rate
             )
     base_by_seed = {
         seed: read_figures(cell, targets.get(seed)) for seed, cell in base_cells.items()
     }
-    rates = [row["learning_rate"] for row in grid]
-    return {
-        "learning_rate": rate,
-        "learning_rate_at_edge": len(rates) > 1 and rate in (rates[0], rates[-1]),
-        "grid": grid,
-        "seeds": sorted(cells),
-        "failed": [cell.name for cell in own if cell.status != "ok"],
-        "target_loss": summarise(list(targets.values())).mean if targets else fixed_target,
-        "target_reached": sum("steps_to_target" in figures for figures in by_seed.values()),
-        "figures": {
-            name: asdict(summarise(values))
+    rates = [row.learning_rate for row in grid]
+    return Measured(
+        learning_rate=rate,
+        learning_rate_at_edge=len(rates) > 1 and rate in (rates[0], rates[-1]),
+        grid=tuple(grid),
+        seeds=tuple(sorted(cells)),
+        failed=tuple(cell.name for cell in own if cell.status != "ok"),
+        target_loss=summarise(list(targets.values())).mean if targets else fixed_target,
+        target_reached=sum("steps_to_target" in figures for figures in by_seed.values()),
+        figures={
+            name: FigureSummary(**asdict(summarise(values)))
             for name in FIGURES
             if (values := [f[name] for f in by_seed.values() if name in f])
         },
-        "against_baseline": _compare(by_seed, base_by_seed),
-    }
+        against_baseline=_compare(by_seed, base_by_seed),
+    )
 
 
 def _chosen(results: Iterable[CellResult], rate: float | None, role: str) -> dict[int, CellResult]:
@@ -222,10 +235,11 @@ def _chosen(results: Iterable[CellResult], rate: float | None, role: str) -> dic
 
 def _reused_figures(cell: CellResult, target: float | None, *, is_same: bool) -> Figures:
     """Clocks of a run that found its cache kept; the way to the target only at the same rate."""
-    names = ("train_seconds", "cache_build_seconds")
-    figures = {
-        f"reused_{name}": cell.summary[name] for name in names if cell.summary.get(name) is not None
+    found = {
+        "reused_train_seconds": cell.finished.train_seconds,
+        "reused_cache_build_seconds": cell.finished.cache_build_seconds,
     }
+    figures = {name: value for name, value in found.items() if value is not None}
     reached = find_target(cell, target) if is_same else {}
     if reached:
         figures["reused_time_to_target_seconds"] = reached["time_to_target_seconds"]
@@ -239,9 +253,7 @@ _BASELINE_FIGURE = {
 """Against which figure of the baseline one is compared that the baseline does not have."""
 
 
-def _compare(
-    own: Mapping[int, Figures], baseline: Mapping[int, Figures]
-) -> dict[str, dict[str, Any]]:
+def _compare(own: Mapping[int, Figures], baseline: Mapping[int, Figures]) -> dict[str, FigureRatio]:
     compared = {}
     for name in FIGURES:
         base_name = _BASELINE_FIGURE.get(name, name)
@@ -255,43 +267,41 @@ def _compare(
         values, bases = map(list, zip(*pairs, strict=True))
         if min(*values, *bases) > 0:
             ratio = paired_ratio(values, bases)
-            compared[name] = asdict(ratio) | {"is_difference": ratio.is_difference}
+            compared[name] = FigureRatio(**asdict(ratio), is_difference=ratio.is_difference)
     return compared
 
 
-def find_warnings(
-    configurations: Sequence[Mapping[str, Any]], results: Sequence[CellResult], n_cores: int
-) -> list[dict[str, Any]]:
-    """What a reader must know before believing the figures.
+def _known(value: float | None) -> float:
+    """A figure that every run that ended well has."""
+    assert value is not None
+    return value
 
-    Returns:
-        Mappings with a `kind`: "busy" (`cells` during which others used the processor), "resumed"
-        (`cells` that were stopped in between), "few_runs" (`label`, `n`), "edge" (`label`,
-        `learning_rate`: the best one is at the grid's end) and "aa" (`label`, `figure`: the same
-        run twice differs beyond the noise).
-    """
-    warnings: list[dict[str, Any]] = []
+
+def find_warnings(
+    configurations: Sequence[ComparedConfiguration], results: Sequence[CellResult], n_cores: int
+) -> tuple[ComparisonWarning, ...]:
+    """What a reader must know before believing the figures."""
+    warnings: list[ComparisonWarning] = []
     busy = [
         result.name
         for result in results
         if (result.other_cpu_cores or 0.0) > OTHERS_CORES_RATIO * n_cores
     ]
     if busy:
-        warnings.append({"kind": "busy", "cells": busy})
-    resumed = [result.name for result in results if result.summary.get("resumed_at_steps")]
+        warnings.append(ComparisonWarning(kind="busy", cells=tuple(busy)))
+    resumed = [it.name for it in results if it.summary and it.summary.resumed_at_steps]
     if resumed:
-        warnings.append({"kind": "resumed", "cells": resumed})
+        warnings.append(ComparisonWarning(kind="resumed", cells=tuple(resumed)))
     for one in configurations:
-        label, n = one["label"], len(one["seeds"])
+        label, n, rate = one.label, len(one.seeds), one.learning_rate
         if n < FEW_RUNS:
-            warnings.append({"kind": "few_runs", "label": label, "n": n})
-        if one["learning_rate_at_edge"]:
-            rate = one["learning_rate"]
-            warnings.append({"kind": "edge", "label": label, "learning_rate": rate})
-        if one["is_aa"]:
+            warnings.append(ComparisonWarning(kind="few_runs", label=label, n=n))
+        if one.learning_rate_at_edge:
+            warnings.append(ComparisonWarning(kind="edge", label=label, learning_rate=rate))
+        if one.is_aa:
             warnings += [
-                {"kind": "aa", "label": label, "figure": name}
+                ComparisonWarning(kind="aa", label=label, figure=name)
                 for name in ("train_seconds", "final_val_loss")
-                if one["against_baseline"].get(name, {}).get("is_difference")
+                if (ratio := one.against_baseline.get(name)) and ratio.is_difference
             ]
-    return warnings
+    return tuple(warnings)

@@ -7,14 +7,13 @@ hang, run code, or quote content that it should not show.
 
 import json
 import math
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from skip2bench.errors import printable
+from skip2bench.io.record import Keys, name_place, walk
 
 MAX_BYTES = 64 * 2**20
 """More than any file of results has."""
@@ -104,27 +103,6 @@ def read_yaml(path: Path) -> Any:
     return content
 
 
-def walk(content: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Every value below `content` with the keys that lead to it, `content` itself first.
-
-    Without recursion: what is nested deeply is walked like anything else.
-    """
-    waiting: list[tuple[tuple[str | int, ...], Any]] = [((), content)]
-    while waiting:
-        keys, value = waiting.pop()
-        yield keys, value
-        if isinstance(value, dict):
-            waiting += [((*keys, key), inner) for key, inner in value.items()]
-        elif isinstance(value, list):
-            waiting += [((*keys, number), inner) for number, inner in enumerate(value)]
-
-
-def name_place(keys: tuple[str | int, ...]) -> str:
-    """Keys as a reader finds them: `configurations[0].phases.forward`."""
-    text = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
-    return printable(text.removeprefix(".")).replace("\n", "\\n")
-
-
 def _refuse_constant(name: str) -> float:
     raise DamagedFileError(f"holds {name}, which is no number")
 
@@ -168,7 +146,7 @@ def _check_plain(name: str, content: Any, max_values: int | None = None) -> None
             _check_plain_value(name, value, keys)
 
 
-def _check_plain_value(name: str, value: Any, keys: tuple[str | int, ...]) -> None:
+def _check_plain_value(name: str, value: Any, keys: Keys) -> None:
     if isinstance(value, str):
         _check_characters(name, value)
     elif isinstance(value, float) and not math.isfinite(value):

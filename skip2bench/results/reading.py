@@ -1,68 +1,89 @@
 """Run folders read back: which there are below a folder, and what is in them.
 
 A run that cannot be trusted is named with its reason and never half read; what a value must be is
-`records`' business, how damaged files are met `plain`'.
+the records' business, how damaged files are met `plain`'.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Generic, TypeGuard, TypeVar
+
+from pydantic import ConfigDict, ValidationError
 
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.record import AnyRecord, describe, explain, one_of, parse_time
+from skip2bench.machine.environment_record import Environment
+from skip2bench.results.bench_records import BenchSummary
+from skip2bench.results.comparison_records import ComparisonResults
 from skip2bench.results.plain import DamagedFileError, read_json, read_yaml
-from skip2bench.results.records import (
-    check_comparison,
-    check_environment,
-    check_mapping,
-    check_summary,
-    parse_time,
-)
+from skip2bench.results.run_records import CompareSummary, TrainSummary, Versioned
+
+SUMMARY_FILE = "summary.json"
+RESULTS_FILE = "comparison_results.json"
+LEVELS = 2
+"""How deep run folders lie below the results: `<kind>/<run>`."""
+_SUMMARIES: dict[str, type["Summary"]] = {
+    "bench": BenchSummary,
+    "train": TrainSummary,
+    "compare": CompareSummary,
+}
+
+Summary = BenchSummary | TrainSummary | CompareSummary
+AnySummary = TypeVar("AnySummary", bound=Summary, covariant=True)
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(Generic[AnySummary]):
     """A run folder that was read back."""
 
     folder: Path
-    summary: dict[str, Any]
-    environment: dict[str, Any]
+    summary: AnySummary
+    environment: Environment
     config: dict[str, Any]
 
     @property
     def kind(self) -> str:
         """`bench`, `train` or `compare`."""
-        return str(self.summary.get("kind", ""))
+        return self.summary.kind
+
+    @property
+    def label(self) -> str:
+        """What it calls itself, else its kind."""
+        label = None if isinstance(self.summary, BenchSummary) else self.summary.label
+        return label or self.kind
 
     @property
     def started(self) -> float:
         """When it started, in seconds since 1970; a run that does not say so is the oldest."""
-        started_at = self.summary.get("started_at")
-        return float("-inf") if started_at is None else parse_time(started_at)
+        started = parse_time(self.summary.started_at)
+        return float("-inf") if started is None else started
 
 
-def read_comparison(run: Run) -> dict[str, Any]:
-    """Content of the results file of a comparison's folder.
-
-    Raises:
-        DamagedFileError: it is missing or cannot be trusted.
-    """
-    content = read_json(run.folder / RESULTS_FILE)
-    try:
-        return check_comparison(content)
-    except DamagedFileError as error:
-        raise DamagedFileError(f"{RESULTS_FILE}: {error}") from error
+BenchRun = Run[BenchSummary]
+TrainRun = Run[TrainSummary]
+CompareRun = Run[CompareSummary]
+AnyRun = Run[Summary]
 
 
-RESULTS_FILE = "comparison_results.json"
-
-SUMMARY_FILE = "summary.json"
-LEVELS = 2
-"""How deep run folders lie below the results: `<kind>/<run>`."""
+def is_bench(run: AnyRun) -> TypeGuard[BenchRun]:
+    """True for a benchmark."""
+    return isinstance(run.summary, BenchSummary)
 
 
-def read_runs(root: Path) -> tuple[list[Run], dict[Path, str]]:
+def is_train(run: AnyRun) -> TypeGuard[TrainRun]:
+    """True for a training run, a peer's too."""
+    return isinstance(run.summary, TrainSummary)
+
+
+def is_comparison(run: AnyRun) -> TypeGuard[CompareRun]:
+    """True for a comparison."""
+    return isinstance(run.summary, CompareSummary)
+
+
+def read_runs(root: Path) -> tuple[list[AnyRun], dict[Path, str]]:
     """Read every run folder at or below `root` (three levels), oldest first.
 
     So is the micro-benchmark of a comparison; `reference` folders are left out. A run that links
@@ -78,7 +99,7 @@ def read_runs(root: Path) -> tuple[list[Run], dict[Path, str]]:
         raise Skip2BenchError(
             f"results folder {str(root)!r} does not exist; run 'skip2bench bench' first"
         )
-    runs: list[Run] = []
+    runs: list[AnyRun] = []
     unreadable: dict[Path, str] = {}
     for folder in _without_links(root, _find_folders(root, unreadable)):
         try:
@@ -94,7 +115,7 @@ def read_runs(root: Path) -> tuple[list[Run], dict[Path, str]]:
     return runs, unreadable
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> AnyRun:
     """Read the three files of one run folder; a missing environment or config reads as empty.
 
     Raises:
@@ -108,7 +129,7 @@ def read_run(folder: Path) -> Run:
         ) from error
 
 
-def find_run(folder: Path) -> Run:
+def find_run(folder: Path) -> AnyRun:
     """As `read_run`, but an error is the reason alone.
 
     Raises:
@@ -120,14 +141,67 @@ def find_run(folder: Path) -> Run:
         summary=_read_checked(folder / SUMMARY_FILE, read_json, check_summary),
         environment=_read_checked(environment, read_json, check_environment)
         if os.path.lexists(environment)
-        else {},
+        else Environment(),
         config=_read_checked(config, read_yaml, _check_config) if os.path.lexists(config) else {},
     )
 
 
+def read_comparison(run: CompareRun) -> ComparisonResults:
+    """Content of the results file of a comparison's folder.
+
+    Raises:
+        DamagedFileError: it is missing or cannot be trusted.
+    """
+    return _read_checked(run.folder / RESULTS_FILE, read_json, check_comparison)
+
+
+def check_summary(content: Any) -> Summary:
+    """The content of `summary.json`, if it can be trusted.
+
+    Raises:
+        DamagedFileError: it is another schema's, or a value is not what its name says.
+    """
+    kind = _check(_Head, content).kind
+    return _check(_SUMMARIES[kind], content)
+
+
+def check_environment(content: Any) -> Environment:
+    """The content of `environment.json`, if it can be trusted.
+
+    Raises:
+        DamagedFileError: a value is not what its name says.
+    """
+    return _check(Environment, content)
+
+
+def check_comparison(content: Any) -> ComparisonResults:
+    """The content of `comparison_results.json`, if it can be trusted.
+
+    Raises:
+        DamagedFileError: it is another schema's, or something that the report reads is missing or
+            not what its name says.
+    """
+    return _check(ComparisonResults, content)
+
+
+class _Head(Versioned):
+    """What tells which kind of run a summary is of."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    kind: Annotated[str, one_of(tuple(_SUMMARIES))]
+
+
+def _check(record: type[AnyRecord], content: Any) -> AnyRecord:
+    try:
+        return record.model_validate(content)
+    except ValidationError as error:
+        raise DamagedFileError(explain(error)) from error
+
+
 def _read_checked(
-    path: Path, read: Callable[[Path], Any], check: Callable[[Any], dict[str, Any]]
-) -> dict[str, Any]:
+    path: Path, read: Callable[[Path], Any], check: Callable[[Any], Content]
+) -> Content:
     content = read(path)
     try:
         return check(content)
@@ -136,7 +210,8 @@ def _read_checked(
 
 
 def _check_config(config: Any) -> dict[str, Any]:
-    check_mapping("it", config)
+    if not isinstance(config, dict):
+        raise DamagedFileError(f"it is {describe(config)}, where a mapping was expected")
     return dict(config)
 
 

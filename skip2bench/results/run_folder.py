@@ -10,21 +10,24 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, TypeVar
 
 from skip2bench.errors import DivergedError, Skip2BenchError
 from skip2bench.io.console import note, warn
 from skip2bench.io.locks import locked_folder
+from skip2bench.io.record import Record
 from skip2bench.io.whole import utc_now, write_json, write_yaml
+from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.out_of_memory import is_out_of_memory
+from skip2bench.results.run_records import RunStart
 
-SCHEMA_VERSION = 1
+AnySummary = TypeVar("AnySummary", bound=RunStart)
 RESULTS = Path("results")
 """Where runs go that are given no folder."""
-Status = Literal["running", "ok", "oom", "failed", "interrupted"]
 
 PHASES = ("forward", "train_forward", "backward", "optimizer", "cached_forward", "cached_backward")
 MEASUREMENT_COLUMNS = ("round", "method", "blocks", "phase", "iteration", "seconds")
@@ -139,25 +142,40 @@ def _cannot_make(folder: Path, error: OSError) -> Skip2BenchError:
     return Skip2BenchError(f"cannot make the run folder {str(folder)!r}: {error.strerror}")
 
 
+@dataclass
+class Recording(Generic[AnySummary]):
+    """The summary of a run while it goes on."""
+
+    summary: AnySummary
+
+    def add(self, figures: Record) -> None:
+        """Take up what the run has measured."""
+        self.summary = self.summary.joined(figures)
+
+    def set(self, **values: Any) -> None:
+        """Set single values; their names and types are the summary's."""
+        self.summary = self.summary.model_copy(update=values)
+
+
 @contextmanager
 def record_run(
     folder: Path,
     config: dict[str, Any],
-    environment: dict[str, Any],
-    summary: dict[str, Any],
+    environment: Environment,
+    summary: AnySummary,
     started: float,
     *,
     earlier_seconds: float = 0.0,
     can_resume: bool = False,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator["Recording[AnySummary]"]:
     """Write the run's files at once, and `summary.json` again with the status when the block ends.
 
     Args:
         folder: The run folder.
         config: Written as `config.yaml`; plain values.
         environment: Written as `environment.json`.
-        summary: What is known at the start; the block adds its figures to what it is given, and may
-            set a `status` other than "ok".
+        summary: Of a run that begins; the block adds its figures to it, and may set a `status`
+            other than "ok".
         started: `time.monotonic()` when the command began; `wall_seconds` counts from there, and
             `preparation_seconds` are those until now (checking input, loading and tokenizing data).
         earlier_seconds: What earlier processes took for the same run; added to `wall_seconds`.
@@ -167,40 +185,34 @@ def record_run(
         Skip2BenchError: the block ran out of memory, or a file could not be read or written; any
             other error passes through.
     """
-    preparation_seconds = time.monotonic() - started
-    summary = {
-        "schema_version": SCHEMA_VERSION,
-        "status": "running",
-        "started_at": utc_now(),
-        **summary,
-        "preparation_seconds": preparation_seconds,
-    }
+    recording = Recording(summary)
+    recording.set(preparation_seconds=time.monotonic() - started)
     remedy = f"; go on with: skip2bench train --resume --out-dir {folder}" if can_resume else ""
     with _described(folder, ""):  # nothing can go on with a run that has not begun
         write_yaml(folder / "config.yaml", config)
         write_json(folder / "environment.json", environment)
-        write_json(folder / "summary.json", summary)
+        write_json(folder / "summary.json", recording.summary)
     try:
         with _described(folder, remedy):
-            yield summary
-        if summary["status"] == "running":
-            summary["status"] = "ok"
+            yield recording
+        if recording.summary.status == "running":
+            recording.set(status="ok")
     except KeyboardInterrupt:
-        summary["status"] = "interrupted"
+        recording.set(status="interrupted")
         note(f"interrupted; what was done is in {folder}{remedy}")
         raise
     except BaseException as error:
         cause = error.__cause__
         is_oom = cause is not None and is_out_of_memory(cause)
         text = _last_line(cause if cause is not None and is_oom else error)
-        summary |= {"status": "oom" if is_oom else "failed", "error": text}
+        recording.set(status="oom" if is_oom else "failed", error=text)
         if isinstance(error, DivergedError):
-            summary["diverged_at_step"] = error.step
+            recording.set(diverged_at_step=error.step)
         raise
     finally:
         wall_seconds = earlier_seconds + time.monotonic() - started
-        summary |= {"finished_at": utc_now(), "wall_seconds": wall_seconds}
-        _write_end(folder, summary, remedy)
+        recording.set(finished_at=utc_now(), wall_seconds=wall_seconds)
+        _write_end(folder, recording.summary, remedy)
 
 
 @contextmanager
@@ -229,7 +241,7 @@ def _out_of_memory(error: BaseException) -> Skip2BenchError:
     )
 
 
-def _write_end(folder: Path, summary: dict[str, Any], remedy: str) -> None:
+def _write_end(folder: Path, summary: RunStart, remedy: str) -> None:
     """Write the summary of a run that has ended.
 
     Raises:
@@ -239,7 +251,7 @@ def _write_end(folder: Path, summary: dict[str, Any], remedy: str) -> None:
         write_json(folder / "summary.json", summary)
     except OSError as error:
         text = f"cannot write {str(folder / 'summary.json')!r} ({error.strerror})"
-        if summary["status"] != "ok":
+        if summary.status != "ok":
             warn(f"{text}: it still says that the run is running")
             return
         raise Skip2BenchError(f"{text}; make room{remedy}") from error

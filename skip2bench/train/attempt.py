@@ -10,6 +10,7 @@ from typing import Any
 from lightning.fabric import Fabric
 
 from skip2bench.io.console import note
+from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.signals import StopRequest, stop_on_signals
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.ranks.ranks import Ranks, RankStop
@@ -28,7 +29,7 @@ class Attempt:
     ranks: Ranks
     fabric: Fabric
     stop: StopRequest
-    environment: dict[str, Any]
+    environment: Environment
     """Content of `environment.json`."""
     identity: dict[str, Any]
     """What a state must have been made with, see `resume`."""
@@ -83,11 +84,12 @@ def open_attempt(
     )
     environment = ranks.together(lambda: plan.describe_environment(arguments))
     if not ranks.is_alone:
-        environment |= {"ranks": ranks.size, "nodes": config.num_nodes}
+        environment = environment.joined(Environment(ranks=ranks.size, nodes=config.num_nodes))
     identity = identify(plan, environment)
     with stop_on_signals() as wish, _open_place(plan, identity, ranks) as place:
         if place.state is not None:
-            environment |= {"earlier_sessions": place.earlier_sessions}
+            earlier = Environment(earlier_sessions=place.earlier_sessions)
+            environment = environment.joined(earlier)
         yield Attempt(
             plan=plan,
             place=place,

@@ -12,6 +12,7 @@ from skip2bench.cache.build import Side
 from skip2bench.cache.loss import ServedLoss, portion_rows
 from skip2bench.cache.portions import Portion, PortionSource
 from skip2bench.models.skip import SkipGPT
+from skip2bench.results.run_records import ObjectiveFigures
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
 from skip2bench.train.objective import mean_loss
@@ -56,7 +57,7 @@ class CachedObjective:
         self._even_out(parts)
         return mean_loss(source.portions(parts), self._data.val, self._ranks)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ObjectiveFigures:
         """Where the cache is, what it takes, and how its losses are computed."""
         return self._caches.describe()
 

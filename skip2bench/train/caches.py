@@ -5,7 +5,7 @@ What goes into them is `cache.plan`'s decision, how they are built and kept `cac
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from skip2bench.cache.staging import is_afar
 from skip2bench.cache.streamed_build import Request, provide_streamed
 from skip2bench.io.console import Bar, note
 from skip2bench.machine.clock import Clock
+from skip2bench.results.run_records import AlgebraCost, ObjectiveFigures
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.ranks.sharded import uncounted_passes
 
@@ -58,18 +59,19 @@ class RunCaches:
         """
         ranks = self._attempt.ranks
         ranks.together(lambda: self._open_or_build(clock))
-        if ranks.sum(self._describe_own()["recomputed_samples"])[0] == 0:
+        if ranks.sum(self._describe_own().recomputed_samples or 0)[0] == 0:
             self._builder.model.release_backbone()
             self._move_to_device(clock)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ObjectiveFigures:
         """Where the cache is, what it takes, and how its losses are computed.
 
         Bytes and samples are those of all ranks, the rest is the first one's.
         """
         each = self._attempt.ranks.gather(self._describe_own())
         added = ("cache_bytes", "val_cache_bytes", "cache_samples", "recomputed_samples")
-        return each[0] | {name: sum(own[name] for own in each) for name in added}
+        sums = {name: sum(getattr(own, name) for own in each) for name in added}
+        return each[0].model_copy(update=sums)
 
     def describe_state(self) -> dict[str, Any]:
         """What decided tier, algebra and samples; free memory may be another when it is resumed."""
@@ -145,7 +147,7 @@ class RunCaches:
     def _made(self) -> list[SkipCache]:
         return [cache for cache in self.sides.values() if cache is not None]
 
-    def _describe_own(self) -> dict[str, Any]:
+    def _describe_own(self) -> ObjectiveFigures:
         train, val, plan = self.sides["train"], self.sides["val"], self.plan
         is_folded = plan.algebra.name == "folded" and all(c.layout.n_logits for c in self._made)
         # a cache that was kept may hold more than was planned, or be mapped where it is too large
@@ -153,20 +155,23 @@ class RunCaches:
         cached_val = _count_cached(val, self.use.val_ids)
         left = len(self.use.train_ids) - cached + len(self.use.val_ids) - cached_val
         backbone = self._builder.backbone
-        return {
-            "streamed_blocks": backbone is not None,
-            **({} if backbone is None else backbone.figures),
-            "cache_bytes": train.nbytes if train else 0,
-            "val_cache_bytes": val.nbytes if val else 0,
-            "cache_tier": self._tier,
-            "cache_dtype": str(plan.layout.dtype).removeprefix("torch."),
-            "cache_kept": self._is_kept,
-            "shared_prefix_tokens": train.prefix_tokens if train else 0,
-            "cache_samples": cached,
-            "recomputed_samples": left,
-            **plan.algebra.describe(),
-            "algebra": "folded" if is_folded else "head",
+        costs: dict[str, AlgebraCost] = {
+            name: AlgebraCost(**asdict(cost)) for name, cost in plan.algebra.costs.items()
         }
+        return ObjectiveFigures(
+            streamed_blocks=backbone is not None,
+            **({} if backbone is None else backbone.figures),
+            cache_bytes=train.nbytes if train else 0,
+            val_cache_bytes=val.nbytes if val else 0,
+            cache_tier=self._tier,
+            cache_dtype=str(plan.layout.dtype).removeprefix("torch."),
+            cache_kept=self._is_kept,
+            shared_prefix_tokens=train.prefix_tokens if train else 0,
+            cache_samples=cached,
+            recomputed_samples=left,
+            algebra="folded" if is_folded else "head",
+            algebra_costs=costs,
+        )
 
     @property
     def _tier(self) -> Tier:

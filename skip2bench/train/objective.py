@@ -14,6 +14,7 @@ from torch import nn
 from skip2bench.cache.portions import Portion, token_portion
 from skip2bench.cache.skip_cache import supervised_rows, token_budget
 from skip2bench.data.samples import Samples, TokenizedData, collate, length_buckets, micro_batches
+from skip2bench.results.run_records import ObjectiveFigures
 from skip2bench.train.ranks.ranks import Ranks, share
 from skip2bench.train.ranks.sharded import even_out_passes
 
@@ -34,7 +35,7 @@ class Objective(Protocol):
     def validation_loss(self) -> float:
         """Mean loss over all supervised positions of the validation samples."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ObjectiveFigures:
         """What `summary.json` says of it."""
 
     def describe_state(self) -> dict[str, Any] | None:
@@ -88,9 +89,9 @@ class TokenObjective:
         """Mean loss over the validation samples."""
         return token_validation_loss(self._fabric, self._model, self._data.val, self._ranks)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ObjectiveFigures:
         """There is no cache; the micro-batch, where it was found and not given."""
-        return {"cache_bytes": 0} | (self.describe_state() or {})
+        return ObjectiveFigures(cache_bytes=0, **(self.describe_state() or {}))
 
     def describe_state(self) -> dict[str, Any] | None:
         """The micro-batch that was found; everything else depends on the configuration alone."""

@@ -99,17 +99,18 @@ def plan_caches(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> R
     use = _describe_use(attempt, batches)
     dtype = weights_dtype(plan.precision)
     cache_plan = plan_cache(model, use, _find_room(attempt), dtype, config.cache_dtype)
-    versions = {name: environment[name] for name in ("torch", "litgpt")}
+    versions = {"torch": environment.torch, "litgpt": environment.litgpt}
+    assert environment.checkpoint is not None
     if config.quantize is not None:
-        versions["bitsandbytes"] = environment["bitsandbytes"]
+        versions["bitsandbytes"] = environment.bitsandbytes
     builder = CacheBuilder(
         model=model,
         device=plan.device,
         plan=cache_plan,
         folder=_cache_folder(attempt, cache_plan.tier),
         key={
-            "checkpoint_sha256": environment["checkpoint"]["sha256"],
-            "model_config_sha256": environment["checkpoint"]["model_config_sha256"],
+            "checkpoint_sha256": environment.checkpoint.sha256,
+            "model_config_sha256": environment.checkpoint.model_config_sha256,
             "precision": plan.precision,
             "device": plan.device.type,
             **versions,

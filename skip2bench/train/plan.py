@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from litgpt.config import Config
@@ -18,6 +17,7 @@ from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.text import check_folder
 from skip2bench.io.whole import hash_file
 from skip2bench.machine.environment import choose_device, choose_precision, describe_environment
+from skip2bench.machine.environment_record import CheckpointRecord, DataRecord, Environment
 from skip2bench.machine.guide import choose_micro_batch_size
 from skip2bench.machine.hardware import installed_version
 from skip2bench.models.base import WEIGHTS_FILE, check_checkpoint, load_config, load_tokenizer
@@ -25,6 +25,7 @@ from skip2bench.models.methods import MethodSettings, resolve_method
 from skip2bench.models.quantised import choose_quantised_precision
 from skip2bench.models.switches import check_can_compile
 from skip2bench.models.weights import check_weights
+from skip2bench.results.run_records import TrainStart
 from skip2bench.train.logs import check_tensorboard
 
 
@@ -76,49 +77,50 @@ class TrainingPlan:
         """Name of the base model's folder."""
         return self.base_folder.name
 
-    def describe_environment(self, arguments: Sequence[str]) -> dict[str, Any]:
+    def describe_environment(self, arguments: Sequence[str]) -> Environment:
         """What `environment.json` says: machine and versions, and hashes of data and weights."""
         quantised = {"bitsandbytes": installed_version("bitsandbytes")}
-        return describe_environment(self.device, arguments) | {
+        return Environment.of(
+            describe_environment(self.device, arguments),
             **(quantised if self.config.quantize else {}),
-            "data": {
-                "name": self.data.name,
-                "samples": len(self.data.train) + len(self.data.val),
-                "sha256": self.data.sha256,
-            },
-            "checkpoint": {
-                "name": self.model_name,
-                "sha256": hash_file(self.base_folder / "lit_model.pth"),
-                "model_config_sha256": hash_file(self.base_folder / "model_config.yaml"),
-            },
-        }
+            data=DataRecord(
+                name=self.data.name,
+                samples=len(self.data.train) + len(self.data.val),
+                sha256=self.data.sha256,
+            ),
+            checkpoint=CheckpointRecord(
+                name=self.model_name,
+                sha256=hash_file(self.base_folder / "lit_model.pth"),
+                model_config_sha256=hash_file(self.base_folder / "model_config.yaml"),
+            ),
+        )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> TrainStart:
         """What `summary.json` says of a run before it starts."""
         config, settings, data = self.config, self.settings, self.data
-        return {
-            "kind": "train",
-            "label": settings.label,
-            "method": settings.method.name,
-            "blocks": list(settings.blocks) if settings.blocks is not None else None,
-            "target": settings.skip.target if settings.skip else None,
-            "rank": settings.rank,
-            "model": self.model_name,
-            "data": data.name,
-            "train_samples": len(data.train),
-            "val_samples": len(data.val),
-            "dropped_samples": data.dropped,
-            "seed": config.seed,
-            "global_batch_size": config.global_batch_size,
-            "micro_batch_size": self.micro_batch_size,
-            "learning_rate": config.learning_rate,
-            "precision": self.precision,
-            "gradient_checkpointing": config.gradient_checkpointing,
-            "quantize": config.quantize,
-            "compile": config.compile,
-            "device": str(self.device),
-            "error": None,
-        }
+        return TrainStart(
+            kind="train",
+            label=settings.label,
+            method=settings.method.name,
+            blocks=settings.blocks,
+            target=settings.skip.target if settings.skip else None,
+            rank=settings.rank,
+            model=self.model_name,
+            data=data.name,
+            train_samples=len(data.train),
+            val_samples=len(data.val),
+            dropped_samples=data.dropped,
+            seed=config.seed,
+            global_batch_size=config.global_batch_size,
+            micro_batch_size=self.micro_batch_size,
+            learning_rate=config.learning_rate,
+            precision=self.precision,
+            gradient_checkpointing=config.gradient_checkpointing,
+            quantize=config.quantize,
+            compile=config.compile,
+            device=str(self.device),
+            error=None,
+        )
 
 
 def check_shares(plan: TrainingPlan, n_ranks: int) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note, warn
 from skip2bench.io.locks import locked_folder
-from skip2bench.results.reading import Run, read_run
+from skip2bench.machine.environment_record import Environment
+from skip2bench.results.reading import AnyRun, TrainRun, is_train, read_run
 from skip2bench.results.run_folder import (
     METRICS_COLUMNS,
     RESULTS,
@@ -27,6 +28,7 @@ from skip2bench.results.run_folder import (
     holds_run,
     open_run_folder,
 )
+from skip2bench.results.run_records import TrainResult
 from skip2bench.train.logs import DamagedLogError, keep_rows
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.state import DamagedStateError, Progress, State, StateFolder, read_state
@@ -44,9 +46,9 @@ class RunPlace:
     log_folder: Path
     state: State | None = None
     """None for a run that starts at its beginning."""
-    earlier_sessions: list[dict[str, Any]] = field(default_factory=list)
+    earlier_sessions: tuple[Environment, ...] = ()
     """Environments of the processes that worked on the run before."""
-    finished: dict[str, Any] | None = None
+    finished: TrainResult | None = None
     """Summary of a run that has nothing left to do."""
 
     @property
@@ -77,16 +79,18 @@ class RunPlace:
         return progress
 
 
-def identify(plan: TrainingPlan, environment: Mapping[str, Any]) -> dict[str, Any]:
+def identify(plan: TrainingPlan, environment: Environment) -> dict[str, Any]:
     """What a state must have been made with, to be a state of this run."""
+    versions = environment.model_dump(include={*_RECORDED})
+    assert environment.checkpoint is not None
     return {
         "configuration": _hash(describe_same(plan.config)),
         "data": plan.data.sha256,
-        "checkpoint": environment["checkpoint"]["sha256"],
-        "model_config": environment["checkpoint"]["model_config_sha256"],
+        "checkpoint": environment.checkpoint.sha256,
+        "model_config": environment.checkpoint.model_config_sha256,
         "precision": plan.precision,
         "device": plan.device.type,
-        "versions": {name: environment.get(name) for name in _RECORDED},
+        "versions": versions,
     }
 
 
@@ -121,11 +125,13 @@ def _take_up(folder: Path, config: TrainConfig, identity: Mapping[str, Any]) -> 
     """
     run = check_resumable(folder)
     check_is_same(run, config)
-    log_folder = _log_folder(folder, run.summary.get("log_folder"))
-    if run.summary.get("status") == "ok":
+    log_folder = _log_folder(folder, run.summary.log_folder)
+    if run.summary.status == "ok":
         note(f"the run in {folder} has finished already")
         return RunPlace(
-            folder=folder, log_folder=log_folder, finished=run.summary | {"folder": str(folder)}
+            folder=folder,
+            log_folder=log_folder,
+            finished=TrainResult.of(run.summary, folder=str(folder)),
         )
     state = _choose_state(folder, identity)
     if state is None:
@@ -134,13 +140,13 @@ def _take_up(folder: Path, config: TrainConfig, identity: Mapping[str, Any]) -> 
     _warn_of_changes(state.values["identity"]["versions"], identity["versions"])
     step = state.values["progress"]["step"]
     note(f"going on with the run in {folder} after step {step}")
-    earlier = run.environment.get("earlier_sessions") or []
-    own = {key: value for key, value in run.environment.items() if key != "earlier_sessions"}
+    own = run.environment.model_dump(exclude_unset=True, exclude={"earlier_sessions"})
+    earlier = run.environment.earlier_sessions or ()
     return RunPlace(
         folder=folder,
         log_folder=_log_folder(folder, state.values["log_folder"]),
         state=state,
-        earlier_sessions=[*earlier, own],
+        earlier_sessions=(*earlier, Environment(**own)),
     )
 
 
@@ -180,9 +186,9 @@ def _cut_logs(log_folder: Path, state: State) -> None:
     keep_rows(log_folder / "steps.csv", STEPS_COLUMNS, range(1, progress["step"] + 1))
 
 
-def _restart_logs(folder: Path, run: Run) -> Path:
+def _restart_logs(folder: Path, run: TrainRun) -> Path:
     """Logs for a run that starts again: its own where they hold no step, else new ones."""
-    log_folder = _log_folder(folder, run.summary.get("log_folder"))
+    log_folder = _log_folder(folder, run.summary.log_folder)
     steps = log_folder / "steps.csv"
     has_rows = steps.is_file() and steps.read_bytes().count(b"\n") > 1
     if has_rows or not log_folder.is_dir():
@@ -219,13 +225,13 @@ def find_stopped(config: TrainConfig) -> Path | None:
             run = read_run(path.parent)
         except Skip2BenchError:
             continue  # half of one, from which nothing can go on
-        if run.summary.get("status") != "ok" and not find_differences(run, config):
+        if run.summary.status != "ok" and not find_differences(run, config):
             return run.folder
     note(f"no stopped run of this configuration below {RESULTS / 'train'}: a new one starts")
     return None
 
 
-def check_resumable(folder: Path) -> Run:
+def check_resumable(folder: Path) -> TrainRun:
     """The run in a folder, where something can go on with it.
 
     Raises:
@@ -239,11 +245,11 @@ def check_resumable(folder: Path) -> Run:
                 "with --force or another --out-dir"
             )
     run = read_run(folder)
-    if run.kind != "train" or run.summary.get("peer"):
+    if not is_train(run) or run.summary.peer:
         raise Skip2BenchError(
             f"{str(folder)!r} holds no run of skip2bench train; choose another --out-dir"
         )
-    if (step := run.summary.get("diverged_at_step")) is not None:
+    if (step := run.summary.diverged_at_step) is not None:
         raise Skip2BenchError(
             f"the run in {str(folder)!r} diverged at step {step} and would do so again; start a "
             "new one with a lower --learning-rate"
@@ -251,7 +257,7 @@ def check_resumable(folder: Path) -> Run:
     return run
 
 
-def check_is_same(run: Run, config: TrainConfig) -> None:
+def check_is_same(run: TrainRun, config: TrainConfig) -> None:
     """Raise a Skip2BenchError that names the first difference to another configuration."""
     folder = str(run.folder)
     if lost := [name for name in to_plain(config) if name not in run.config]:
@@ -267,7 +273,7 @@ def check_is_same(run: Run, config: TrainConfig) -> None:
         )
 
 
-def find_differences(run: Run, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
+def find_differences(run: AnyRun, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """By name what a run has and what a configuration says, where these differ."""
     return {
         name: (run.config.get(name), value)

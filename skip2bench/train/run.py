@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from litgpt.model import GPT
@@ -26,6 +25,7 @@ from skip2bench.models.adapters import save_adapter
 from skip2bench.models.methods import count_parameters, trained_tensors
 from skip2bench.models.skip import SkipGPT
 from skip2bench.results.run_folder import record_run
+from skip2bench.results.run_records import TrainFigures, TrainResult, TrainSummary
 from skip2bench.train.attempt import SCRATCH, Attempt, open_attempt
 from skip2bench.train.cached_objective import CachedObjective
 from skip2bench.train.logs import NoLogs, RunLogs
@@ -50,8 +50,8 @@ from skip2bench.train.training import (
 )
 
 
-def run_training(config: TrainConfig, arguments: Sequence[str] = ()) -> dict[str, Any]:
-    """Fine-tune, write the run folder, and return its summary.
+def run_training(config: TrainConfig, arguments: Sequence[str] = ()) -> TrainResult | None:
+    """Fine-tune, write the run folder, and return its summary; None on ranks but the first.
 
     Args:
         config: What to run.
@@ -74,33 +74,35 @@ def run_training(config: TrainConfig, arguments: Sequence[str] = ()) -> dict[str
         with open_attempt(plan, ranks, fabric, arguments, started) as attempt:
             finished = attempt.place.finished
             summary = _record(attempt) if finished is None else finished
-        return summary if ranks.is_first else {}
+        return summary if ranks.is_first else None
 
 
-def _record(attempt: Attempt) -> dict[str, Any]:
+def _record(attempt: Attempt) -> TrainResult | None:
     """Train, and on the first rank write the run's files; the summary, of the others nothing."""
     plan, place, ranks = attempt.plan, attempt.place, attempt.ranks
     ranks.begin_run(place.folder, place.step)
     if not ranks.is_first:
         _train(attempt)
-        return {}
+        return None
     with (
         _cleared_at_end(place.folder),
         record_run(
             place.folder,
             to_plain(plan.config),
             attempt.environment,
-            plan.describe() | {"log_folder": attempt.log_folder},
+            TrainSummary.begin(
+                plan.describe().model_copy(update={"log_folder": attempt.log_folder})
+            ),
             attempt.started,
             earlier_seconds=place.earlier_seconds,
             can_resume=True,
-        ) as summary,
+        ) as recording,
     ):
         with watch_anonymous_memory() if plan.config.stream_blocks else nullcontext() as read_peak:
-            summary |= _train(attempt)
+            recording.add(_train(attempt))
         if read_peak is not None:
-            summary["peak_anonymous_memory_bytes"] = read_peak()
-    return summary | {"folder": str(place.folder)}
+            recording.set(peak_anonymous_memory_bytes=read_peak())
+    return TrainResult.of(recording.summary, folder=str(place.folder))
 
 
 @contextmanager
@@ -119,7 +121,7 @@ def _clear(folder: Path) -> None:
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
 
 
-def _train(attempt: Attempt) -> dict[str, Any]:
+def _train(attempt: Attempt) -> TrainFigures:
     """Build the model, train it, save the adapter; return the figures of the run."""
     plan, place, ranks = attempt.plan, attempt.place, attempt.ranks
     if plan.config.stream_blocks:
@@ -135,9 +137,10 @@ def _train(attempt: Attempt) -> dict[str, Any]:
         fit(run, progress, place.state)
     finally:
         run.logs.close()
-    figures = summarise_run(run, progress) | describe_communication(run)
+    figures = TrainFigures.of(summarise_run(run, progress), describe_communication(run))
+    adapter_bytes = None
     if ranks.is_first:
-        figures["adapter_bytes"] = save_adapter(
+        adapter_bytes = save_adapter(
             model,
             plan.settings,
             place.folder / "final",
@@ -146,14 +149,15 @@ def _train(attempt: Attempt) -> dict[str, Any]:
             plan.config.prompt_style,
         )
     before, after = run.domain_loss_before, _domain_loss(attempt, model)
-    return {
-        "total_parameters": total,
-        "trainable_parameters": trainable,
-        **figures,
-        "domain_loss_before": before,
-        "domain_loss_after": after,
-        "forgetting": None if before is None or after is None else after - before,
-    }
+    return TrainFigures.of(
+        figures,
+        total_parameters=total,
+        trainable_parameters=trainable,
+        adapter_bytes=adapter_bytes,
+        domain_loss_before=before,
+        domain_loss_after=after,
+        forgetting=None if before is None or after is None else after - before,
+    )
 
 
 def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:

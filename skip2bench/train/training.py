@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -13,6 +12,7 @@ from skip2bench.data.samples import TokenizedData, global_batches
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import read_peak_memory, read_reserved_memory
 from skip2bench.machine.signals import StopRequest
+from skip2bench.results.run_records import RankFigures, TrainFigures
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
 from skip2bench.train.logs import NoLogs, RunLogs
@@ -108,32 +108,30 @@ def count_epochs(run: TrainingRun, progress: Progress) -> float:
     return round(progress.step / steps_per_epoch, 4)
 
 
-def summarise_run(run: TrainingRun, progress: Progress) -> dict[str, Any]:
+def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
     """Headline figures of a finished run."""
     best_step, best_loss = min(progress.val_losses, key=lambda point: point[1])
-    return {
-        "train_seconds": run.clock.total(TRAINING_CLOCK),
-        **{
-            f"{part}_seconds": run.clock.seconds.get(part, 0.0)
-            for part in (*TRAINING_CLOCK, "validation", "saving", "resume")
-        },
-        "steps": progress.step,
-        "epochs": count_epochs(run, progress),
-        "tokens": progress.tokens,
-        "resumed_at_steps": progress.resumed_at_steps,
-        "saved_for_backward_bytes": progress.saved_bytes,
-        "peak_memory_bytes": read_run_peak(run, progress),
-        "steps_peak_memory_bytes": read_steps_peak(run, progress),
-        "reserved_memory_bytes": read_reserved_memory(run.fabric.device),
-        **run.objective.describe(),
-        "initial_val_loss": progress.val_losses[0][1],
-        "final_val_loss": progress.val_losses[-1][1],
-        "best_val_loss": best_loss,
-        "best_step": best_step,
-    }
+    parts = (*TRAINING_CLOCK, "validation", "saving", "resume")
+    return TrainFigures.of(
+        run.objective.describe(),
+        train_seconds=run.clock.total(TRAINING_CLOCK),
+        **{f"{part}_seconds": run.clock.seconds.get(part, 0.0) for part in parts},
+        steps=progress.step,
+        epochs=count_epochs(run, progress),
+        tokens=progress.tokens,
+        resumed_at_steps=progress.resumed_at_steps,
+        saved_for_backward_bytes=progress.saved_bytes,
+        peak_memory_bytes=read_run_peak(run, progress),
+        steps_peak_memory_bytes=read_steps_peak(run, progress),
+        reserved_memory_bytes=read_reserved_memory(run.fabric.device),
+        initial_val_loss=progress.val_losses[0][1],
+        final_val_loss=progress.val_losses[-1][1],
+        best_val_loss=best_loss,
+        best_step=best_step,
+    )
 
 
-def describe_communication(run: TrainingRun) -> dict[str, Any]:
+def describe_communication(run: TrainingRun) -> RankFigures:
     """What `summary.json` says of a run's ranks.
 
     `communication_bytes_per_step` are what each rank gives to the collective of a step: gradients
@@ -143,8 +141,8 @@ def describe_communication(run: TrainingRun) -> dict[str, Any]:
     ranks, strategy = run.ranks, run.config.strategy
     trained = [p for p in run.model.parameters() if p.requires_grad]
     several = "ddp" if strategy == "auto" else strategy
-    return {
-        "world_size": ranks.size,
-        "strategy": "single" if ranks.is_alone else several,
-        "communication_bytes_per_step": step_bytes(trained, ranks.size),
-    }
+    return RankFigures(
+        world_size=ranks.size,
+        strategy="single" if ranks.is_alone else several,
+        communication_bytes_per_step=step_bytes(trained, ranks.size),
+    )

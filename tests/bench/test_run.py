@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from tiny import as_written
 
 from skip2bench.bench import run as bench
 from skip2bench.bench.run import list_configurations, run_bench
@@ -15,6 +16,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.out_of_memory import describe_misfit
 from skip2bench.models.base import config_by_name, load_config
 from skip2bench.report.run import render_report
+from skip2bench.results.bench_records import BenchResult
 from skip2bench.results.run_folder import MEASUREMENT_COLUMNS
 
 
@@ -32,7 +34,7 @@ def result(tiny_checkpoint, tmp_path_factory):
         out_dir=folder,
         device="cpu",
     )
-    return run_bench(config, ["bench"]), folder
+    return as_written(run_bench(config, ["bench"])), folder
 
 
 def test_configurations_start_with_the_baseline_and_repeat_none():
@@ -100,7 +102,7 @@ def test_the_csv_has_a_row_a_configuration(result):
 
 
 def test_the_screen_shows_the_tables_in_the_guides_order(result, capsys):
-    print_bench(result[0])
+    print_bench(BenchResult(**result[0]))
     text = capsys.readouterr().out
     places = [text.index(sign) for sign in ("COMPARISON SUMMARY", "📊", "📈", "⚡", "⚙️", "💾")]
     assert places == sorted(places)
@@ -163,8 +165,9 @@ def test_what_does_not_fit_is_a_row_and_the_others_are_measured(
     bench_that_runs_out, tmp_path, capsys
 ):
     summary = bench_that_runs_out(in_memory_process=("skip",), in_timing=("skip", "skip2"))
-    lora, skip, skip2 = summary["configurations"]
-    assert summary["status"] == "ok"
+    written = as_written(summary)
+    lora, skip, skip2 = written["configurations"]
+    assert written["status"] == "ok"
     figures = ("status", "requested_bytes", "oom_phase")
     assert [lora[key] for key in figures] == ["ok", None, None]
     # found in the memory process, it was never timed: there it would have been another phase
@@ -192,7 +195,7 @@ def test_what_does_not_fit_is_a_row_and_the_others_are_measured(
 
 
 def test_a_cached_step_that_does_not_fit_is_enough(bench_that_runs_out):
-    summary = bench_that_runs_out(in_memory_process=("skip2",))
+    summary = as_written(bench_that_runs_out(in_memory_process=("skip2",)))
     skip2 = summary["configurations"][2]
     assert (skip2["status"], skip2["requested_bytes"], skip2["phases"]) == ("oom", 3 * 2**30, {})
     assert "ratios" in summary["configurations"][1]
@@ -203,11 +206,12 @@ def test_without_a_baseline_that_fits_there_are_no_ratios(
     bench_that_runs_out, where, tmp_path, capsys
 ):
     summary = bench_that_runs_out(**{where: ("lora",)})
-    lora, skip, skip2 = summary["configurations"]
+    entries = as_written(summary)["configurations"]
+    lora, skip, skip2 = entries
     assert lora["status"] == "oom"
     assert skip["phases"]
     assert skip2["phases"]
-    assert not any("ratios" in entry for entry in summary["configurations"])
+    assert not any("ratios" in entry for entry in entries)
     print_bench(summary)
     assert "No ratios: the baseline, Traditional LoRA, does not fit." in capsys.readouterr().out
     for lang, words in (

@@ -1,6 +1,7 @@
 import pytest
 
 from skip2bench.cli.compare_screen import _describe_warning
+from skip2bench.results.comparison_records import ComparisonWarning
 
 
 @pytest.mark.parametrize(
@@ -30,4 +31,4 @@ from skip2bench.cli.compare_screen import _describe_warning
     ],
 )
 def test_every_kind_of_warning_has_its_words(warning, text):
-    assert _describe_warning(warning) == text
+    assert _describe_warning(ComparisonWarning(**warning)) == text

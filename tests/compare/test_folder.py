@@ -11,7 +11,9 @@ from skip2bench.config.compare import load_compare_config, to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.whole import write_json, write_yaml
+from skip2bench.machine.environment_record import Environment
 from skip2bench.models.base import load_config
+from skip2bench.results.curves import CurvePoint
 
 OK = Outcome(
     status="ok",
@@ -99,7 +101,7 @@ def test_a_cell_that_is_no_longer_whole_is_named_once_and_runs_again(
 
 def test_what_decides_a_result_changes_the_key(cell):
     def key(cell=cell, environment=ENVIRONMENT, data="d"):
-        return make_key(describe_cell(cell, data), environment)
+        return make_key(describe_cell(cell, data), Environment(**environment))
 
     assert key() == key()
     others = [
@@ -143,11 +145,11 @@ def test_a_comparison_is_not_begun_anew_over_another(tmp_path):
 
 
 def test_a_peer_is_at_its_target_where_its_end_is(folder, cell):
-    summary = KNOWN | {"steps": 10, "final_val_loss": 2.0, "train_seconds": 5.0}
+    summary = KNOWN | {"kind": "train", "steps": 10, "final_val_loss": 2.0, "train_seconds": 5.0}
     write_json(folder.run_folder("x") / "summary.json", summary)
     cell_run = read_cell_run(folder.run_folder("x"))
     assert read_result(cell, OK, cell_run).curve == []  # its metrics are lost
     result = read_result(replace(cell, peer="litgpt"), OK, cell_run)
-    assert result.curve == [{"step": 10, "val_loss": 2.0, "train_seconds": 5.0}]
+    assert result.curve == [CurvePoint(step=10, val_loss=2.0, train_seconds=5.0)]
     failed = replace(OK, status="failed")
     assert not read_result(cell, failed, cell_run).curve

@@ -11,6 +11,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from tiny import as_written
 
 from skip2bench.compare.folder import CompareFolder
 from skip2bench.compare.run import run_comparison
@@ -70,7 +71,7 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys, re
     }
     folder = tmp_path / "out"
     config = load_compare_config(settings | matrix | {"out_dir": folder})
-    results = run_comparison(config, ["compare"])
+    results = as_written(run_comparison(config, ["compare"]))
     statuses = {name: cell["status"] for name, cell in results["cells"].items()}
     assert statuses == {
         "cache-1": "ok",
@@ -86,7 +87,7 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys, re
     assert set(reads.values()) == {1}
     assert results["error"].startswith("2 of 6 runs did not end well: lora-2-lr1e+30-seed1337, l")
     assert "lower --learning-rate" in results["cells"]["lora-2-lr1e+30-seed1337"]["error"]
-    assert read_run(folder).summary["status"] == "failed"
+    assert read_run(folder).summary.status == "failed"
 
     written = json.loads((folder / "comparison_results.json").read_text())
     assert written["statuses"] == {"failed": 1, "ok": 4, "oom": 1}
@@ -101,7 +102,7 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys, re
     reused = cells["skip2-0-1-lr0.01-seed1337-reused"]["figures"]["final_val_loss"]
     assert built == pytest.approx(reused, abs=1e-6)
     assert skip2["figures"]["reused_train_seconds"]["n"] == 1
-    assert read_run(folder / "cells/skip2-0-1-lr0.01-seed1337-reused").summary["cache_kept"]
+    assert read_run(folder / "cells/skip2-0-1-lr0.01-seed1337-reused").summary.cache_kept
 
     table = pd.read_csv(folder / "comparison.csv")
     assert table["status"].value_counts().to_dict() == {"ok": 4, "failed": 1, "oom": 1}
@@ -150,7 +151,7 @@ def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):
     wait_for(lambda: not any(child.is_running() for child in children))
     assert len(stamps(folder)) == (1 if number == signal.SIGKILL else 2)
     if number != signal.SIGKILL:
-        assert read_run(folder).summary["status"] == "interrupted"
+        assert read_run(folder).summary.status == "interrupted"
         outcome = json.loads((folder / "cells/last-lr0.01-seed1337.json").read_text())["outcome"]
         assert outcome["status"] == "interrupted"
 
@@ -161,7 +162,7 @@ def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):
     assert "1 of 3 are done already" in done.stderr
     results = json.loads(done.stdout)
     assert {cell["status"] for cell in results["cells"].values()} == {"ok"}
-    assert read_run(folder).summary["status"] == "ok"
+    assert read_run(folder).summary.status == "ok"
 
 
 def wait_for(condition, seconds=60.0):
@@ -175,8 +176,8 @@ def test_a_dry_run_writes_nothing(settings, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     config = load_compare_config(settings | {"methods": "lora,skip", "dry_run": True})
     result = run_comparison(config, ["compare"])
-    assert result["cells"][0] == "lora-lr0.001-seed1337"
-    assert result["estimated_seconds"] > 0
+    assert result.cells[0] == "lora-lr0.001-seed1337"
+    assert result.estimated_seconds > 0
     assert not list(tmp_path.iterdir())
     err = capsys.readouterr().err
     assert "Traditional LoRA: " in err

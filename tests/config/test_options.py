@@ -11,6 +11,7 @@ from typing import get_args
 
 import pytest
 import yaml
+from made_records import make_run
 
 from skip2bench.compare.folder import describe_cell, make_key
 from skip2bench.compare.matrix import list_cells, list_configurations
@@ -22,12 +23,13 @@ from skip2bench.config.options import Role, is_switch, list_options, option
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint
+from skip2bench.machine.environment_record import Environment
 from skip2bench.models.base import load_config
 from skip2bench.report.groups import combine_runs
 from skip2bench.report.selection import Selection, select_runs
 from skip2bench.results import conditions as run_switches
 from skip2bench.results.conditions import read_conditions
-from skip2bench.results.reading import Run, read_runs
+from skip2bench.results.reading import read_runs
 from skip2bench.train.plan import plan_training
 from skip2bench.train.resume import find_differences, identify
 from skip2bench.train.run import run_training
@@ -90,14 +92,14 @@ def test_a_report_leaves_out_runs_on_another_number_of_devices(selected):
 def test_a_cache_of_another_dtype_makes_a_configuration_of_its_own(selected):
     selection = selected(cache_dtype="int8")
     assert reason(selection) is None
-    labels = [entry["label"] for entry in combine_runs(selection.shown.runs, {})["configurations"]]
+    labels = [entry.label for entry in combine_runs(selection.shown.runs, {}).configurations]
     assert sum("cache_dtype int8" in label for label in labels) == 1
 
 
 def test_a_report_shows_variants_beside_each_other(selected):
     selection = selected(new_variant=2)
     assert reason(selection) is None
-    labels = [entry["label"] for entry in combine_runs(selection.shown.runs, {})["configurations"]]
+    labels = [entry.label for entry in combine_runs(selection.shown.runs, {}).configurations]
     assert sum("Skip2-LoRA (4 blocks)" in label for label in labels) == 2
     assert sum("new_variant 2" in label for label in labels) == 1
 
@@ -114,7 +116,9 @@ def test_a_comparison_runs_again_what_differs_in_more_than_a_place(tmp_path):
     plain = to_plain(cell.config)
 
     def key(**values) -> str:
-        return make_key(describe_cell(replace(cell, config=Wider(**plain | values)), "d"), {})
+        return make_key(
+            describe_cell(replace(cell, config=Wider(**plain | values)), "d"), Environment()
+        )
 
     assert {key(new_place=2), key(new_call=2), key(logger="tensorboard")} == {key()}
     others = [key(**{name: 2}) for name in KEPT_APART]
@@ -133,7 +137,7 @@ def values(tiny_checkpoint, tiny_data, tmp_path):
 def test_a_run_goes_on_with_all_but_another_place(values):
     def identity(**changes):
         plan = plan_training(Wider(**values | changes))
-        return identify(plan, {"checkpoint": {"sha256": "a", "model_config_sha256": "b"}})
+        return identify(plan, Environment(checkpoint={"sha256": "a", "model_config_sha256": "b"}))
 
     same = identity()
     for name in ("new_place", "new_call", "save_interval"):
@@ -143,7 +147,7 @@ def test_a_run_goes_on_with_all_but_another_place(values):
 
 
 def test_what_differs_is_named_to_whoever_resumes(values):
-    run = Run(folder=Path(), summary={}, environment={}, config=to_plain(Wider(**values)))
+    run = make_run(config=to_plain(Wider(**values)))
     assert find_differences(run, Wider(**values, new_place=2, new_call=2)) == {}
     assert find_differences(run, Wider(**values, new_variant=2)) == {"new_variant": (1, 2)}
 
@@ -151,7 +155,7 @@ def test_what_differs_is_named_to_whoever_resumes(values):
 def test_a_kept_cache_serves_all_but_another_backbone(values, tmp_path):
     def is_kept(**changes) -> bool:
         config = values | {"cache_dir": tmp_path / "kept", "force": True} | changes
-        return run_training(Wider(**config), ["train"])["cache_kept"]
+        return run_training(Wider(**config), ["train"]).cache_kept
 
     assert not is_kept()
     assert is_kept(new_condition=2, new_variant=2, new_place=2)
@@ -182,7 +186,7 @@ def test_no_report_records_anything():
 
 
 def test_what_runs_recorded_is_recorded_under_that_name(values):
-    known = {*plan_training(TrainConfig(**values)).describe(), "steps"}
+    known = {*plan_training(TrainConfig(**values)).describe().to_plain(), "steps"}
     recorded = {
         item.metadata["recorded_as"]
         for item in TrainConfig.__dataclass_fields__.values()
@@ -193,7 +197,7 @@ def test_what_runs_recorded_is_recorded_under_that_name(values):
 
 def test_conditions_and_switches_are_these():
     """What a report holds runs to; whoever changes a role sees it here."""
-    run = Run(folder=Path(), summary={}, environment={}, config={})
+    run = make_run()
     assert sorted(read_conditions(run)) == [
         *("adam_beta1", "adam_beta2", "checkpoint", "compile", "data", "device", "devices"),
         *("global_batch_size", "gradient_checkpointing", "hardware", "lr_warmup_steps", "model"),

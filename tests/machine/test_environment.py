@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import as_written
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine import environment, hardware
@@ -11,13 +12,13 @@ from skip2bench.machine.environment import (
     describe_environment,
     weights_dtype,
 )
-from skip2bench.results.records import check_environment
+from skip2bench.results.reading import check_environment
 
 CPU = torch.device("cpu")
 
 
 def test_the_environment_says_what_a_reader_must_know():
-    found = describe_environment(CPU, ["train", "--data", "a b.json"])
+    found = as_written(describe_environment(CPU, ["train", "--data", "a b.json"]))
     assert found["command"] == "skip2bench train --data 'a b.json'"
     assert found["torch"] == torch.__version__
     assert found["gpu"] is None
@@ -63,7 +64,7 @@ def test_a_gpu_is_described_with_what_decides_its_speed(monkeypatch, printed, dr
     )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
     monkeypatch.setattr(hardware, "run_command", lambda _command: printed)
-    gpu = describe_environment(torch.device("cuda", 0), [])["gpu"]
+    gpu = as_written(describe_environment(torch.device("cuda", 0), []))["gpu"]
     assert gpu == {
         "name": "NVIDIA H100",
         "memory_bytes": 85 * 10**9,
@@ -78,7 +79,7 @@ def test_a_gpu_is_described_with_what_decides_its_speed(monkeypatch, printed, dr
         "cudnn_benchmark": False,
         "cudnn_deterministic": False,
     }
-    assert check_environment({"gpu": gpu}) == {"gpu": gpu}
+    assert as_written(check_environment({"gpu": gpu})) == {"gpu": gpu}
 
 
 def test_settings_that_torch_refuses_to_tell_are_missing(monkeypatch):

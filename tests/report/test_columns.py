@@ -27,6 +27,8 @@ from skip2bench.report.columns import (
     TABLES,
 )
 from skip2bench.report.run import render_report
+from skip2bench.results.bench_records import BenchResult
+from skip2bench.results.comparison_records import ComparisonResult, FigureSummary
 from skip2bench.results.reading import read_run
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +39,7 @@ STEPS = Column(
     en="Steps, doubled",
     ja="ステップ数の倍",
     short="2 steps",
-    figure=lambda entry: 2 * entry["figures"]["steps"]["mean"] if entry["figures"] else None,
+    figure=lambda entry: 2 * entry.figures["steps"].mean if entry.figures else None,
     show=plain("{:.0f}".format),
 )
 
@@ -62,7 +64,7 @@ def test_a_column_said_once_is_in_every_output(monkeypatch, capsys, tmp_path):
     assert rows[0].endswith(f" | {steps:.0f} |")
     path = next(FAILED.rglob("comparison_results.json"))
     stored = json.loads(path.read_text(encoding="utf-8"))
-    print_compare({"best_batch": [], "folder": "x"} | stored)
+    print_compare(ComparisonResult(**stored, folder="x"))
     text = capsys.readouterr().out
     assert "2 steps" in text
     assert f" {steps:.0f} " in text
@@ -108,9 +110,9 @@ def test_a_figure_that_is_missing_or_did_not_fit():
 @pytest.mark.parametrize(
     ("figure", "is_brief", "text", "on_screen"),
     [
-        ({"n": 1, "mean": 2.0, "std": 0.0}, False, "2.0", "2.0"),
-        ({"n": 3, "mean": 2.0, "std": 0.5}, False, "2.0 ± 0.5", "2.0 ± 0.5"),
-        ({"n": 3, "mean": 2.0, "std": 0.5}, True, "2.0 ± 0.5", "2.0"),
+        (FigureSummary(n=1, mean=2.0, std=0.0), False, "2.0", "2.0"),
+        (FigureSummary(n=3, mean=2.0, std=0.5), False, "2.0 ± 0.5", "2.0 ± 0.5"),
+        (FigureSummary(n=3, mean=2.0, std=0.5), True, "2.0 ± 0.5", "2.0"),
     ],
 )
 def test_a_figure_over_runs(figure, is_brief, text, on_screen):
@@ -128,9 +130,7 @@ def test_the_terminals_columns_of_a_comparison_are_the_reports():
 
 def test_the_terminals_tables_of_a_benchmark(capsys):
     run = next(iter(REFERENCE.rglob("measurements.csv"))).parent
-    summary = read_run(run).summary | {"folder": "x"}
-    entries = [{"status": "ok"} | entry for entry in summary["configurations"]]
-    print_bench({"clock": "cpu"} | summary | {"configurations": entries})
+    print_bench(BenchResult.of(read_run(run).summary, folder="x"))
     text = capsys.readouterr().out
     places = [text.index(title) for title in BENCH_SCREENS]
     assert places == sorted(places)

@@ -1,6 +1,7 @@
 """Rules that speak when they apply, and only then."""
 
 import pytest
+from made_records import make_configuration
 
 from skip2bench.report.tables import Reduction
 from skip2bench.report.verdicts import diagnose
@@ -18,6 +19,10 @@ def make_row(**changes):
 
 
 def make_entry(**changes):
+    return make_configuration(**describe_entry() | changes)
+
+
+def describe_entry():
     means = {"train_seconds": 10.0, "data_seconds": 0.1, "forward_seconds": 4.0}
     means |= {"backward_seconds": 4.0, "optimizer_seconds": 0.2}
     return {
@@ -27,11 +32,11 @@ def make_entry(**changes):
         "learning_rate_at_edge": False,
         "against_baseline": {"final_val_loss": {"ratio": 1.01}},
         "figures": {name: {"mean": value, "std": 0.2} for name, value in means.items()},
-    } | changes
+    }
 
 
 def figures(**changes):
-    return make_entry()["figures"] | {
+    return describe_entry()["figures"] | {
         name: {"mean": mean, "std": std} for name, (mean, std) in changes.items()
     }
 

@@ -23,7 +23,7 @@ from skip2bench.report import run as report
 from skip2bench.report.run import render_report
 from skip2bench.results.curves import parse_curve
 from skip2bench.results.plain import DamagedFileError, read_json, read_yaml
-from skip2bench.results.records import check_comparison, check_environment, check_summary
+from skip2bench.results.reading import check_comparison, check_environment, check_summary
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "cpu"
 bounded = settings(deadline=None, max_examples=60, derandomize=True)

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from made_records import make_configuration, make_results, make_summary
 
 from skip2bench.report.verdicts import (
     check_claims,
@@ -27,16 +28,16 @@ def make_content(configurations):
                 learning_rate=1e-3,
                 seed=seed,
                 status="ok",
-                summary={
-                    "initial_val_loss": 4.0,
-                    "final_val_loss": loss,
-                    "best_val_loss": loss,
-                    "train_seconds": seconds,
-                    "steps": 10,
-                    "train_samples": 30,
-                    "global_batch_size": 16,
-                    "peak_memory_bytes": 1000 * seconds,
-                },
+                summary=make_summary(
+                    initial_val_loss=4.0,
+                    final_val_loss=loss,
+                    best_val_loss=loss,
+                    train_seconds=seconds,
+                    steps=10,
+                    train_samples=30,
+                    global_batch_size=16,
+                    peak_memory_bytes=round(1000 * seconds),
+                ),
             )
             for seed, (seconds, loss) in enumerate(values)
         ]
@@ -53,21 +54,20 @@ def make_content(configurations):
                 "figures": {
                     "train_seconds": seconds,
                     "final_val_loss": loss,
-                    "peak_memory_bytes": 1000 * seconds,
+                    "peak_memory_bytes": round(1000 * seconds),
                 },
             }
         entries.append(
-            {
-                "name": name,
-                "label": name,
-                "method": "lora" if blocks is None else "skip2",
-                "blocks": None if blocks is None else list(range(blocks)),
-                "is_baseline": blocks is None,
-                "trainable_parameters": parameters,
-                **summarise_configuration(results[name], results["lora"], None),
-            }
+            make_configuration(
+                name=name,
+                label=name,
+                method="lora" if blocks is None else "skip2",
+                blocks=None if blocks is None else tuple(range(blocks)),
+                is_baseline=blocks is None,
+                trainable_parameters=parameters,
+            ).joined(summarise_configuration(results[name], results["lora"], None))
         )
-    return {"configurations": entries, "cells": cells}
+    return make_results(entries, cells)
 
 
 LORA = (None, 100, [(100, 2.0), (110, 2.1), (105, 2.05)])
@@ -82,7 +82,7 @@ def test_the_conclusion_is_the_fastest_that_loses_nothing():
             "eight": (8, 100, [(8, 1.9), (8.1, 2.0), (8.2, 1.95)]),
         }
     )
-    assert find_conclusion(content)["label"] == "six"
+    assert find_conclusion(content).label == "six"
 
 
 def test_where_all_are_worse_the_most_accurate_is_spoken_of():
@@ -93,7 +93,7 @@ def test_where_all_are_worse_the_most_accurate_is_spoken_of():
             "six": (6, 100, [(6, 2.5), (6.1, 2.6), (6.2, 2.55)]),
         }
     )
-    assert find_conclusion(content)["label"] == "six"
+    assert find_conclusion(content).label == "six"
     assert find_conclusion(make_content({"lora": LORA})) is None
 
 
@@ -107,12 +107,12 @@ def test_presets_are_picked_from_what_was_measured():
         }
     )
     speed, balance, accuracy = pick_presets(content)
-    assert (speed.entry["label"], speed.tied) == ("four", [])
-    assert balance.entry["label"] == "six"  # as good as eight within the noise, and faster
-    assert accuracy.entry["label"] == "eight"
-    assert [entry["label"] for entry in accuracy.tied] == ["six"]
+    assert (speed.entry.label, speed.tied) == ("four", [])
+    assert balance.entry.label == "six"  # as good as eight within the noise, and faster
+    assert accuracy.entry.label == "eight"
+    assert [entry.label for entry in accuracy.tied] == ["six"]
     assert name_preset(speed.entry) == "fast"
-    assert name_preset({"blocks": [0, 2]}) is None
+    assert name_preset(make_configuration(blocks=(0, 2))) is None
     assert all(pick.is_tested for pick in (speed, balance, accuracy))
 
 
@@ -203,7 +203,7 @@ def test_configurations_are_paired_by_their_common_seeds():
     content = make_content(
         {"lora": LORA, "four": (4, 1, [(5, 3.0), (6, 3.0)]), "six": (6, 1, [(10, 2.0)])}
     )
-    _, four, six = content["configurations"]
+    _, four, six = content.configurations
     ratio = compare_entries(content, four, six, "train_seconds")
     assert (ratio.n, ratio.ratio) == (1, 0.5)
 
@@ -212,8 +212,8 @@ def test_figures_that_were_not_measured_are_not_claimed():
     content = make_content(
         {"lora": LORA, "six": (6, 1, [(6, 2.0)] * 3), "eight": (8, 1, [(8, 1.0)] * 3)}
     )
-    for entry in content["configurations"]:
-        del entry["figures"]["peak_memory_bytes"]
+    for entry in content.configurations:
+        del entry.figures["peak_memory_bytes"]
     claims = {claim.name: claim for claim in check_claims(content, [])}
     assert claims["eight_memory"].found is None
     assert claims["eight_accuracy"].found == 0.5

@@ -5,12 +5,14 @@ import json
 import shutil
 
 import pytest
+from made_records import make_summary
 
 from skip2bench.compare.peers import litgpt as peer_litgpt
 from skip2bench.config.commands import ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.whole import write_json
 from skip2bench.report.run import render_report
+from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.figures import (
     CellResult,
     find_warnings,
@@ -27,7 +29,7 @@ def make_cell(name, *, seed, seconds, loss, role="run", status="ok", **more):
         "final_val_loss": loss,
         "best_val_loss": loss,
         "train_seconds": seconds,
-        "cache_build_seconds": 0.5,
+        "cache_build_seconds": min(0.5, seconds),
         "steps": 10,
         "tokens": 1000,
         "train_samples": 30,
@@ -47,7 +49,7 @@ def make_cell(name, *, seed, seconds, loss, role="run", status="ok", **more):
         error=None if status == "ok" else "the loss is <nan> | at step 3",
         wall_seconds=seconds + 1,
         other_cpu_cores=1.0 if (name, seed) == ("lora", 2) else 0.0,
-        summary=summary if status == "ok" else {},
+        summary=make_summary(**summary) if status == "ok" else None,
     )
 
 
@@ -78,21 +80,23 @@ def comparison(tmp_path):
     entries = []
     for name, cells in CELLS.items():
         entries.append(
-            {
-                "name": name,
-                "label": LABELS[name],
-                "method": "skip2" if name == "skip2" else "lora",
-                "rank": 4,
-                "blocks": list(range(8)) if name == "skip2" else None,
-                "target": None,
-                "peer": "litgpt" if name == "peer-litgpt" else None,
-                "is_aa": False,
-                "is_baseline": name == "lora",
-                "trainable_parameters": 24_588 if name == "skip2" else 24_576,
-                "extra_parameters": 12 if name == "skip2" else 0,
-                "differences": list(peer_litgpt.DIFFERENCES) if name == "peer-litgpt" else [],
-                **summarise_configuration(cells, CELLS["lora"], None),
-            }
+            ComparedConfiguration.of(
+                summarise_configuration(cells, CELLS["lora"], None),
+                **{
+                    "name": name,
+                    "label": LABELS[name],
+                    "method": "skip2" if name == "skip2" else "lora",
+                    "rank": 4,
+                    "blocks": list(range(8)) if name == "skip2" else None,
+                    "target": None,
+                    "peer": "litgpt" if name == "peer-litgpt" else None,
+                    "is_aa": False,
+                    "is_baseline": name == "lora",
+                    "trainable_parameters": 24_588 if name == "skip2" else 24_576,
+                    "extra_parameters": 12 if name == "skip2" else 0,
+                    "differences": list(peer_litgpt.DIFFERENCES) if name == "peer-litgpt" else [],
+                },
+            )
         )
     results = [cell for cells in CELLS.values() for cell in cells]
     content = {

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_records import make_run
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.report.charts import _combine_curves
 from skip2bench.results.curves import LossCurve, metrics_path, read_loss_curve
-from skip2bench.results.reading import Run, read_run
+from skip2bench.results.reading import TrainRun, read_run
 
 RUNS = Path(__file__).parents[1] / "data" / "results" / "train"
 FOLDERS = [
@@ -19,11 +20,11 @@ FOLDERS = [
 ]
 
 
-def make_run(folder: Path, metrics: str | None) -> Run:
+def write_run(folder: Path, metrics: str | None) -> TrainRun:
     if metrics is not None:
         (folder / "logs" / "version_0").mkdir(parents=True)
         (folder / "logs" / "version_0" / "metrics.csv").write_text(metrics, encoding="utf-8")
-    return Run(folder=folder, summary={"label": "A $1 run"}, environment={}, config={})
+    return make_run(folder, label="A $1 run")
 
 
 def test_reads_a_curve() -> None:
@@ -35,9 +36,9 @@ def test_reads_a_curve() -> None:
 
 
 def test_a_run_without_metrics_is_skipped(tmp_path: Path) -> None:
-    header_only = make_run(tmp_path / "a", "step,train_seconds,train_loss,val_loss\n")
+    header_only = write_run(tmp_path / "a", "step,train_seconds,train_loss,val_loss\n")
     assert read_loss_curve(header_only) is None
-    assert read_loss_curve(make_run(tmp_path / "b", None)) is None
+    assert read_loss_curve(write_run(tmp_path / "b", None)) is None
 
 
 HEADER = "step,train_seconds,train_loss,val_loss"
@@ -75,7 +76,7 @@ HEADER = "step,train_seconds,train_loss,val_loss"
     ],
 )  # fmt: skip
 def test_damaged_metrics_have_an_exact_reason(tmp_path: Path, metrics: str, reason: str) -> None:
-    run = make_run(tmp_path, metrics)
+    run = write_run(tmp_path, metrics)
     with pytest.raises(Skip2BenchError) as caught:
         read_loss_curve(run)
     assert str(caught.value) == (
@@ -86,17 +87,17 @@ def test_damaged_metrics_have_an_exact_reason(tmp_path: Path, metrics: str, reas
 
 def test_more_columns_and_other_files_of_the_same_figures(tmp_path: Path) -> None:
     text = f"note,{HEADER}\nx,0,0,1,2\n\ny,50,1e1,1.,2E-1\n"
-    plain = read_loss_curve(make_run(tmp_path / "a", text))
+    plain = read_loss_curve(write_run(tmp_path / "a", text))
     assert plain == LossCurve(
         steps=[0, 50], train_seconds=[0.0, 10.0], val_losses=[2.0, 0.2], train_losses=[1.0, 1.0]
     )
-    marked = make_run(tmp_path / "b", "\ufeff")
+    marked = write_run(tmp_path / "b", "\ufeff")
     metrics_path(marked).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     assert read_loss_curve(marked) == plain
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
-    run = make_run(tmp_path, "")
+    run = write_run(tmp_path, "")
     metrics_path(run).write_bytes(b"\xff\xfe")
     with pytest.raises(Skip2BenchError, match=r"metrics\.csv is not in UTF-8 \(invalid start byte"):
         read_loss_curve(run)
@@ -107,22 +108,23 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_a_log_folder_that_leads_out_is_never_read(tmp_path: Path) -> None:
-    outside = make_run(tmp_path / "outside", f"{HEADER}\n0,0,1,1\n")
-    run = make_run(tmp_path / "run", None)
+    outside = write_run(tmp_path / "outside", f"{HEADER}\n0,0,1,1\n")
+    run = write_run(tmp_path / "run", None)
     (run.folder).mkdir()
     (run.folder / "logs").symlink_to(outside.folder / "logs")
     with pytest.raises(
         Skip2BenchError, match=r"log_folder 'logs/version_0' leads out of the run f"
     ):
         read_loss_curve(run)
-    named = replace(run, summary={"log_folder": "../outside/logs/version_0"})
+    outside_too = {"log_folder": "../outside/logs/version_0"}
+    named = replace(run, summary=run.summary.model_copy(update=outside_too))
     with pytest.raises(Skip2BenchError, match="leads out of the run folder"):
         read_loss_curve(named)
 
 
 def test_a_hundred_thousand_rows_make_a_small_chart(tmp_path: Path) -> None:
     rows = "".join(f"{step},{step / 10},{2 + step % 7},{3 + step % 5}\n" for step in range(100_000))
-    curve = read_loss_curve(make_run(tmp_path, f"{HEADER}\n{rows}"))
+    curve = read_loss_curve(write_run(tmp_path, f"{HEADER}\n{rows}"))
     assert curve is not None
     assert len(curve.steps) == 100_000
     series = _combine_curves("x", [curve, curve])

@@ -1,7 +1,9 @@
 import math
 
 import pytest
+from made_records import make_configuration, make_summary, plain
 
+from skip2bench.results.curves import CurvePoint
 from skip2bench.results.figures import (
     CellResult,
     find_best_rate,
@@ -17,7 +19,9 @@ def cell(
 ):
     """A cell whose loss falls from 4 to `loss` in 10 steps, a second each."""
     curve = [
-        {"step": step, "val_loss": 4 - (4 - loss) * step / 10, "train_seconds": seconds * step / 10}
+        CurvePoint(
+            step=step, val_loss=4 - (4 - loss) * step / 10, train_seconds=seconds * step / 10
+        )
         for step in (0, 5, 10)
     ]
     summary = {
@@ -25,7 +29,7 @@ def cell(
         "final_val_loss": loss,
         "best_val_loss": loss,
         "train_seconds": seconds,
-        "cache_build_seconds": 1.0,
+        "cache_build_seconds": min(1.0, seconds),
         "steps": 10,
         "tokens": 1000,
         "train_samples": 30,
@@ -42,7 +46,7 @@ def cell(
         seed=seed,
         status=status,
         wall_seconds=seconds + 5,
-        summary=summary if status == "ok" else {},
+        summary=make_summary(**summary) if status == "ok" else None,
         curve=curve if status == "ok" else (),
     )
 
@@ -59,8 +63,8 @@ def test_the_best_rate_has_the_lowest_mean_over_the_seeds():
     ]
     rate, grid = find_best_rate(cells)
     assert rate == 1e-2
-    assert [row["mean_final_val_loss"] for row in grid] == [2.5, 2.4]
-    assert grid[0]["std_final_val_loss"] == pytest.approx(math.sqrt(0.5))
+    assert [row.mean_final_val_loss for row in grid] == [2.5, 2.4]
+    assert grid[0].std_final_val_loss == pytest.approx(math.sqrt(0.5))
 
 
 def test_a_rate_at_which_runs_failed_is_not_the_best():
@@ -71,13 +75,13 @@ def test_a_rate_at_which_runs_failed_is_not_the_best():
     ]
     rate, grid = find_best_rate(cells)
     assert rate == 1e-3
-    assert [(row["ok"], row["runs"]) for row in grid] == [(2, 2), (1, 2)]
+    assert [(row.ok, row.runs) for row in grid] == [(2, 2), (1, 2)]
 
 
 def test_no_cell_that_ended_well_has_no_best_rate():
     rate, grid = find_best_rate([cell(status="oom")])
     assert rate is None
-    assert grid[0]["mean_final_val_loss"] is None
+    assert grid[0].mean_final_val_loss is None
 
 
 def test_figures_of_a_cell():
@@ -113,36 +117,36 @@ def test_ratios_are_paired_by_seed_at_each_ones_best_rate():
         for seed in (1, 2, 3)
     ]
     result = summarise_configuration(own, baseline, None)
-    assert result["learning_rate"] == 1.0  # the baseline's is 0
-    assert result["learning_rate_at_edge"]
-    assert result["seeds"] == [1, 2, 3]
-    ratio = result["against_baseline"]["train_seconds"]
+    assert result.learning_rate == 1.0  # the baseline's is 0
+    assert result.learning_rate_at_edge
+    assert result.seeds == (1, 2, 3)
+    ratio = result.against_baseline["train_seconds"]
     # the times scatter by a factor of three, their ratios not at all
-    assert ratio["ratio"] == pytest.approx(0.2)
-    assert ratio["low"] == pytest.approx(0.2)
-    assert ratio["is_difference"]
-    assert result["figures"]["train_seconds"]["mean"] == pytest.approx(4.0)
-    assert result["target_reached"] == 0
-    assert "steps_to_target" not in result["figures"]
+    assert ratio.ratio == pytest.approx(0.2)
+    assert ratio.low == pytest.approx(0.2)
+    assert ratio.is_difference
+    assert result.figures["train_seconds"].mean == pytest.approx(4.0)
+    assert result.target_reached == 0
+    assert "steps_to_target" not in result.figures
     # a figure that may be negative has no ratio
-    assert "forgetting" not in result["against_baseline"]
-    assert result["figures"]["forgetting"]["mean"] == pytest.approx(-0.1)
+    assert "forgetting" not in result.against_baseline
+    assert result.figures["forgetting"].mean == pytest.approx(-0.1)
 
 
 def test_the_baseline_reaches_its_own_target():
     cells = [cell(seed=seed, loss=2.0 + seed / 10) for seed in (1, 2, 3)]
     result = summarise_configuration(cells, cells, None)
-    assert result["target_reached"] == 3
-    assert result["figures"]["steps_to_target"]["mean"] == 10
-    assert result["against_baseline"]["train_seconds"]["ratio"] == pytest.approx(1.0)
-    assert not result["against_baseline"]["train_seconds"]["is_difference"]
+    assert result.target_reached == 3
+    assert result.figures["steps_to_target"].mean == 10
+    assert result.against_baseline["train_seconds"].ratio == pytest.approx(1.0)
+    assert not result.against_baseline["train_seconds"].is_difference
 
 
 def test_a_fixed_target_holds_for_every_seed():
     cells = [cell(seed=seed, loss=loss) for seed, loss in ((1, 2.0), (2, 3.5))]
     result = summarise_configuration(cells, cells, 3.0)
-    assert result["target_loss"] == 3.0
-    assert result["target_reached"] == 1
+    assert result.target_loss == 3.0
+    assert result.target_reached == 1
 
 
 def test_the_clocks_of_a_built_and_a_kept_cache_are_two_figures():
@@ -152,10 +156,10 @@ def test_the_clocks_of_a_built_and_a_kept_cache_are_two_figures():
         *(cell("skip2", seed=s, seconds=0.5, role="reused", cache_kept=True) for s in (1, 2)),
     ]
     result = summarise_configuration(own, baseline, None)
-    assert result["figures"]["train_seconds"]["mean"] == 2.0
-    assert result["figures"]["reused_train_seconds"]["mean"] == 0.5
-    assert result["against_baseline"]["reused_train_seconds"]["ratio"] == pytest.approx(0.05)
-    assert result["figures"]["reused_time_to_target_seconds"]["mean"] == 0.5
+    assert result.figures["train_seconds"].mean == 2.0
+    assert result.figures["reused_train_seconds"].mean == 0.5
+    assert result.against_baseline["reused_train_seconds"].ratio == pytest.approx(0.05)
+    assert result.figures["reused_time_to_target_seconds"].mean == 0.5
 
 
 def test_a_run_that_had_to_build_its_cache_does_not_count_as_one_that_found_it():
@@ -164,59 +168,60 @@ def test_a_run_that_had_to_build_its_cache_does_not_count_as_one_that_found_it()
         cell("skip2", seconds=1.9, role="reused", cache_kept=False),
     ]
     result = summarise_configuration(own, [cell()], None)
-    assert "reused_train_seconds" not in result["figures"]
+    assert "reused_train_seconds" not in result.figures
 
 
 def test_only_seeds_that_both_have_are_paired():
     baseline = [cell(seed=1), cell(seed=2, status="failed"), cell(seed=3)]
     own = [cell("skip", seed=seed, seconds=5.0) for seed in (1, 2, 3)]
     result = summarise_configuration(own, baseline, None)
-    assert result["figures"]["train_seconds"]["n"] == 3
-    assert result["against_baseline"]["train_seconds"]["n"] == 2
+    assert result.figures["train_seconds"].n == 3
+    assert result.against_baseline["train_seconds"].n == 2
 
 
 def test_a_configuration_of_which_nothing_ended_well_has_no_figures():
     result = summarise_configuration([cell("full", status="oom")], [cell()], None)
-    assert result["figures"] == result["against_baseline"] == {}
-    assert result["failed"] == ["full-0.001-1-run"]
-    assert result["learning_rate"] is None
+    assert result.figures == result.against_baseline == {}
+    assert result.failed == ("full-0.001-1-run",)
+    assert result.learning_rate is None
 
 
-def entry(**changes):
-    return {
-        "label": "x",
-        "seeds": [1, 2, 3],
-        "learning_rate": 1e-3,
-        "learning_rate_at_edge": False,
-        "is_aa": False,
-        "against_baseline": {},
-    } | changes
+def make_control(**ratio):
+    return make_configuration(is_aa=True, against_baseline={"train_seconds": ratio})
 
 
 def test_runs_that_were_stopped_in_between_are_named():
     cells = [cell(seed=1), cell(seed=2, resumed_at_steps=[5]), cell(seed=3, resumed_at_steps=[])]
     expected = [{"kind": "resumed", "cells": ["lora-0.001-2-run"]}]
-    assert find_warnings([entry()], cells, n_cores=2) == expected
+    assert plain(find_warnings([make_configuration()], cells, n_cores=2)) == expected
 
 
 @pytest.mark.parametrize(
     ("entries", "others", "expected"),
     [
-        ([entry()], 0.1, []),
-        ([entry()], 0.3, [{"kind": "busy", "cells": ["lora-0.001-1-run"]}]),
-        ([entry(seeds=[1])], 0.0, [{"kind": "few_runs", "label": "x", "n": 1}]),
+        ([make_configuration()], 0.1, []),
+        ([make_configuration()], 0.3, [{"kind": "busy", "cells": ["lora-0.001-1-run"]}]),
+        ([make_configuration(seeds=[1])], 0.0, [{"kind": "few_runs", "label": "x", "n": 1}]),
         (
-            [entry(learning_rate_at_edge=True)],
+            [make_configuration(learning_rate_at_edge=True)],
             0.0,
             [{"kind": "edge", "label": "x", "learning_rate": 1e-3}],
         ),
         (
-            [entry(is_aa=True, against_baseline={"train_seconds": {"is_difference": True}})],
+            [
+                make_configuration(
+                    is_aa=True, against_baseline={"train_seconds": {"is_difference": True}}
+                )
+            ],
             0.0,
             [{"kind": "aa", "label": "x", "figure": "train_seconds"}],
         ),
         (
-            [entry(is_aa=True, against_baseline={"train_seconds": {"is_difference": False}})],
+            [
+                make_configuration(
+                    is_aa=True, against_baseline={"train_seconds": {"is_difference": False}}
+                )
+            ],
             0.0,
             [],
         ),
@@ -226,4 +231,4 @@ def test_warnings_speak_only_when_they_apply(entries, others, expected):
     from dataclasses import replace
 
     result = replace(cell(), other_cpu_cores=others)
-    assert find_warnings(entries, [result], n_cores=2) == expected
+    assert plain(find_warnings(entries, [result], n_cores=2)) == expected

@@ -6,19 +6,21 @@ import torch
 
 from skip2bench.config.commands import BenchConfig, to_plain
 from skip2bench.errors import Skip2BenchError
+from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.out_of_memory import is_out_of_memory
+from skip2bench.results.bench_records import BenchFigures, BenchSummary
 from skip2bench.results.run_folder import record_run
 
 
 def run(folder, error: BaseException | None = None):
-    with record_run(
-        folder, to_plain(BenchConfig()), {"torch": "x"}, {"kind": "bench"}, time.monotonic() - 9
-    ) as summary:
+    known, config = BenchSummary.begin(BenchFigures(kind="bench")), to_plain(BenchConfig())
+    started = time.monotonic() - 9
+    with record_run(folder, config, Environment(torch="x"), known, started) as recording:
         assert json.loads((folder / "summary.json").read_text())["status"] == "running"
-        summary["figure_seconds"] = 1.5
+        recording.add(BenchFigures(kind="bench", figure_seconds=1.5))
         if error is not None:
             raise error
-    return summary
+    return recording.summary.to_plain()
 
 
 def read(folder):

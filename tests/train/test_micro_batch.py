@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning.fabric import Fabric
+from tiny import as_written
 
 import skip2bench.compare.micro_batches
 import skip2bench.train.micro_batch
@@ -112,7 +113,7 @@ def test_where_nobody_says_it_is_the_guides_on_a_gpu(
     config = TrainConfig(data=str(train.data), device="cpu", global_batch_size=16, **checkpoint)
     plan = replace(plan_training(config), device=torch.device(device))
     assert plan.micro_batch_size == size
-    assert plan.describe()["micro_batch_size"] == size
+    assert plan.describe().micro_batch_size == size
     small = replace(plan, config=replace(config, global_batch_size=1))
     assert small.micro_batch_size == 1
 
@@ -209,7 +210,7 @@ def compared(tiny_checkpoint, tiny_data, tmp_path, monkeypatch):
             "out_dir": str(tmp_path / "compare"),
             **AUTO,
         }
-        return run_comparison(load_compare_config(settings | changes), ["compare"])
+        return as_written(run_comparison(load_compare_config(settings | changes), ["compare"]))
 
     run.searched, run.folder = searched, tmp_path / "compare"
     return run

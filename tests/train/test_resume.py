@@ -252,9 +252,9 @@ def test_a_diverged_run_does_not_go_on(train):
         train(learning_rate=1e30, save_interval=1)
     folder = train.folder / "run"
     summary = read_run(folder).summary
-    step = summary["diverged_at_step"]
-    assert summary["status"] == "failed"
-    assert f"at step {step}; lower --learning-rate" in summary["error"]
+    step = summary.diverged_at_step
+    assert summary.status == "failed"
+    assert f"at step {step}; lower --learning-rate" in summary.error
     steps = pd.read_csv(folder / "logs/version_0/steps.csv")
     assert steps["step"].tolist() == list(range(1, step + 1))
     assert not (folder / "state").exists()
@@ -277,7 +277,7 @@ def test_without_a_folder_the_newest_stopped_run_of_the_configuration_goes_on(
     assert f"going on with the run in {Path('results/train') / first.name} after step 7" in (
         capsys.readouterr().err
     )
-    assert (summary["status"], read_run(second).summary["status"]) == ("ok", "interrupted")
+    assert (summary["status"], read_run(second).summary.status) == ("ok", "interrupted")
     train(resume=True, out_dir=None, save_interval=2)  # it is finished: a new one
     assert "no stopped run of this configuration below results/train" in capsys.readouterr().err
     assert len(list((tmp_path / "results/train").iterdir())) == 3
@@ -396,7 +396,7 @@ def test_a_signal_saves_and_the_command_line_goes_on(train, tmp_path, number):
     assert done.returncode == 0, done.stderr
     steps = pd.read_csv(tmp_path / "run/logs/version_0/steps.csv")
     assert steps["step"].tolist() == list(range(1, 401))
-    assert read_run(tmp_path / "run").summary["resumed_at_steps"][0] < 400
+    assert read_run(tmp_path / "run").summary.resumed_at_steps[0] < 400
 
 
 def test_states_hold_what_they_were_given(tmp_path):

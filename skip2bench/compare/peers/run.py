@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from lightning.fabric import Fabric
 
@@ -27,6 +26,7 @@ from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model, count_parameters
 from skip2bench.results.run_folder import open_run_folder, record_run
+from skip2bench.results.run_records import TrainFigures, TrainResult, TrainStart, TrainSummary
 from skip2bench.train.objective import token_validation_loss
 from skip2bench.train.plan import TrainingPlan, plan_training
 
@@ -70,7 +70,7 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
         make_hf_config(plan)
 
 
-def run_peer(name: str, config: TrainConfig, arguments: Sequence[str]) -> dict[str, Any]:
+def run_peer(name: str, config: TrainConfig, arguments: Sequence[str]) -> TrainResult:
     """Train with a peer, validate what it leaves, write the run folder, and return its summary.
 
     Raises:
@@ -80,19 +80,21 @@ def run_peer(name: str, config: TrainConfig, arguments: Sequence[str]) -> dict[s
     plan = plan_training(config)
     check_peers((name,), plan)
     environment = plan.describe_environment(arguments)
-    known = plan.describe() | {"label": LABELS[name], "peer": name}
+    known = plan.describe().joined(TrainStart(kind="train", label=LABELS[name], peer=name))
     with (
         interrupted_by_sigterm(),
         open_run_folder(
             "train", plan.model_name, name, config.out_dir, force=config.force
         ) as folder,
-        record_run(folder, to_plain(config), environment, known, started) as summary,
+        record_run(
+            folder, to_plain(config), environment, TrainSummary.begin(known), started
+        ) as recording,
     ):
-        summary |= _train_and_validate(name, plan, folder / name)
-    return summary | {"folder": str(folder)}
+        recording.add(_train_and_validate(name, plan, folder / name))
+    return TrainResult.of(recording.summary, folder=str(folder))
 
 
-def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> dict[str, Any]:
+def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFigures:
     folder.mkdir()
     fabric = Fabric(accelerator=plan.device.type, devices=1, precision=plan.precision)
     note(f"{LABELS[name]}: training")
@@ -120,21 +122,21 @@ def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> dict[str
     model.load_state_dict({k: v.to(plan.device) for k, v in run.adapter.items()}, strict=False)
     final, domain_after = losses()
     figures = {key: value for key, value in asdict(run).items() if key != "adapter"}
-    return {
+    return TrainFigures(
         **figures,
-        "epochs": run.steps * plan.config.global_batch_size / len(plan.data.train),
-        "total_parameters": total,
-        "trainable_parameters": trainable,
-        "cache_bytes": 0,
-        "initial_val_loss": initial,
-        "final_val_loss": final,
-        "best_val_loss": min(initial, final),
-        "domain_loss_before": domain_before,
-        "domain_loss_after": domain_after,
-        "forgetting": None
+        epochs=run.steps * plan.config.global_batch_size / len(plan.data.train),
+        total_parameters=total,
+        trainable_parameters=trainable,
+        cache_bytes=0,
+        initial_val_loss=initial,
+        final_val_loss=final,
+        best_val_loss=min(initial, final),
+        domain_loss_before=domain_before,
+        domain_loss_after=domain_after,
+        forgetting=None
         if domain_before is None or domain_after is None
         else domain_after - domain_before,
-    }
+    )
 
 
 def _find_peer(name: str) -> Peer:

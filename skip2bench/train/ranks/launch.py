@@ -121,8 +121,8 @@ class _Watch:
         text = self.ranks.describe_loss(found)
         if self.ranks.folder is not None:
             with suppress(OSError, Skip2BenchError):
-                summary = dict(read_run(self.ranks.folder).summary)
-                summary |= {"status": "failed", "error": text}
+                failed = {"status": "failed", "error": text}
+                summary = read_run(self.ranks.folder).summary.model_copy(update=failed)
                 write_json(self.ranks.folder / "summary.json", summary)
         print(error_line(text), file=sys.stderr, flush=True)  # noqa: T201
         self.end_children()

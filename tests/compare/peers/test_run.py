@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import as_written
 
 from skip2bench.compare.peers import litgpt as peer_litgpt
 from skip2bench.compare.peers import peft as peer_peft
@@ -37,7 +38,7 @@ def config(tiny_checkpoint, tiny_data, tmp_path):
 def test_a_peer_trains_and_leaves_what_is_compared(peer, config):
     if peer == "peft":
         pytest.importorskip("peft", reason="the extra 'peers' is not installed")
-    summary = run_peer(peer, config, ["train"])
+    summary = as_written(run_peer(peer, config, ["train"]))
     assert summary["status"] == "ok"
     assert summary["peer"] == peer
     assert summary["steps"] == 3 * 5  # 38 samples in batches of 8
@@ -47,7 +48,7 @@ def test_a_peer_trains_and_leaves_what_is_compared(peer, config):
     assert summary["train_seconds"] > 0
     assert summary["adapter_bytes"] > 0
     assert summary["differences"]
-    assert read_run(config.out_dir).summary["status"] == "ok"
+    assert read_run(config.out_dir).summary.status == "ok"
     left = {path.name for path in (config.out_dir / peer).iterdir()}
     assert not left & {"base", "records"}  # no copies of weights and data
     if peer == "litgpt":
@@ -123,7 +124,7 @@ def test_a_peer_that_fails_is_an_error_with_its_last_line(config, monkeypatch):
         Skip2BenchError, match=r"litgpt finetune_lora ended with exit status 3 \(no such thing\)"
     ):
         run_peer("litgpt", config, ["train"])
-    assert read_run(config.out_dir).summary["status"] == "failed"
+    assert read_run(config.out_dir).summary.status == "failed"
 
 
 def test_data_that_a_peer_cannot_get_is_an_error(config):

@@ -1,0 +1,262 @@
+"""`comparison_results.json`: what a comparison found, or train runs brought to the same form."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, model_validator
+
+from skip2bench.io.record import (
+    Count,
+    Counts,
+    Flag,
+    Middle,
+    PlainNumber,
+    Record,
+    Seconds,
+    SignedNumber,
+    Spread,
+    Text,
+    Texts,
+    describe,
+    is_count,
+    is_number,
+    refusal,
+    sentence,
+    shown,
+)
+from skip2bench.results.run_records import Versioned
+
+ANY_SIGN = frozenset(("loss_change_per_step", "forgetting"))
+"""Figures that may be negative."""
+
+
+def _check_signs(figures: dict[str, float]) -> dict[str, float]:
+    for name, value in figures.items():
+        if value < 0 and name not in ANY_SIGN:
+            raise refusal(f"is {describe(value)}, where a number was expected", name)
+    return figures
+
+
+Figures = Annotated[dict[str, SignedNumber], AfterValidator(_check_signs)]
+"""Figures of a cell by name; one that does not apply is not there."""
+
+
+class FigureSummary(Record):
+    """Of a figure over the seeds: see `results.stats.Summary`."""
+
+    n: Spread
+    median: SignedNumber | None = None
+    mean: Middle
+    min: SignedNumber | None = None
+    max: SignedNumber | None = None
+    std: Spread
+
+
+class FigureRatio(Record):
+    """A figure over the baseline's, paired by seed: see `stats.Ratio`."""
+
+    ratio: PlainNumber
+    low: PlainNumber | None
+    high: PlainNumber | None
+    n: Count | None = None
+    is_difference: Flag
+    """True where the interval leaves 1 out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_ratio(cls, content: Any) -> Any:
+        if isinstance(content, dict) and not content.get("ratio"):
+            raise refusal("is no ratio of a figure")
+        return content
+
+
+class GridRow(Record):
+    """A learning rate of a configuration, and what its seeds came to."""
+
+    learning_rate: PlainNumber
+    runs: Count
+    ok: Count
+    """Runs that ended well."""
+    mean_final_val_loss: PlainNumber | None
+    std_final_val_loss: PlainNumber | None
+
+    @model_validator(mode="after")
+    def _check_mean(self) -> "GridRow":
+        if self.ok and self.mean_final_val_loss is None:
+            raise refusal("is missing", "mean_final_val_loss")
+        return self
+
+
+class Described(Record):
+    """What a configuration is."""
+
+    name: Text
+    """In names of files; unique."""
+    label: Text
+    method: Text | None
+    blocks: Counts | None
+    rank: Count | None
+    target: Text | None
+    peer: Text | None
+    is_aa: Flag
+    """True for the baseline under another name."""
+    trainable_parameters: Count | None
+
+
+class Measured(Record):
+    """Figures of a configuration at its best learning rate, beside the baseline's at its own."""
+
+    learning_rate: PlainNumber | None
+    """The best one; None where no cell ended well."""
+    learning_rate_at_edge: Flag
+    grid: tuple[GridRow, ...]
+    seeds: Counts
+    """Of the cells that count."""
+    failed: Texts = ()
+    """Names of cells that did not end well."""
+    target_loss: PlainNumber | None = None
+    target_reached: Count
+    """Cells whose validation loss came to the target."""
+    figures: dict[str, FigureSummary]
+    against_baseline: dict[str, FigureRatio]
+
+    @model_validator(mode="after")
+    def _check_figures(self) -> "Measured":
+        for name, figure in self.figures.items():
+            if figure.mean < 0 and name not in ANY_SIGN:
+                says = f"is {describe(figure.mean)}, where a number of a sensible size was expected"
+                raise refusal(says, "figures", name, "mean")
+        for name in ("train_seconds", "final_val_loss"):
+            if self.figures and name not in self.figures:
+                raise refusal("is missing", "figures", name)
+        for name, ratio in self.against_baseline.items():
+            if name not in self.figures:
+                raise refusal("is no ratio of a figure", "against_baseline", name)
+            if (ratio.low is None) != (ratio.high is None):
+                raise refusal("has half an interval", "against_baseline", name)
+        return self
+
+
+class ComparedConfiguration(Measured, Described):
+    """A configuration and its figures."""
+
+    is_baseline: Flag
+    extra_parameters: int | None = None
+    """Trainable ones, less the baseline's."""
+    differences: Texts
+    """What a peer does otherwise."""
+    micro_batch_size: Count | None = None
+    """Samples in a forward pass, as the runs have recorded it."""
+
+
+class ComparedCell(Record):
+    """A run of the matrix."""
+
+    configuration: Text
+    role: Text
+    learning_rate: PlainNumber | None
+    seed: Count
+    status: Text
+    error: Text | None
+    other_cpu_cores: PlainNumber | None = None
+    """Cores that others kept busy meanwhile."""
+    figures: Figures
+
+
+class ComparisonWarning(Record):
+    """What a reader must know before believing the figures.
+
+    Kinds: "busy" (`cells` during which others used the processor), "resumed" (`cells` that were
+    stopped in between), "few_runs" (`label`, `n`), "edge" (`label`, `learning_rate`: the best one
+    is at the grid's end) and "aa" (`label`, `figure`: the same run twice differs beyond the noise).
+    """
+
+    kind: Text
+    label: Text | None = None
+    n: Count | None = None
+    learning_rate: PlainNumber | None = None
+    figure: Text | None = None
+    cells: Texts = ()
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> "ComparisonWarning":
+        needed = {"busy": ("cells",), "resumed": ("cells",), "aa": ("label", "figure")}
+        for name in needed.get(self.kind, ()):
+            if name not in self.model_fields_set or getattr(self, name) is None:
+                raise refusal("is missing", name)
+        return self
+
+
+class BenchOutcome(Record):
+    """How the micro-benchmark of a comparison ended."""
+
+    status: Text
+    error: Text | None = None
+
+
+def _check_config(config: dict[str, Any]) -> dict[str, Any]:
+    wanted = {
+        "seeds": (is_count, "a whole number"),
+        "match_params": (lambda it: isinstance(it, bool), "true or false"),
+        "target_loss": (is_number, "a number"),
+    }
+    for name, (fits, kind) in wanted.items():
+        if name not in config:
+            raise refusal("is missing", name)
+        if config[name] is not None and not fits(config[name]):
+            raise refusal(f"is {describe(config[name])}, where {kind} was expected", name)
+    return config
+
+
+def _check_names(cells: Any) -> Any:
+    for name in cells if isinstance(cells, dict) else ():  # the report reads a folder of this name
+        if name in ("", ".", "..") or any(letter in name for letter in "/\\\0"):
+            raise sentence(f"the cell {shown(name)} is not named as a folder can be")
+    return cells
+
+
+class ComparisonResults(Versioned):
+    """Everything that a comparison found so far."""
+
+    written_at: Text | None = None
+    command: Text | None = None
+    config: Annotated[dict[str, Any], AfterValidator(_check_config)]
+    """The comparison's configuration; of it `seeds`, `match_params` and `target_loss` are read."""
+    baseline: Text | None = None
+    """Name of its configuration."""
+    target: Text | None = None
+    learning_rates: Text | None
+    """`grid` or `fixed`."""
+    statuses: dict[str, Count] | None = None
+    bench: BenchOutcome | None = None
+    warnings: tuple[ComparisonWarning, ...]
+    configurations: tuple[ComparedConfiguration, ...]
+    best_batch: tuple[ComparedConfiguration, ...] = ()
+    """The same with each at its own largest micro-batch, the baseline too."""
+    targets: dict[str, PlainNumber] | None = None
+    """By seed, the validation loss to reach."""
+    cells: Annotated[dict[str, ComparedCell], BeforeValidator(_check_names)]
+
+    @model_validator(mode="after")
+    def _check_configurations(self) -> "ComparisonResults":
+        if not self.configurations:
+            raise sentence("it has no configurations yet")
+        names = [entry.name for entry in self.configurations]
+        if len(set(names)) < len(names) or sum(it.is_baseline for it in self.configurations) > 1:
+            raise sentence("two configurations share a name, or are both the baseline")
+        return self
+
+
+class ComparisonResult(ComparisonResults):
+    """What `compare` prints: the results, and where they lie."""
+
+    folder: Text
+    error: Text | None = None
+
+
+class DryRun(Record):
+    """What `compare --dry-run` prints."""
+
+    dry_run: Flag
+    cells: Texts
+    """Their names."""
+    estimated_seconds: Seconds
