@@ -2,8 +2,10 @@
 
 A record is a frozen pydantic model. Its fields' types are the units of result files (`Seconds`,
 `Bytes`, ...), with the bounds within which a figure can be shown and computed with; a figure that
-was not measured is None. Keys of a newer version are kept and stand after the known ones. Only what
-was set is written, in the order of the fields. Which records there are is other modules' business.
+was not measured is None. Who reads a file judges every value by them (`Record.read`); what a run
+has measured is written whatever it is, as its figures must not be lost. Keys of a newer version are
+kept and stand after the known ones. Only what was set is written, in the order of the fields. Which
+records there are is other modules' business.
 """
 
 import math
@@ -13,7 +15,14 @@ from datetime import datetime, timezone
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from skip2bench.errors import printable
@@ -28,6 +37,8 @@ _FOREIGN_UNITS = {
 _MAPPING_ERRORS = ("model_type", "dict_type")
 _LIST_ERRORS = ("list_type", "tuple_type")
 
+_READ = {"is_read": True}
+"""Context of a validation that judges."""
 Keys = tuple[str | int, ...]
 AnyRecord = TypeVar("AnyRecord", bound="Record")
 
@@ -45,9 +56,20 @@ class Record(BaseModel):
             return content
         return {**dict.fromkeys(_list_required(cls)), **content}
 
+    @classmethod
+    def read(cls: type[AnyRecord], content: Any) -> AnyRecord:
+        """The record of what a file holds, if it can be trusted.
+
+        Raises:
+            ValidationError: a value is not what its name says; see `explain`.
+        """
+        return cls.model_validate(content, context=_READ)
+
     @model_validator(mode="after")
-    def _check_others(self) -> "Record":
+    def _check_others(self, info: ValidationInfo) -> "Record":
         """Check what this version does not know: it is kept, so it must be harmless."""
+        if not is_read(info):
+            return self
         for keys, value in walk(self.model_extra or {}):
             if keys and isinstance(keys[-1], str):
                 _check_unit(keys[-1], keys)
@@ -105,19 +127,24 @@ class Kind:
             return "is missing"
         return self.says.replace("{found}", describe(value))
 
-    def check(self, value: Any) -> Any:
+    def check(self, value: Any, info: ValidationInfo) -> Any:
         """The value, a list as a tuple."""
-        if (fault := self.find_fault(value)) is not None:
+        if is_read(info) and (fault := self.find_fault(value)) is not None:
             raise refusal(fault)
         return tuple(value) if isinstance(value, list) else value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.check)
+        return core_schema.with_info_plain_validator_function(self.check)
 
     def __get_pydantic_json_schema__(
         self, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         return self.schema
+
+
+def is_read(info: ValidationInfo) -> bool:
+    """True where a value comes from a file, and not from what this process has measured."""
+    return info.context is _READ
 
 
 def kind_of(annotation: Any) -> Kind:

@@ -174,7 +174,7 @@ def _combine(shown: ShownCells, root: Path) -> ComparisonResults:
         Skip2BenchError: their ratios are beyond all measure, though no figure is.
     """
     try:
-        return combine_runs(shown.runs, shown.curves)
+        return ComparisonResults.read(combine_runs(shown.runs, shown.curves).to_plain())
     except ValidationError as error:
         raise Skip2BenchError(
             f"the train runs below {str(root)!r} cannot be compared ({explain(error)}); choose "

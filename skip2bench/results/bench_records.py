@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, ValidationInfo, model_validator
 
 from skip2bench.io.record import (
     Bytes,
@@ -15,6 +15,7 @@ from skip2bench.io.record import (
     Seconds,
     Share,
     Text,
+    is_read,
 )
 from skip2bench.results.run_records import RunEnd, RunStart, Status, check_part
 
@@ -110,7 +111,9 @@ class BenchConfiguration(Record):
     """By phase; None for the baseline."""
 
     @model_validator(mode="after")
-    def _check_trainable(self) -> "BenchConfiguration":
+    def _check_trainable(self, info: ValidationInfo) -> "BenchConfiguration":
+        if not is_read(info):
+            return self
         check_part(self, "trainable_parameters", "total_parameters")
         return self
 

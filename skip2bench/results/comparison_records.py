@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, model_validator
 
 from skip2bench.io.record import (
     Count,
@@ -19,6 +19,7 @@ from skip2bench.io.record import (
     describe,
     is_count,
     is_number,
+    is_read,
     refusal,
     sentence,
     shown,
@@ -29,8 +30,8 @@ ANY_SIGN = frozenset(("loss_change_per_step", "forgetting"))
 """Figures that may be negative."""
 
 
-def _check_signs(figures: dict[str, float]) -> dict[str, float]:
-    for name, value in figures.items():
+def _check_signs(figures: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+    for name, value in figures.items() if is_read(info) else ():
         if value < 0 and name not in ANY_SIGN:
             raise refusal(f"is {describe(value)}, where a number was expected", name)
     return figures
@@ -63,8 +64,8 @@ class FigureRatio(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _check_ratio(cls, content: Any) -> Any:
-        if isinstance(content, dict) and not content.get("ratio"):
+    def _check_ratio(cls, content: Any, info: ValidationInfo) -> Any:
+        if is_read(info) and isinstance(content, dict) and not content.get("ratio"):
             raise refusal("is no ratio of a figure")
         return content
 
@@ -80,7 +81,9 @@ class GridRow(Record):
     std_final_val_loss: PlainNumber | None
 
     @model_validator(mode="after")
-    def _check_mean(self) -> "GridRow":
+    def _check_mean(self, info: ValidationInfo) -> "GridRow":
+        if not is_read(info):
+            return self
         if self.ok and self.mean_final_val_loss is None:
             raise refusal("is missing", "mean_final_val_loss")
         return self
@@ -120,7 +123,9 @@ class Measured(Record):
     against_baseline: dict[str, FigureRatio]
 
     @model_validator(mode="after")
-    def _check_figures(self) -> "Measured":
+    def _check_figures(self, info: ValidationInfo) -> "Measured":
+        if not is_read(info):
+            return self
         for name, figure in self.figures.items():
             if figure.mean < 0 and name not in ANY_SIGN:
                 says = f"is {describe(figure.mean)}, where a number of a sensible size was expected"
@@ -178,7 +183,9 @@ class ComparisonWarning(Record):
     cells: Texts = ()
 
     @model_validator(mode="after")
-    def _check_kind(self) -> "ComparisonWarning":
+    def _check_kind(self, info: ValidationInfo) -> "ComparisonWarning":
+        if not is_read(info):
+            return self
         needed = {"busy": ("cells",), "resumed": ("cells",), "aa": ("label", "figure")}
         for name in needed.get(self.kind, ()):
             if name not in self.model_fields_set or getattr(self, name) is None:
@@ -237,7 +244,9 @@ class ComparisonResults(Versioned):
     cells: Annotated[dict[str, ComparedCell], BeforeValidator(_check_names)]
 
     @model_validator(mode="after")
-    def _check_configurations(self) -> "ComparisonResults":
+    def _check_configurations(self, info: ValidationInfo) -> "ComparisonResults":
+        if not is_read(info):
+            return self
         if not self.configurations:
             raise sentence("it has no configurations yet")
         names = [entry.name for entry in self.configurations]

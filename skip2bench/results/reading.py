@@ -194,7 +194,7 @@ class _Head(Versioned):
 
 def _check(record: type[AnyRecord], content: Any) -> AnyRecord:
     try:
-        return record.model_validate(content)
+        return record.read(content)
     except ValidationError as error:
         raise DamagedFileError(explain(error)) from error
 

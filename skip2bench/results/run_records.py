@@ -6,7 +6,7 @@ A benchmark's is `bench_records`' business. Fields stand in the order in which r
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, ValidationInfo, model_validator
 
 from skip2bench.io.record import (
     Bytes,
@@ -23,6 +23,7 @@ from skip2bench.io.record import (
     Texts,
     Time,
     describe,
+    is_read,
     one_of,
     refusal,
     sentence,
@@ -203,7 +204,9 @@ class ParameterFigures(Record):
     trainable_parameters: Count | None = None
 
     @model_validator(mode="after")
-    def _check_trainable(self) -> "ParameterFigures":
+    def _check_trainable(self, info: ValidationInfo) -> "ParameterFigures":
+        if not is_read(info):
+            return self
         check_part(self, "trainable_parameters", "total_parameters")
         return self
 
@@ -251,7 +254,9 @@ class TrainSummary(RunEnd, TrainFigures, TrainStart, RunStart):
     """`summary.json` of a training run."""
 
     @model_validator(mode="after")
-    def _check_agreement(self) -> "TrainSummary":
+    def _check_agreement(self, info: ValidationInfo) -> "TrainSummary":
+        if not is_read(info):
+            return self
         check_part(self, "cache_build_seconds", "train_seconds")
         if self.status == "ok":
             for name in ("steps", "train_seconds"):
