@@ -8,7 +8,6 @@ dot says that the row's package imports from the column's, at a module's top or 
 one that does not go down a layer is red. So the picture changes when an edge between packages does.
 """
 
-import argparse
 import ast
 import re
 import sys
@@ -17,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape
+
+from made_files import write_or_check
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "architecture.svg"
@@ -148,16 +149,9 @@ def _draw_dots(package: Package, x: dict[str, int], y: int) -> Iterable[str]:
 
 
 def main() -> int:
-    """Write the picture, or compare it with what would be written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; compare")
+    """Write the picture, or compare what is there with what would be written."""
     text = render_picture(read_packages(ROOT / "skip2bench"))
-    if not parser.parse_args().check:
-        PICTURE.write_text(text, encoding="utf-8")
-    elif PICTURE.read_text(encoding="utf-8") != text:
-        print(f"docs/{PICTURE.name} is out of date; run: python {sys.argv[0]}", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_check({PICTURE: text}, __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ The words are those of `--help`; a default stands in a column of its own, and a 
 command shares with `train`, word for word, is named there and described once.
 """
 
-import argparse
 import inspect
 import re
 import sys
@@ -18,6 +17,7 @@ from typing import Any, get_args
 
 import typer.main
 
+from made_files import write_or_check
 from skip2bench.cli.app import app
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
@@ -103,16 +103,8 @@ def _kinds(callback: Callable[..., Any] | None) -> dict[str, type]:
 
 
 def main() -> int:
-    """Write the page, or compare it with what would be written."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; compare")
-    text = render_page()
-    if not parser.parse_args().check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != text:
-        print(f"docs/{PAGE.name} is out of date; run: python {sys.argv[0]}", file=sys.stderr)
-        return 1
-    return 0
+    """Write the page, or compare what is there with what would be written."""
+    return write_or_check({PAGE: render_page()}, __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

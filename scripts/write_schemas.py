@@ -15,8 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
+from made_files import write_or_check
 from skip2bench.machine.environment_record import Environment
 from skip2bench.results.bench_records import BenchSummary
 from skip2bench.results.comparison_records import ComparisonResults
@@ -72,19 +71,9 @@ def render_schemas() -> dict[str, str]:
 
 
 def main() -> int:
-    stale = [
-        name
-        for name, text in render_schemas().items()
-        if not (FOLDER / name).is_file() or (FOLDER / name).read_text(encoding="utf-8") != text
-    ]
-    if "--check" in sys.argv:
-        for name in stale:
-            print(f"docs/schemas/{name} is out of date; make docs writes it", file=sys.stderr)
-        return int(bool(stale))
-    FOLDER.mkdir(exist_ok=True)
-    for name in stale:
-        (FOLDER / name).write_text(render_schemas()[name], encoding="utf-8")
-    return 0
+    """Write the schemas, or compare what is there with what would be written."""
+    texts = {FOLDER / name: text for name, text in render_schemas().items()}
+    return write_or_check(texts, __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -1,31 +1,18 @@
 """The pages of docs/ that scripts write are up to date, and their links lead somewhere."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+import check_links
+import draw_architecture
+import write_reference
+import write_schemas
 
 ROOT = next(path for path in Path(__file__).parents if (path / "pyproject.toml").is_file())
 
 pytestmark = pytest.mark.skipif(not (ROOT / "results/reference").is_dir(), reason="not a checkout")
-
-
-def _load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
-write_reference = _load_script("write_reference")
-draw_architecture = _load_script("draw_architecture")
-write_schemas = _load_script("write_schemas")
-check_links = _load_script("check_links")
 
 
 def test_the_reference_is_up_to_date():
