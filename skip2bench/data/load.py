@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from litgpt.data import SFTDataset
-from litgpt.prompts import PromptStyle, prompt_styles
+from litgpt.prompts import PromptStyle
 from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
@@ -21,27 +21,29 @@ from skip2bench.config.train import TrainConfig
 from skip2bench.data.records import Record, is_records_file, load_records
 from skip2bench.data.samples import IGNORE_INDEX, Samples, TokenizedData
 from skip2bench.data.stdlib import INSTRUCTION, read_modules, sample_documented_functions
+from skip2bench.data.styles import choose_prompt_style, note_style, place_input
 from skip2bench.errors import Skip2BenchError
 
 PYDOC_TRAIN, PYDOC_VAL = 2000, 200
 
 
-def load_data(config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int) -> TokenizedData:
+def load_data(
+    config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int, model: str = ""
+) -> TokenizedData:
     """Load what `config.data` names and tokenize it.
 
     Args:
-        config: Uses data, mask_prompt, prompt_style, val_split_fraction and train_samples.
+        config: Uses data, mask_prompt, prompt_style, val_split_fraction, train_samples and
+            val_samples.
         tokenizer: The base model's.
         max_seq_length: Samples are cut to this many tokens.
+        model: LitGPT's name of the model, which decides what prompt_style `auto` is.
 
     Raises:
         Skip2BenchError: the source is unknown, unreadable, or empty, or the tokenizer has no end of
             text.
     """
-    if config.prompt_style not in prompt_styles:
-        raise Skip2BenchError(
-            f"prompt_style is {config.prompt_style!r}; choose from {', '.join(prompt_styles)}"
-        )
+    style = choose_prompt_style(config.prompt_style, model)
     if tokenizer.eos_id is None:
         raise Skip2BenchError(
             "the tokenizer of the checkpoint has no end of text; add its eos_token to "
@@ -51,14 +53,15 @@ def load_data(config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int) ->
     sides: tuple[list[Record], list[Record]] = ([], [])
     if config.data == EMBEDDED_DATA:
         name, sides = EMBEDDED_DATA, pydoc_records()
-        train, val = _datasets(sides, config, tokenizer, max_seq_length, mask_prompt=True)
+        train, val = _datasets(sides, config, style, tokenizer, max_seq_length, mask_prompt=True)
     elif is_records_file(config.data):
         name, sides = path.name, load_records(path, config.val_split_fraction)
-        train, val = _datasets(sides, config, tokenizer, max_seq_length, mask_prompt=False)
+        train, val = _datasets(sides, config, style, tokenizer, max_seq_length, mask_prompt=False)
     else:
-        name, (train, val) = config.data, load_module(config, tokenizer, max_seq_length)
+        name, (train, val) = config.data, load_module(config, style, tokenizer, max_seq_length)
+    note_style(config.prompt_style, style, [record for side in sides for record in side])
     train_samples, dropped = _tokenize(train, config.train_samples)
-    val_samples, dropped_val = _tokenize(val, None)
+    val_samples, dropped_val = _tokenize(val, config.val_samples)
     for side, samples in (("training", train_samples), ("validation", val_samples)):
         if not len(samples):
             raise Skip2BenchError(
@@ -131,6 +134,7 @@ def _hash(*sides: Samples) -> str:
 def _datasets(
     sides: tuple[list[Record], list[Record]],
     config: TrainConfig,
+    style: str,
     tokenizer: Tokenizer,
     max_seq_length: int,
     *,
@@ -138,9 +142,9 @@ def _datasets(
 ) -> tuple[SFTDataset, SFTDataset]:
     train, val = (
         SFTDataset(
-            data=records,
+            data=place_input(records, style),
             tokenizer=tokenizer,
-            prompt_style=config.prompt_style,
+            prompt_style=style,
             max_seq_length=max_seq_length,
             mask_prompt=mask_prompt if config.mask_prompt is None else config.mask_prompt,
             ignore_index=IGNORE_INDEX,
@@ -151,7 +155,7 @@ def _datasets(
 
 
 def load_module(
-    config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int
+    config: TrainConfig, style: str, tokenizer: Tokenizer, max_seq_length: int
 ) -> tuple[SFTDataset, SFTDataset]:
     """Training and validation side of the module that `config.data` names.
 
@@ -162,7 +166,7 @@ def load_module(
     try:
         module = module_class(
             mask_prompt=bool(config.mask_prompt),
-            prompt_style=PromptStyle.from_name(config.prompt_style),
+            prompt_style=PromptStyle.from_name(style),
         )
         module.connect(tokenizer=tokenizer, batch_size=1, max_seq_length=max_seq_length)
         module.prepare_data()

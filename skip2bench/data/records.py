@@ -9,6 +9,7 @@ from torch.utils.data import Dataset, random_split
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.text import read_text
+from skip2bench.io.units import format_amount
 
 SUFFIXES = (".json", ".jsonl")
 MAX_CHARACTERS = 1_000_000
@@ -45,7 +46,7 @@ def load_records(path: Path, val_split_fraction: float) -> tuple[list[Record], l
     n_val = int(len(records) * val_split_fraction)
     if n_val == 0:
         raise Skip2BenchError(
-            f"{name} has {len(records)} records, which leaves none to validate at "
+            f"{name} has {format_amount(len(records), 'record')}, which leaves none to validate at "
             f"val_split_fraction {val_split_fraction}; give --val-split-fraction 0.5"
         )
     generator = torch.Generator().manual_seed(_SPLIT_SEED)
@@ -54,7 +55,7 @@ def load_records(path: Path, val_split_fraction: float) -> tuple[list[Record], l
     train, val = random_split(cast("Dataset[Record]", records), shares, generator)
     if not len(train):
         raise Skip2BenchError(
-            f"{name} has {len(records)} records, which leaves none to train on at "
+            f"{name} has {format_amount(len(records), 'record')}, which leaves none to train on at "
             f"val_split_fraction {val_split_fraction}; give --val-split-fraction 0.5"
         )
     return [records[i] for i in train.indices], [records[i] for i in val.indices]

@@ -110,6 +110,11 @@ def test_train_samples_limits_the_training_side_only(load, tiny_data):
     ) == (5, 2)
 
 
+def test_val_samples_limits_the_validation_side_only(load, tiny_data):
+    data = load(tiny_data, val_samples=1)
+    assert (len(data.train), len(data.val)) == (len(load(tiny_data).train), 1)
+
+
 ERRORS = {
     "missing.json": (None, "data file '{path}' does not exist; check the path"),
     "text.json": ("not json", "data file '{path}' is not valid JSON: "),
@@ -191,5 +196,5 @@ def test_data_that_must_be_downloaded_is_a_clear_error_offline(load, monkeypatch
 
 
 def test_unknown_prompt_style_is_named(load, tiny_data):
-    with pytest.raises(Skip2BenchError, match="prompt_style is 'poem'; choose from alpaca"):
+    with pytest.raises(Skip2BenchError, match="prompt_style is 'poem'; choose from auto, alpaca"):
         load(tiny_data, prompt_style="poem")

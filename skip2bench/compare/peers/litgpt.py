@@ -35,7 +35,7 @@ def train_with_litgpt(plan: TrainingPlan, folder: Path) -> PeerRun:
     Raises:
         Skip2BenchError: it failed.
     """
-    write_records(plan.config, folder / "records")
+    write_records(plan, folder / "records")
     run_finetune_lora(litgpt_command(plan, folder), folder / "litgpt.log")
     rows = read_iterations(folder)
     final = folder / "out" / "final"
@@ -67,11 +67,11 @@ def litgpt_command(plan: TrainingPlan, folder: Path) -> list[str]:
         "data": "JSON",
         "data.json_path": folder / "records",
         "data.mask_prompt": is_masked,
-        "data.prompt_style": config.prompt_style,
+        "data.prompt_style": plan.prompt_style,
         "train.epochs": config.epochs,
         "train.global_batch_size": config.global_batch_size,
         "train.micro_batch_size": plan.micro_batch_size or 1,
-        "train.lr_warmup_steps": config.lr_warmup_steps,
+        "train.lr_warmup_steps": plan.warmup_steps,
         "train.max_seq_length": plan.max_seq_length,
         "train.log_interval": 1,
         "train.save_interval": never,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from skip2bench.config.run import EMBEDDED_DATA
-from skip2bench.config.train import TrainConfig
 from skip2bench.data.load import pydoc_records
 from skip2bench.data.records import load_records
+from skip2bench.data.styles import place_input
 from skip2bench.train.plan import TrainingPlan
 
 
@@ -40,16 +40,21 @@ class Peer(Protocol):
 LABELS = {"litgpt": "LitGPT finetune_lora", "peft": "Hugging Face PEFT LoRA"}
 
 
-def write_records(config: TrainConfig, folder: Path) -> None:
+def write_records(plan: TrainingPlan, folder: Path) -> None:
     """Write the records of a run as `train.json` and `val.json`, for LitGPT's JSON module."""
+    config = plan.config
     train, val = (
         pydoc_records()
         if config.data == EMBEDDED_DATA
         else load_records(Path(config.data), config.val_split_fraction)
     )
     folder.mkdir(parents=True)
-    for side, records in (("train", train[: config.train_samples]), ("val", val)):
-        (folder / f"{side}.json").write_text(json.dumps(records), encoding="utf-8")
+    for side, records in (
+        ("train", train[: config.train_samples]),
+        ("val", val[: config.val_samples]),
+    ):
+        text = json.dumps(place_input(records, plan.prompt_style))
+        (folder / f"{side}.json").write_text(text, encoding="utf-8")
 
 
 def offline_environment() -> dict[str, str]:
