@@ -8,6 +8,7 @@ from skip2bench.config.options import MAX_RANK, check_choice, check_positive, op
 from skip2bench.errors import Skip2BenchError
 
 Target = Literal["hidden", "logits"]
+Features = Literal["scaled", "raw"]
 Precision = Literal["auto", "32-true", "bf16-true", "bf16-mixed", "16-true", "16-mixed"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 EMBEDDED_DATA = "pydoc"
@@ -22,6 +23,21 @@ class RunConfig:
         "Where the Skip adapters add: 'hidden' or 'logits'.",
         role="adapter",
         recorded_as="target",
+        taken_by="is_skip",
+    )
+    features: Features = option(
+        "scaled",
+        "What the Skip adapters read: block outputs scaled by the size of the last one ('scaled'), "
+        "or as they are, which is the paper's ('raw').",
+        role="adapter",
+        recorded_as="features",
+        taken_by="is_skip",
+    )
+    share_b: bool = option(
+        False,
+        "One B for the Skip adapters of all blocks; their rank can be higher then.",
+        role="adapter",
+        recorded_as="share_b",
         taken_by="is_skip",
     )
     lora_r: int = option(
@@ -59,6 +75,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_choice("target", self.target, get_args(Target))
+        check_choice("features", self.features, get_args(Features))
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("device", self.device, get_args(Device))
         for name in ("lora_r", "skip_r"):

@@ -30,13 +30,15 @@ from skip2bench.io.text import read_yaml
 from skip2bench.io.whole import hash_file, replacing, write_bytes, write_yaml
 from skip2bench.models.base import check_checkpoint, load_checkpoint, load_config
 from skip2bench.models.methods import MethodSettings, build_model, trained_tensors
-from skip2bench.models.skip import SkipGPT, SkipSettings, merge_skip_adapter
+from skip2bench.models.skip import RELATIVE_SIZES, SkipGPT, SkipSettings, merge_skip_adapter
 from skip2bench.models.weights import check_dtypes, check_finite, check_weights, read_weights
 
 LORA_FILE = "lit_model.pth.lora"
 FULL_FILE = "lit_model.pth"
 ADAPTER_FILE = "adapter.safetensors"
 ADAPTER_SETTINGS = "adapter_config.yaml"
+_LATER = ("features", "share_b")
+"""Settings of Skip adapters that older ones do not have."""
 
 
 def save_adapter(
@@ -144,19 +146,29 @@ def load_skip_model(
         alpha=saved["alpha"],
         dropout=saved["dropout"],
         target=saved["target"],
+        features=saved.get("features", "raw"),  # those of before there was a choice
+        share_b=saved.get("share_b", False),
     )
     settings = MethodSettings(method=METHODS[saved["method"]], lora=None, skip=skip)
     model = build_model(settings, base, torch.device(device), seed=0)
     assert isinstance(model, SkipGPT)
     tensors = _read_tensors(folder, device)
     _check_fit(folder, tensors, model.state_dict())
-    model.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, strict=False)
+    if absent := trained_tensors(model).keys() - tensors.keys():
+        raise _broken_adapter(folder, f"{ADAPTER_FILE} lacks {min(absent)}")
+    placed = {
+        key: value if key.endswith(RELATIVE_SIZES) else value.to(dtype)
+        for key, value in tensors.items()
+    }
+    model.load_state_dict(placed, strict=False)
     model.eval()
     return model
 
 
 def merge_adapter(folder: Path) -> Path:
     """Make a LitGPT checkpoint of an adapter and its base: LoRA with LitGPT's own merge_lora.
+
+    It is computed in the precision of the run, and stored in the dtypes of the base.
 
     Returns:
         The merged `lit_model.pth`.
@@ -181,11 +193,22 @@ def merge_adapter(folder: Path) -> Path:
         _check_lora(folder)
         with redirect_stdout(sys.stderr):  # it prints its arguments
             merge_lora(folder)
+        _bring_to_base_dtypes(folder)
     else:
         raise Skip2BenchError(
             f"{str(folder)!r} holds no adapter; give the 'final' folder of a lora run"
         )
     return folder / FULL_FILE
+
+
+def _bring_to_base_dtypes(folder: Path) -> None:
+    """Store merged weights in the dtypes of the base; LitGPT writes those of the run."""
+    saved = read_yaml(folder / "hyperparameters.yaml", "adapter's file")
+    base = read_weights(Path(saved["checkpoint_dir"]) / FULL_FILE, "download the checkpoint again")
+    merged = read_weights(folder / FULL_FILE, "merge it again")
+    if any(value.dtype != base[key].dtype for key, value in merged.items()):
+        narrow = {key: value.to(base[key].dtype) for key, value in merged.items()}
+        _save_whole(narrow, folder / FULL_FILE)
 
 
 def _check_lora(folder: Path) -> None:
@@ -253,7 +276,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} names no method")
     needed = ["checkpoint_dir", "checkpoint_sha256"]
     if METHODS[saved["method"]].is_skip:
-        needed += [item.name for item in fields(SkipSettings)]
+        needed += [item.name for item in fields(SkipSettings) if item.name not in _LATER]
     if absent := [key for key in needed if key not in saved]:
         raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} lacks {', '.join(absent)}")
     if not isinstance(saved["checkpoint_dir"], str | None):

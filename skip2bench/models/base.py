@@ -8,6 +8,7 @@ each.
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from skip2bench.io.resources import EMBEDDED_MODEL, embedded_checkpoint
 from skip2bench.models.weights import read_weights
 
 WEIGHTS_FILE, CONFIG_FILE = "lit_model.pth", "model_config.yaml"
+HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 _HUGGING_FACE_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 _SIZES = dict.fromkeys(("n_layer", "n_head", "n_query_groups"), 100_000) | dict.fromkeys(
@@ -75,8 +77,15 @@ def _remedy(folder: Path) -> str:
     if os.path.isdir(kept):
         return f"give --checkpoint-dir {kept}"
     if not folder.is_absolute() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(folder)):
-        return f"get it with 'litgpt download {folder}' and give --checkpoint-dir {kept}"
+        return _get(str(folder))
+    if (known := name_to_config.get(folder.name)) is not None:
+        whole = f"{known['hf_config']['org']}/{known['hf_config']['name']}"
+        return f"a name has no weights, which bench and doctor alone can do without; {_get(whole)}"
     return "get one with 'litgpt download <name>'"
+
+
+def _get(name: str) -> str:
+    return f"get it with 'litgpt download {name}' and give --checkpoint-dir checkpoints/{name}"
 
 
 def load_config(folder: Path) -> Config:
@@ -139,15 +148,40 @@ def load_checkpoint(
     """
     check_checkpoint(folder)
     weights = read_weights(folder / WEIGHTS_FILE, "download the checkpoint again")
+    is_tied = is_head_tied(weights)
+    placed = {
+        key: _placed(value, device, dtype)
+        for key, value in weights.items()
+        if key.startswith(prefixes)
+    }
+    if is_tied and {HEAD, EMBEDDING} <= placed.keys():
+        placed[HEAD] = placed[EMBEDDING]  # once in memory, as in the file
     return Base(
-        name=folder.resolve().name,
-        config=load_config(folder),
-        weights={
-            key: _placed(value, device, dtype)
-            for key, value in weights.items()
-            if key.startswith(prefixes)
-        },
-        folder=folder,
+        name=folder.resolve().name, config=load_config(folder), weights=placed, folder=folder
+    )
+
+
+def is_head_tied(weights: Mapping[str, Tensor]) -> bool:
+    """True where the head's weight is the embedding's own memory, as files of tied models have it.
+
+    LitGPT's models hold the two apart, and count both.
+    """
+    head, embedding = weights.get(HEAD), weights.get(EMBEDDING)
+    if head is None or embedding is None or head.shape != embedding.shape:
+        return False
+    return head.data_ptr() == embedding.data_ptr() != 0
+
+
+def describe_tied_head(folder: Path) -> str | None:
+    """What LitGPT makes of a checkpoint whose head is tied to its embedding; None for others."""
+    weights = read_weights(folder / WEIGHTS_FILE, "download the checkpoint again")
+    if not is_head_tied(weights):
+        return None
+    total = sum(weight.numel() for weight in weights.values())
+    own = total - weights[HEAD].numel()
+    return (
+        f"{folder.resolve().name} ties its head to the embedding: {own / 1e6:.1f}M parameters; "
+        f"LitGPT counts both, {total / 1e6:.1f}M"
     )
 
 

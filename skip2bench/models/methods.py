@@ -22,7 +22,7 @@ from skip2bench.config.run import RunConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import format_amount
 from skip2bench.models.base import Base
-from skip2bench.models.skip import SkipGPT, SkipSettings
+from skip2bench.models.skip import RELATIVE_SIZES, SkipGPT, SkipSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +46,36 @@ class MethodSettings:
 
     @property
     def label(self) -> str:
-        """Name in tables: "Traditional LoRA", "Skip2-LoRA (4 blocks)"."""
-        if self.blocks is None:
+        """Name in tables: "Traditional LoRA", "Skip2-LoRA (4 blocks, one B)"."""
+        if self.skip is None:
             return self.method.title
-        return f"{self.method.title} ({format_amount(len(self.blocks), 'block')})"
+        details = [format_amount(len(self.skip.blocks), "block")]
+        details += ["raw features"] if self.skip.features == "raw" else []
+        details += ["one B"] if self.skip.share_b else []
+        return f"{self.method.title} ({', '.join(details)})"
+
+    def describe_blocks(self, n_layer: int) -> str:
+        """Which blocks the Skip methods read: ", blocks 0-5 of 30"; "" for the others.
+
+        A preset's name does not say that it is the first ones.
+        """
+        if self.blocks is None:
+            return ""
+        return f", blocks {self._block_range.replace('_', ',')} of {n_layer}"
+
+    @property
+    def _block_range(self) -> str:
+        """The blocks: "0-3" (0 to 3), "0_3" (0 and 3)."""
+        blocks = self.blocks or ()
+        is_run = len(blocks) > 1 and blocks[-1] - blocks[0] + 1 == len(blocks)
+        return f"{blocks[0]}-{blocks[-1]}" if is_run else "_".join(map(str, blocks))
 
     @property
     def slug(self) -> str:
         """Name in folders' names: "lora", "skip2-0-3" (blocks 0 to 3), "skip2-0_3" (0 and 3)."""
         if self.blocks is None:
             return self.method.name
-        first, last = self.blocks[0], self.blocks[-1]
-        is_run = len(self.blocks) > 1 and last - first + 1 == len(self.blocks)
-        return (
-            f"{self.method.name}-{f'{first}-{last}' if is_run else '_'.join(map(str, self.blocks))}"
-        )
+        return f"{self.method.name}-{self._block_range}"
 
 
 def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> MethodSettings:
@@ -77,6 +92,8 @@ def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> 
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             target=config.target,
+            features=config.features,
+            share_b=config.share_b,
         )
         return MethodSettings(method=method, lora=None, skip=skip)
     if method.weights == "biases" and not has_biases(model):
@@ -130,7 +147,7 @@ def build_model(settings: MethodSettings, base: Base, device: torch.device, seed
         raise Skip2BenchError(
             f"the weights of {base.name!r} do not fit its model_config.yaml: {error}"
         ) from error
-    absent = [key for key in missing if "lora_" not in key]
+    absent = [key for key in missing if "lora_" not in key and not key.endswith(RELATIVE_SIZES)]
     if absent or unexpected:
         named = ", ".join([*absent, *unexpected][:3])
         raise Skip2BenchError(
@@ -149,8 +166,13 @@ def build_model(settings: MethodSettings, base: Base, device: torch.device, seed
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What trains, by its name in the model's state dict, detached."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    """What a run leaves, by its name in the model's state dict, detached.
+
+    That is what trains, and the relative sizes that scaled Skip features are divided by.
+    """
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    sizes = {name: b for name, b in model.named_buffers() if name.endswith(RELATIVE_SIZES)}
+    return trained | sizes
 
 
 def _mark_trainable(model: GPT, settings: MethodSettings) -> None:
@@ -191,6 +213,8 @@ def _materialise_adapters(
             for name in own:
                 initial = getattr(module, name).detach().to(device=device, dtype=dtype)
                 setattr(module, name, nn.Parameter(initial))
+            if (sizes := getattr(module, RELATIVE_SIZES, None)) is not None:
+                setattr(module, RELATIVE_SIZES, torch.ones(sizes.shape, device=device))
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -1,18 +1,23 @@
 """Skip-LoRA for language models: adapters from blocks' outputs to the end of the network.
 
-For one position, with blocks k in S, rank r and scale s = alpha / r, the logits are
+For one position, with blocks k in S, rank r and a scale s, the logits are
 
-    target "hidden":  W_head · ( ln_f(h_L) + s · Σ_k B_k A_k dropout(h_k) ),  B_k of shape (d, r)
-    target "logits":  W_head · ln_f(h_L)   + s · Σ_k B_k A_k dropout(h_k),    B_k of shape (V, r)
+    target "hidden":  W_head · ( ln_f(h_L) + s · Σ_k B_k A_k dropout(x_k) ),  B_k of shape (d, r)
+    target "logits":  W_head · ln_f(h_L)   + s · Σ_k B_k A_k dropout(x_k),    B_k of shape (V, r)
 
-h_k is the output of block k, h_L that of the last block. The backbone is frozen, so no gradient
-enters a block: backward goes through `lm_head` and the adapters alone. The model is LitGPT's `GPT`
-with hooks, so generation with its KV cache works as it does there. Source: Matsutani et al.,
-arXiv:2410.21073, section 3.
+h_k is the output of block k, h_L that of the last block. What an adapter reads of it is
+
+    features "scaled":  x_k = h_k / size(h_L) / ρ_k    see `SkipGPT.last_size` and `calibration`
+    features "raw":     x_k = h_k                      the paper's
+
+since block outputs of real models differ in size by orders of magnitude. With `share_b` all blocks
+have one B. The backbone is frozen, so no gradient enters a block: backward goes through `lm_head`
+and the adapters alone. The model is LitGPT's `GPT` with hooks, so generation with its KV cache
+works as it does there. Source: Matsutani et al., arXiv:2410.21073, section 3.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,9 +29,12 @@ from litgpt.model import GPT, do_softcapping
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from skip2bench.config.run import Target
+from skip2bench.config.run import Features, Target
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models.dropout import dropped, keep_scale
+
+RELATIVE_SIZES = "relative_sizes"
+"""Name of the buffer with the ρ_k."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +47,50 @@ class SkipSettings:
     alpha: int
     dropout: float = 0.0
     target: Target = "hidden"
+    features: Features = "scaled"
+    share_b: bool = False
+    """One B for all blocks."""
+
+    @property
+    def width(self) -> int:
+        """Numbers a position is reduced to by all A: K r, or r where B is shared."""
+        return self.r if self.share_b else self.r * len(self.blocks)
+
+    @property
+    def scaling(self) -> float:
+        """s: the factor on the sum of all adapters.
+
+        alpha / r on raw features, as for LoRA. On scaled ones alpha / (4 sqrt(r K)): as rsLoRA
+        (Kalajdzievski, arXiv:2312.03732) in the rank, and the same in the number of blocks, whose
+        outputs are of one size and much alike; alpha / r for one block of rank 16. So one learning
+        rate suits 1 block and all of them (docs/adapters.md has the measurements).
+        """
+        if self.features == "raw":
+            return self.alpha / self.r
+        return self.alpha / (4 * math.sqrt(self.r * len(self.blocks)))
 
 
 class SkipAdapters(nn.Module):
     """One low-rank adapter a block, held as two stacked tensors.
 
-    `lora_A` is (K, r, d) and starts as an nn.Linear's weight would; `lora_B` is (K, d_out, r) and
-    starts at zero, so that the adapters add exactly nothing before the first update.
+    `lora_A` is (K, r, d) and starts as an nn.Linear's weight would; `lora_B` is (K, d_out, r), or
+    (1, d_out, r) where it is shared, and starts at zero, so that the adapters add exactly nothing
+    before the first update. `relative_sizes` (K,) are the ρ_k of scaled features, in float32; 1
+    until `calibration` has found them, and None for raw features.
     """
+
+    relative_sizes: Tensor | None
 
     def __init__(self, settings: SkipSettings, n_embd: int, d_out: int) -> None:
         super().__init__()
-        self.scaling = settings.alpha / settings.r
-        self.lora_A = nn.Parameter(torch.empty(len(settings.blocks), settings.r, n_embd))
-        self.lora_B = nn.Parameter(torch.empty(len(settings.blocks), d_out, settings.r))
+        n_blocks = len(settings.blocks)
+        self.scaling, self.is_shared = settings.scaling, settings.share_b
+        self.lora_A = nn.Parameter(torch.empty(n_blocks, settings.r, n_embd))
+        n_up = 1 if settings.share_b else n_blocks
+        self.lora_B = nn.Parameter(torch.empty(n_up, d_out, settings.r))
+        is_scaled = settings.features == "scaled"
+        ones = torch.ones(n_blocks, dtype=torch.float32) if is_scaled else None
+        self.register_buffer(RELATIVE_SIZES, ones)
         self.dropout = settings.dropout
         self.reset_parameters()
 
@@ -62,26 +100,47 @@ class SkipAdapters(nn.Module):
         nn.init.uniform_(self.lora_A, -bound, bound)
         nn.init.zeros_(self.lora_B)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SkipAdapters":
+        """Move and convert as any module, but for the relative sizes, which stay in float32."""
+        sizes = self.relative_sizes
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if sizes is not None:
+            self.relative_sizes = sizes.to(self.lora_A.device)
+        return self
+
+    def forward(self, features: Sequence[Tensor], size: Tensor | None) -> Tensor:
         """Sum of all adapters.
 
         Args:
             features: K tensors (..., d), the outputs of the K blocks.
+            size: (..., 1), that of the last block's output; None for raw features.
 
         Returns:
-            s · Σ_k B_k A_k dropout(features[k]), (..., d_out).
+            s · Σ_k B_k A_k dropout(x_k), (..., d_out).
         """
-        return nn.functional.linear(self.reduce(features), self.stack_B())
+        return nn.functional.linear(self.reduce(features, size), self.stack_B())
 
-    def reduce(self, features: Sequence[Tensor]) -> Tensor:
-        """All A_k dropout(features[k]) side by side, (..., K r)."""
+    def reduce(self, features: Sequence[Tensor], size: Tensor | None) -> Tensor:
+        """All A_k dropout(x_k) side by side, (..., K r); their sum (..., r) where B is shared.
+
+        What divides the features divides the few numbers that are made of them.
+        """
         is_dropping = self.training and self.dropout > 0
         if is_dropping:
             features = [dropped(h, self.dropout) for h in features]
-        reduced = torch.cat(
-            [nn.functional.linear(h, A) for h, A in zip(features, self.lora_A, strict=True)], dim=-1
-        )
-        return reduced * keep_scale(self.dropout, reduced.device) if is_dropping else reduced
+        parts = [
+            nn.functional.linear(h, A) for h, A in zip(features, self._divided_A(), strict=True)
+        ]
+        reduced = torch.stack(parts).sum(0) if self.is_shared else torch.cat(parts, dim=-1)
+        if is_dropping:
+            reduced = reduced * keep_scale(self.dropout, reduced.device)
+        return reduced if size is None else (reduced / size).to(reduced.dtype)
+
+    def _divided_A(self) -> Tensor:
+        """A_k / ρ_k."""
+        if self.relative_sizes is None:
+            return self.lora_A
+        return (self.lora_A / self.relative_sizes[:, None, None]).to(self.lora_A.dtype)
 
     def stack_B(self) -> Tensor:
         """All s · B_k side by side, (d_out, K r): one product instead of K."""
@@ -197,10 +256,56 @@ class SkipGPT(GPT):  # type: ignore[misc]
         matrix: Tensor = (folded - self.lm_head(zero) if has_bias else folded).t()
         return matrix
 
-    def adapter_features(self, features: Tensor) -> list[Tensor]:
-        """Of all features (N, K', d), those that the adapters read: K tensors (N, d)."""
+    def reduce(self, features: Tensor) -> Tensor:
+        """What the adapters' A make of all features (N, K', d): (N, `settings.width`)."""
         columns = dict(zip(self.feature_blocks, features.unbind(dim=1), strict=True))
-        return [columns[block] for block in self.settings.blocks]
+        own = [columns[block] for block in self.settings.blocks]
+        return self.adapters.reduce(own, self.last_size(features[:, -1]))
+
+    def last_size(self, last_output: Tensor) -> Tensor | None:
+        """What scaled features are divided by, of the last block's output (..., d).
+
+        Returns:
+            (..., 1), in float32: the denominator of the final norm, sqrt(mean(h²) + eps), for a
+            LayerNorm sqrt(var(h) + eps); None for raw features.
+        """
+        if self.settings.features == "raw":
+            return None
+        hidden = last_output.float()
+        if self.config.norm_class_name == "LayerNorm":
+            hidden = hidden - hidden.mean(dim=-1, keepdim=True)
+        squares = hidden.square().mean(dim=-1, keepdim=True)
+        return torch.sqrt(squares + self.config.norm_eps)
+
+    def measure_relative_sizes(self, features: Tensor) -> Tensor:
+        """Of all features (N, K', d), rms(h_k) / size(h_L) of every adapted block: (N, K).
+
+        Raises:
+            Skip2BenchError: blocks give what is not finite, the last one nothing but zeros at a
+                position, or another one at all of them.
+        """
+        size = self.last_size(features[:, -1])
+        assert size is not None
+        columns = [self.feature_blocks.index(block) for block in self.settings.blocks]
+        squares = torch.stack([features[:, k].float().square().mean(-1) for k in columns], dim=1)
+        last = features[:, -1].float()
+        if not bool(torch.isfinite(squares).all()) or not bool(torch.isfinite(last).all()):
+            raise Skip2BenchError(
+                "the base model's blocks give what is not finite; use --precision 32-true, or "
+                "check the checkpoint"
+            )
+        if not bool((last != 0).any(dim=-1).all()):
+            raise Skip2BenchError(
+                "the base model's last block gives nothing but zeros at a position, so that "
+                "features cannot be scaled by it; check the checkpoint, or use --features raw"
+            )
+        for block, is_zero in zip(self.settings.blocks, (squares == 0).all(dim=0), strict=True):
+            if is_zero and len(squares):
+                raise Skip2BenchError(
+                    f"block {block} gives nothing but zeros, so that its features cannot be "
+                    "scaled; leave it out of --blocks, or use --features raw"
+                )
+        return torch.sqrt(squares + self.config.norm_eps) / size
 
     def cap(self, logits: Tensor) -> Tensor:
         """Logits after the cap that some architectures put on them."""
@@ -244,19 +349,21 @@ class SkipGPT(GPT):  # type: ignore[misc]
         self._outputs[block] = output
         self._next_position = 0
 
-    def _features(self) -> list[Tensor]:
-        return [self._outputs[block] for block in self.settings.blocks]
+    def _update(self, pick: Callable[[Tensor], Tensor] = lambda output: output) -> Tensor:
+        """What the adapters add, of the part of the blocks' outputs that `pick` takes."""
+        last = pick(self._outputs[self.config.n_layer - 1])
+        own = [pick(self._outputs[block]) for block in self.settings.blocks]
+        update: Tensor = self.adapters(own, self.last_size(last))
+        return update
 
     def _add_to_hidden(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        update: Tensor = self.adapters(self._features())
-        return output + update
+        return output + self._update()
 
     def _add_to_logits(self, _module: nn.Module, _args: Any, output: Tensor) -> Tensor:
         # LitGPT may call the head on chunks of the sequence, in order: each takes what follows
         start, length = self._next_position, output.size(-2)
         self._next_position = start + length
-        update: Tensor = self.adapters([h.narrow(-2, start, length) for h in self._features()])
-        return output + update
+        return output + self._update(lambda h: h.narrow(-2, start, length))
 
 
 class _Released(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from skip2bench.cache.build import Side
 from skip2bench.cache.loss import ServedLoss, portion_rows
 from skip2bench.cache.portions import Portion, PortionSource
+from skip2bench.cache.skip_cache import Served
 from skip2bench.models.skip import SkipGPT
 from skip2bench.results.run_records import ObjectiveFigures
 from skip2bench.train.attempt import Attempt
@@ -47,6 +48,13 @@ class CachedObjective:
             source.expect(self._own(following))
         self._even_out(parts)
         yield from source.portions(parts)
+
+    def frozen(self, ids: Sequence[int]) -> Iterator[Served]:
+        """What the frozen layers give for this rank's share of training samples."""
+        source = self._source("train")
+        parts = source.split(self._own(ids))
+        self._even_out(parts)
+        yield from source.serve(parts)
 
     @torch.no_grad()
     def validation_loss(self) -> float:

@@ -24,6 +24,7 @@ from skip2bench.models.skip import SkipGPT
 from skip2bench.models.switches import checkpoint_blocks, compile_model
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
+from skip2bench.train.calibration import calibration_ids
 from skip2bench.train.micro_batch import find_micro_batch_size
 from skip2bench.train.objective import TokenObjective
 from skip2bench.train.plan import TrainingPlan
@@ -96,9 +97,11 @@ def plan_caches(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> R
     """
     model.check_is_deterministic()
     plan, config, environment = attempt.plan, attempt.plan.config, attempt.environment
-    use = _describe_use(attempt, batches)
+    use = _describe_use(attempt, model, batches)
     dtype = weights_dtype(plan.precision)
-    cache_plan = plan_cache(model, use, _find_room(attempt), dtype, config.cache_dtype)
+    cache_plan = plan_cache(
+        model, use, _find_room(attempt), dtype, config.cache_dtype, config.algebra
+    )
     versions = {"torch": environment.torch, "litgpt": environment.litgpt}
     assert environment.checkpoint is not None
     if config.quantize is not None:
@@ -122,16 +125,20 @@ def plan_caches(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> R
     return RunCaches(attempt, builder, use)
 
 
-def _describe_use(attempt: Attempt, batches: list[list[int]]) -> CacheUse:
+def _describe_use(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> CacheUse:
     """What this rank's share of the batches asks of a cache."""
-    data, ranks = attempt.plan.data, attempt.ranks
+    data, ranks, plan_config = attempt.plan.data, attempt.ranks, attempt.plan.config
     used = sorted({i for batch in batches for i in batch})
+    uses = sum(map(len, batches)) / len(used)
+    if model.adapters.relative_sizes is not None:
+        used = sorted({*used, *calibration_ids(data.train)})
     return CacheUse(
         train=data.train,
         train_ids=share(used, data.train.lengths, ranks.size)[ranks.rank],
         val=data.val,
         steps=len(batches),
-        passes=sum(map(len, batches)) / len(used),
+        passes=uses,
+        evaluations=1 + -(-len(batches) // plan_config.eval_interval),
         own_val_ids=share(range(len(data.val)), data.val.lengths, ranks.size)[ranks.rank],
     )
 

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 import yaml
@@ -61,6 +63,33 @@ def test_a_broken_adapter_is_an_error(save):
         load_skip_model(folder)
 
 
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ("scaled", "adapter.safetensors lacks adapters.relative_sizes"),
+        ("raw", "its base has no adapters.relative_sizes"),
+    ],
+)
+def test_features_of_another_kind_than_the_adapter_s_are_refused(train, features, message):
+    other = {"raw": "scaled", "scaled": "raw"}[features]
+    folder = train(method="skip2", features=other, max_steps=1)[3] / "final"
+    settings = folder / "adapter_config.yaml"
+    settings.write_text(settings.read_text().replace(f"features: {other}", f"features: {features}"))
+    with pytest.raises(Skip2BenchError, match=message):
+        load_skip_model(folder)
+
+
+def test_an_adapter_from_before_there_was_a_choice_reads_raw_features(train):
+    folder = train(method="skip2", features="raw", max_steps=3)[3] / "final"
+    now = load_skip_model(folder)
+    settings = folder / "adapter_config.yaml"
+    lines = settings.read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(("features", "share_b"))]
+    settings.write_text("\n".join(kept))
+    tokens = torch.randint(320, (2, 7))
+    assert torch.equal(load_skip_model(folder)(tokens), now(tokens))
+
+
 def test_a_folder_without_an_adapter_is_an_error(tmp_path):
     with pytest.raises(Skip2BenchError, match="holds no Skip adapter; give the 'final' folder"):
         load_skip_model(tmp_path)
@@ -86,6 +115,17 @@ def test_a_merged_checkpoint_gives_the_logits_of_the_trained_model(save, method)
     merged.load_state_dict(torch.load(path, weights_only=True))
     tokens = torch.randint(320, (2, 7))
     torch.testing.assert_close(merged(tokens), model(tokens), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "last"])
+def test_a_merged_checkpoint_has_the_dtype_of_its_base(train, tmp_path, method):
+    base = shutil.copytree(train.checkpoint, tmp_path / "narrow")
+    weights = torch.load(base / "lit_model.pth", weights_only=True)
+    torch.save({k: v.bfloat16() for k, v in weights.items()}, base / "lit_model.pth")
+    folder = train(method=method, checkpoint_dir=base, max_steps=1)[3]
+    merged = torch.load(merge_adapter(folder / "final"), weights_only=True)
+    assert merged.keys() == weights.keys()
+    assert {value.dtype for value in merged.values()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("method", ["full", "full+lora"])

@@ -26,12 +26,30 @@ def build_pair(config: Config, settings: SkipSettings) -> tuple[GPT, SkipGPT]:
 def randomise_adapters(model: SkipGPT) -> None:
     torch.manual_seed(2)
     torch.nn.init.normal_(model.adapters.lora_B)
+    if model.adapters.relative_sizes is not None:
+        torch.nn.init.uniform_(model.adapters.relative_sizes, 0.2, 3.0)
 
 
-@pytest.mark.parametrize("target", ["hidden", "logits"])
+FORMS = [
+    {"target": target, "features": features, "share_b": share_b}
+    for target in ("hidden", "logits")
+    for features in ("scaled", "raw")
+    for share_b in (False, True)
+]
+"""Of the adapters, as settings."""
+
+
+def size_of(hidden, config):
+    """The final norm's own denominator."""
+    if config.norm_class_name == "LayerNorm":
+        hidden = hidden - hidden.mean(-1, keepdim=True)
+    return (hidden.square().mean(-1, keepdim=True) + config.norm_eps).sqrt()
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_fresh_adapters_add_exactly_nothing(architecture, target):
-    base, skip = build_pair(small_config(architecture), replace(SETTINGS, target=target))
+def test_fresh_adapters_add_exactly_nothing(architecture, form):
+    base, skip = build_pair(small_config(architecture), replace(SETTINGS, **form))
     tokens = torch.randint(40, (2, 9))
     assert torch.equal(base(tokens), skip(tokens))
 
@@ -48,20 +66,27 @@ def test_fresh_lora_equals_the_base_model():
     torch.testing.assert_close(base(tokens), lora(tokens), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("target", ["hidden", "logits"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_forward_is_the_published_formula(architecture, target):
+def test_forward_is_the_published_formula(architecture, form):
     """Against a plain loop over the blocks, written out here."""
-    config = small_config(architecture)
-    base, skip = build_pair(config, replace(SETTINGS, target=target))
+    config, target = small_config(architecture), form["target"]
+    settings = replace(SETTINGS, **form)
+    base, skip = build_pair(config, settings)
     randomise_adapters(skip)
     tokens = torch.randint(40, (2, 9))
     outputs = {}
     for i, block in enumerate(base.transformer.h):
         block.register_forward_hook(lambda _m, _a, out, i=i: outputs.update({i: out}))
     base(tokens)
-    A, B, s = skip.adapters.lora_A, skip.adapters.lora_B, SETTINGS.alpha / SETTINGS.r
-    update = s * sum(outputs[k] @ A[n].T @ B[n].T for n, k in enumerate(SETTINGS.blocks))
+    A, B, s = skip.adapters.lora_A, skip.adapters.lora_B, settings.scaling
+    if form["features"] == "raw":
+        x = [outputs[k] for k in SETTINGS.blocks]
+    else:
+        size, rho = size_of(outputs[config.n_layer - 1], config), skip.adapters.relative_sizes
+        x = [outputs[k] / size / rho[n] for n, k in enumerate(SETTINGS.blocks)]
+    own_B = [B[0 if form["share_b"] else n] for n in range(len(x))]
+    update = s * sum(x[n] @ A[n].T @ own_B[n].T for n in range(len(x)))
     hidden = base.transformer.ln_f(outputs[config.n_layer - 1])
     expected = (
         base.lm_head(hidden + update) if target == "hidden" else base.lm_head(hidden) + update
@@ -89,10 +114,10 @@ def test_gradients_reach_the_adapters_and_nothing_else(architecture, target):
     assert skip.adapters.lora_B.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("target", ["hidden", "logits"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_features_give_the_same_logits(architecture, target):
-    _, skip = build_pair(small_config(architecture), replace(SETTINGS, target=target))
+def test_features_give_the_same_logits(architecture, form):
+    _, skip = build_pair(small_config(architecture), replace(SETTINGS, **form))
     randomise_adapters(skip)
     tokens = torch.randint(40, (2, 9))
     features = torch.stack([h.flatten(0, 1) for h in skip.compute_features(tokens)], dim=1)
@@ -135,16 +160,16 @@ def test_generation_with_a_kv_cache_follows_the_full_forward(target):
 def test_dropout_acts_on_each_blocks_output_apart():
     torch.manual_seed(0)
     adapters = SkipAdapters(
-        SkipSettings(blocks=(0, 1), r=1, alpha=1, dropout=0.5), n_embd=8, d_out=8
+        SkipSettings(blocks=(0, 1), r=1, alpha=1, dropout=0.5, features="raw"), n_embd=8, d_out=8
     )
     torch.nn.init.ones_(adapters.lora_A)
     torch.nn.init.ones_(adapters.lora_B)
     ones = [torch.ones(400, 8)] * 2
-    sums = adapters(ones)[:, 0].detach()
+    sums = adapters(ones, None)[:, 0].detach()
     assert sums.mean() == pytest.approx(16, rel=0.05)  # inverted dropout keeps the mean
     assert sums.unique().numel() > 8
     adapters.eval()
-    assert adapters(ones)[:, 0].unique().tolist() == [16]
+    assert adapters(ones, None)[:, 0].unique().tolist() == [16]
 
 
 @pytest.mark.parametrize("blocks", [(3,), (0, 7), (-1,), ()])

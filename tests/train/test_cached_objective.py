@@ -52,11 +52,16 @@ PARTIAL = "160000"
         {"target": "logits"},
         {"target": "logits", "cache_max_bytes": PARTIAL},
         {"blocks": "2"},
+        {"features": "raw"},
+        {"features": "raw", "cache_max_bytes": PARTIAL},
+        {"share_b": True},
+        {"share_b": True, "target": "logits", "cache_max_bytes": PARTIAL},
     ],
     ids=str,
 )
 def test_fifty_steps_are_those_of_skip(train, skip, changes):
-    kept = {name: changes[name] for name in ("target", "blocks") if name in changes}
+    own = ("target", "blocks", "features", "share_b")
+    kept = {name: changes[name] for name in own if name in changes}
     result = train(method="skip2", **(STEPS | changes))
     assert_same(result, skip(**kept), 1e-5)
     summary, folder = result[0], result[3]
@@ -76,6 +81,14 @@ def test_both_algebras_are_those_of_skip(train, skip, monkeypatch):
         result = train(name, method="skip2", skip_r=1, blocks="0", **STEPS)
         assert result[0]["algebra"] == name
         assert_same(result, skip(skip_r=1, blocks="0"), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["folded", "head"])
+@pytest.mark.parametrize("share_b", [False, True])
+def test_the_algebra_that_is_asked_for_is_taken(train, skip, name, share_b):
+    result = train(name, method="skip2", algebra=name, share_b=share_b, **STEPS)
+    assert result[0]["algebra"] == name
+    assert_same(result, skip(share_b=share_b), 1e-5)
 
 
 @pytest.mark.parametrize("changes", [{}, {"cache_tier": "disk"}], ids=str)
