@@ -4,8 +4,9 @@
     folded    base logits + (W_head · B) (A h): base logits cached, W_head · B made once a step
 
 K adapters of rank r, width d, vocabulary V. `folded` wins where K r is far below d; its price is V
-more cached numbers a position. Costs are counted, not timed: FLOPs (a multiply-add is two), and
-bytes read from where the cache lives, which weigh as the FLOPs that the device does meanwhile.
+more cached numbers a position. Costs are those of a whole run, building and validation included.
+They are counted, not timed: FLOPs (a multiply-add is two), and bytes read from where the cache
+lives, which weigh as the FLOPs that the device does meanwhile.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Sizes:
 
     n_adapters: int
     rank: int
+    width: int
+    """Numbers that all A make of a position, see `SkipSettings`."""
     n_embd: int
     vocabulary: int
     stored_blocks: int
@@ -42,6 +45,20 @@ class Sizes:
     """Bytes of one stored base logit."""
     adds_to_logits: bool
     """Target "logits": B already has V rows, nothing is folded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """What a run asks of its cache."""
+
+    positions_per_step: float
+    """Supervised positions of a global batch."""
+    passes: float
+    """How often a cached position is trained on; what is spent once is spread over them."""
+    val_ratio: float = 0.0
+    """Cached validation positions, by training positions."""
+    evaluations: int = 0
+    """How often each validation position is served."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,33 +78,36 @@ class Algebra:
     flops_per_byte: int
 
 
-def count_costs(sizes: Sizes, *, positions_per_step: float, passes: float) -> dict[Name, Cost]:
-    """Cost of both algebras.
-
-    Args:
-        sizes: Of model and cache.
-        positions_per_step: Supervised positions of a global batch.
-        passes: How often a cached position is served in the run; what `folded` spends once, while
-            the cache is built, is spread over them.
-    """
-    width, columns = sizes.n_adapters * sizes.rank, sizes.vocabulary
-    # A forward and its gradient; the features need none
-    reduce = 2 * 2 * width * sizes.n_embd
-    # forward, gradient of the input, gradient of the weight
-    up_hidden, up_logits = 3 * 2 * width * sizes.n_embd, 3 * 2 * width * columns
-    head = 2 * 2 * sizes.n_embd * columns
-    # with target "logits" nothing trains before the head: it runs forward only
-    head_flops = reduce + (head / 2 + up_logits if sizes.adds_to_logits else up_hidden + head)
-    fold = 0 if sizes.adds_to_logits else 2 * 2 * width * sizes.n_embd * columns
-    folded_flops = reduce + up_logits + fold / positions_per_step + head / 2 / passes
-    stored = sizes.stored_blocks * sizes.n_embd * sizes.feature_bytes
-    extra = columns * sizes.logit_bytes
+def count_costs(sizes: Sizes, use: Use) -> dict[Name, Cost]:
+    """Cost of both algebras."""
+    d, width, columns = sizes.n_embd, sizes.width, sizes.vocabulary
+    # A forward, for each block; its gradient costs as much, and the features need none
+    reduce = 2 * sizes.n_adapters * sizes.rank * d
+    up_hidden, up_logits, head = 2 * width * d, 2 * width * columns, 2 * d * columns
+    fold = 0 if sizes.adds_to_logits else 2 * width * d * columns
+    # forward, gradient of the input, gradient of the weight; with target "logits" nothing trains
+    # before the head: it runs forward only
+    head_step = head + 3 * up_logits if sizes.adds_to_logits else 3 * up_hidden + 2 * head
+    head_value = head + (up_logits if sizes.adds_to_logits else up_hidden)
+    # of a run, by the trained positions
+    evaluated = use.val_ratio * use.evaluations / use.passes
+    built = (1 + use.val_ratio) / use.passes
+    folds = (2 + evaluated) * fold / use.positions_per_step  # made, its gradient; each evaluation's
+    stored = sizes.stored_blocks * d * sizes.feature_bytes
+    logits = columns * sizes.logit_bytes
     return {
-        "head": Cost(flops_per_position=head_flops, bytes_per_position=stored),
-        # the base logits are written once and read in every pass
+        "head": Cost(
+            flops_per_position=2 * reduce + head_step + evaluated * (reduce + head_value),
+            bytes_per_position=stored * (1 + evaluated),
+        ),
+        # base logits are written once, and read whenever they are served
         "folded": Cost(
-            flops_per_position=folded_flops,
-            bytes_per_position=stored + extra * (1 + 1 / passes),
+            flops_per_position=2 * reduce
+            + 3 * up_logits
+            + folds
+            + built * head
+            + evaluated * (reduce + up_logits),
+            bytes_per_position=(stored + logits) * (1 + evaluated) + logits * built,
         ),
     }
 

@@ -39,7 +39,7 @@ class ServedLoss:
         """Summed loss, with gradients to the adapters or, folded, to where `finish_step` starts."""
         model = self._model
         if self._algebra == "folded" and served.base_logits is not None:
-            reduced = model.adapters.reduce(model.adapter_features(served.features))
+            reduced = model.reduce(served.features)
             logits = served.base_logits + nn.functional.linear(reduced, self._shared_fold())
             return logits_loss(model.cap(logits), served.targets)
         if model.settings.target == "logits":

@@ -5,13 +5,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from skip2bench.cache.algebra import Algebra, Sizes, choose_algebra, count_costs
+from skip2bench.cache.algebra import Algebra, Name, Sizes, Use, choose_algebra, count_costs
 from skip2bench.cache.arrays import STORED_DTYPES, Layout, Tier
 from skip2bench.data.samples import Samples
-from skip2bench.io.units import format_bytes
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.units import format_amount, format_bytes
 from skip2bench.machine.hardware import read_memory
 from skip2bench.models.skip import SkipGPT
 
@@ -57,6 +59,8 @@ class CacheUse:
     """How often a training sample is used, on average."""
     own_val_ids: Sequence[int] | None = None
     """Validation samples of this rank; None for all of them."""
+    evaluations: int = 0
+    """How often the validation samples are evaluated."""
 
     @property
     def val_ids(self) -> Sequence[int]:
@@ -113,6 +117,7 @@ def plan_cache(
     room: CacheRoom,
     compute_dtype: torch.dtype,
     dtype: str = "model",
+    algebra: Name | Literal["auto"] = "auto",
 ) -> CachePlan:
     """Decide tier, algebra and samples.
 
@@ -122,6 +127,11 @@ def plan_cache(
         room: Where the caches may live.
         compute_dtype: Of the backbone's activations.
         dtype: model, bf16 or int8.
+        algebra: head, folded, or auto: the one that costs less, if its cache leaves a run's memory
+            below that of traditional LoRA.
+
+    Raises:
+        Skip2BenchError: the folded algebra is asked for, and its base logits have no room.
     """
     capacity = room.capacity_bytes
     layout = Layout(
@@ -137,20 +147,29 @@ def plan_cache(
         (name for name in capacity if needed <= capacity[name]),
         max(capacity, key=capacity.__getitem__),
     )
-    algebra = _choose_algebra(model, use, layout, room.device, chosen)
-    fits = rows * with_logits.position_bytes <= capacity[chosen]
-    if algebra.name == "folded" and (dtype != "model" or not fits):
-        # base logits of less precision would not be the model's; nor is a larger cache worth
-        # samples that are recomputed
-        algebra = replace(algebra, name="head")
-    layout = with_logits if algebra.name == "folded" else layout
+    choice = _choose_algebra(model, use, layout, room.device, chosen)
+    # base logits of less precision would not be the model's; nor is a larger cache worth samples
+    # that are recomputed
+    fits = dtype == "model" and rows * with_logits.position_bytes <= capacity[chosen]
+    if algebra == "folded" and not fits:
+        raise Skip2BenchError(
+            f"algebra folded caches {format_bytes(rows * with_logits.position_bytes)} in the "
+            f"model's own dtype, and {chosen} has room for {format_bytes(capacity[chosen])}; use "
+            "--algebra head, a larger --cache-max-bytes, or --cache-dtype model"
+        )
+    if algebra != "auto":
+        choice = replace(choice, name=algebra)
+    elif choice.name == "folded":
+        is_small = rows * with_logits.position_bytes <= _bytes_of_lora(model, use, layout)
+        choice = choice if fits and is_small else replace(choice, name="head")
+    layout = with_logits if choice.name == "folded" else layout
     limit = capacity[chosen] // layout.position_bytes
     train_ids, used = _take(use.train, use.train_ids, limit)
     val_ids, used_by_val = _take(use.val, use.val_ids, limit - used)
     return CachePlan(
         tier=chosen,
         layout=layout,
-        algebra=algebra,
+        algebra=choice,
         train_ids=train_ids,
         val_ids=val_ids,
         recomputed=len(use.train_ids) + len(use.val_ids) - len(train_ids) - len(val_ids),
@@ -200,7 +219,11 @@ def describe_projection(
         build_seconds: Projected for the training samples.
         serve_seconds: Projected for reading all of them from the cache once.
     """
-    share = "" if plan.is_complete else f"; {plan.recomputed:,} samples do not fit: recomputed"
+    share = (
+        ""
+        if plan.is_complete
+        else f"; no room for {format_amount(plan.recomputed, 'sample')}: recomputed"
+    )
     epoch = break_even_epoch(build_seconds, serve_seconds)
     if epoch is None:
         verdict = "it will not pay: reading it takes longer than computing anew; use --method skip"
@@ -240,6 +263,7 @@ def _choose_algebra(
     sizes = Sizes(
         n_adapters=len(settings.blocks),
         rank=settings.r,
+        width=settings.width,
         n_embd=config.n_embd,
         vocabulary=config.padded_vocab_size,
         stored_blocks=len(layout.blocks),
@@ -247,10 +271,35 @@ def _choose_algebra(
         logit_bytes=layout.compute_dtype.itemsize,
         adds_to_logits=settings.target == "logits",
     )
-    supervised = use.train.supervised_counts
+    supervised, of_val = use.train.supervised_counts, use.val.supervised_counts
     rows = max(1, sum(supervised[i] for i in use.train_ids))  # a rank may have no sample
-    costs = count_costs(sizes, positions_per_step=rows * use.passes / use.steps, passes=use.passes)
+    costs = count_costs(
+        sizes,
+        Use(
+            positions_per_step=rows * use.passes / use.steps,
+            passes=use.passes,
+            val_ratio=sum(of_val[i] for i in use.val_ids) / rows,
+            evaluations=use.evaluations,
+        ),
+    )
     return choose_algebra(costs, device.type, tier)
+
+
+_LEAST_KEPT = 10
+"""Tensors (T, d) that autograd keeps of a Llama block at the very least: inputs of both norms and
+what these give, queries, keys and values, attention's output, and two of the MLP's width."""
+_SMALL_BYTES = 64 * 2**20
+"""Lost in what a process with torch in it takes anyway."""
+
+
+def _bytes_of_lora(model: SkipGPT, use: CacheUse, layout: Layout) -> int:
+    """What a cache may take at most for a run to stay below LoRA's memory.
+
+    Both hold the weights; LoRA also what its blocks keep of the longest sample for backward.
+    """
+    longest = max((use.train.lengths[i] for i in use.train_ids), default=0)
+    kept = int(model.config.n_layer) * longest * _LEAST_KEPT * layout.n_embd
+    return max(_SMALL_BYTES, kept * layout.compute_dtype.itemsize)
 
 
 def _take(samples: Samples, ids: Sequence[int], limit: int) -> tuple[list[int], int]:

@@ -167,6 +167,15 @@ class PortionSource:
             is_last = number == len(parts)
             yield replace(portion, finish=self._loss.finish_step) if is_last else portion
 
+    def serve(self, parts: Sequence[Part]) -> Iterator[Served]:
+        """What the frozen layers give for all parts of a batch, no gradient taken."""
+        for part in parts:
+            if isinstance(part, list):
+                with self._place.autocast():
+                    yield self._recompute(*self._load_tokens(part))
+            else:
+                yield self._pick(part)
+
     def _cut(self, ids: Sequence[int]) -> list[Part]:
         cache = self._cache
         cached = [i for i in ids if cache is not None and cache.index.counts[i] > 0]
@@ -180,23 +189,30 @@ class PortionSource:
         return parts
 
     def _load(self, part: Part) -> Portion:
-        device = self._place.device
         if isinstance(part, list):
-            input_ids, labels = collate(self._samples, part)
-            rows, targets = supervised_rows(labels)
-            tensors = tuple(t.to(device, non_blocking=True) for t in (input_ids, rows, targets))
+            tensors = self._load_tokens(part)
             return Portion(tensors=tensors, loss=partial(self._recomputed_loss, *tensors))
+        return served_portion(self._place, self._loss, self._pick(part))
+
+    def _load_tokens(self, ids: list[int]) -> tuple[Tensor, ...]:
+        input_ids, labels = collate(self._samples, ids)
+        rows, targets = supervised_rows(labels)
+        device = self._place.device
+        return tuple(t.to(device, non_blocking=True) for t in (input_ids, rows, targets))
+
+    def _pick(self, part: Tensor | Expected) -> Served:
         assert self._cache is not None
         if isinstance(part, Expected):
             assert self._stager is not None
-            served = self._cache.unpack(self._stager.take(part))
-        else:
-            served = self._cache.serve(part, device)
-        return served_portion(self._place, self._loss, served)
+            return self._cache.unpack(self._stager.take(part))
+        return self._cache.serve(part, self._place.device)
 
-    def _recomputed_loss(self, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    def _recomputed_loss(self, *tensors: Tensor) -> Tensor:
         with self._place.autocast():
-            outputs = self._model.compute_features(input_ids)
-            # plain tensors, that autograd may save
-            features = torch.stack([h.flatten(0, 1)[rows] for h in outputs], dim=1)
-            return self._loss(Served(features=features, targets=targets))
+            return self._loss(self._recompute(*tensors))
+
+    def _recompute(self, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Served:
+        outputs = self._model.compute_features(input_ids)
+        # plain tensors, that autograd may save
+        features = torch.stack([h.flatten(0, 1)[rows] for h in outputs], dim=1)
+        return Served(features=features, targets=targets)

@@ -23,7 +23,7 @@ from skip2bench.cache.streaming import StreamedBackbone, Task
 from skip2bench.data.samples import Samples
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Bar, note
-from skip2bench.io.units import format_bytes
+from skip2bench.io.units import format_amount, format_bytes
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.signals import StopRequest
 
@@ -170,9 +170,10 @@ def _check_room(missing: Sequence[Request]) -> None:
     if left:
         plan = missing[0].builder.plan
         raise Skip2BenchError(
-            f"{left:,} samples do not fit into {format_bytes(plan.capacity_bytes)} of Skip-Cache "
-            f"on {plan.tier}, and stream_blocks holds no backbone to recompute them: raise "
-            "--cache-max-bytes, use --cache-tier disk, or store less with --cache-dtype or --blocks"
+            f"{format_amount(left, 'sample')} too many for {format_bytes(plan.capacity_bytes)} of "
+            f"Skip-Cache on {plan.tier}, and stream_blocks holds no backbone to recompute "
+            "them: raise --cache-max-bytes, use --cache-tier disk, or store less with "
+            "--cache-dtype or --blocks"
         )
 
 

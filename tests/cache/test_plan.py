@@ -34,10 +34,10 @@ def use(samples):
     )
 
 
-def plan(use, dtype="model", free=None, **changes):
+def plan(use, dtype="model", free=None, algebra="auto", **changes):
     free = cache_plan.measure_free(CPU, Path()) if free is None else free
     room = CacheRoom.of(CPU, free, **changes)
-    return plan_cache(make_model(), use, room, torch.float32, dtype)
+    return plan_cache(make_model(), use, room, torch.float32, dtype, algebra)
 
 
 def give_free(monkeypatch, **free):
@@ -99,6 +99,27 @@ def test_base_logits_are_cached_only_where_they_fit(use, monkeypatch):
     assert plan(use, max_bytes=folded.nbytes - 1).is_complete
 
 
+def test_base_logits_never_take_more_than_lora_keeps(use, monkeypatch):
+    """4 blocks, 13 tokens, 16 wide, in float32: 33,280 bytes that LoRA keeps at least."""
+    monkeypatch.setitem(algebra.FLOPS_PER_BYTE, ("cpu", "ram"), 0)
+    monkeypatch.setattr(cache_plan, "_SMALL_BYTES", 0)
+    longest = max(use.train.lengths[i] for i in use.train_ids)
+    assert plan(use).nbytes <= 4 * longest * 10 * 16 * 4
+    assert plan(use).algebra.name == "folded"
+    monkeypatch.setattr(cache_plan, "_LEAST_KEPT", 3)
+    assert plan(use).algebra.name == "head"
+    assert plan(use, algebra="folded").algebra.name == "folded"
+
+
+def test_the_algebra_can_be_asked_for(use):
+    assert plan(use, algebra="head").layout.n_logits == 0
+    assert plan(use, algebra="folded").layout.n_logits == 40
+    with pytest.raises(Skip2BenchError, match=r"algebra folded caches .* use --algebra head"):
+        plan(use, algebra="folded", max_bytes=44 * POSITION_BYTES)
+    with pytest.raises(Skip2BenchError, match="--cache-dtype model"):
+        plan(use, algebra="folded", dtype="int8")
+
+
 def test_free_memory_is_measured(tmp_path):
     free = measure_free(CPU, tmp_path / "not" / "there" / "yet")
     assert list(free) == ["ram", "disk"]
@@ -133,7 +154,9 @@ def test_the_projection_says_when_it_will_not_pay(use):
     assert "paid for itself in epoch 2" in describe_projection(made, 5, 10, 1)
     assert "needs 2 epochs and this run has 1" in describe_projection(made, 1, 10, 1)
     assert "takes longer than computing anew" in describe_projection(made, 5, 10, 20)
-    assert "6 samples do not fit" in describe_projection(plan(use, max_bytes=0), 5, 10, 1)
+    assert "no room for 6 samples: recomputed" in describe_projection(
+        plan(use, max_bytes=0), 5, 10, 1
+    )
 
 
 @pytest.mark.parametrize(

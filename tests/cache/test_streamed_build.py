@@ -140,7 +140,7 @@ def test_samples_that_do_not_fit_are_an_error_that_says_what_to_do(streamed, tmp
     assert summary["status"] == "failed"
     assert str(raised.value) == summary["error"]
     assert summary["error"] == (
-        "26 samples do not fit into 156.2 KiB of Skip-Cache on ram, and stream_blocks holds no "
+        "26 samples too many for 156.2 KiB of Skip-Cache on ram, and stream_blocks holds no "
         "backbone to recompute them: raise --cache-max-bytes, use --cache-tier disk, or store "
         "less with --cache-dtype or --blocks"
     )
