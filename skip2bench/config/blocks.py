@@ -13,8 +13,9 @@ def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
     """Resolve `text` to block numbers of a model with `n_layer` blocks.
 
     Args:
-        text: "0,1,2,3" (brackets and spaces allowed, as in YAML), "all", or a preset of
-            BLOCK_PRESETS. A preset that asks for more blocks than the model has takes all of them.
+        text: "0,1,2,3" (brackets and spaces allowed, as in YAML), "all", "last:8" (the last ones),
+            "even:8" (evenly spread, the last one among them), or a preset of BLOCK_PRESETS. What
+            asks for more blocks than the model has takes all of them.
         n_layer: Number of blocks of the model.
 
     Raises:
@@ -25,12 +26,18 @@ def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
         return tuple(range(n_layer))
     if name in BLOCK_PRESETS:
         return tuple(range(min(BLOCK_PRESETS[name], n_layer)))
+    if counted := re.fullmatch(r"(last|even):([1-9][0-9]{0,8})", name):
+        n = min(int(counted[2]), n_layer)
+        if counted[1] != "even":
+            return tuple(range(n_layer - n, n_layer))
+        return tuple(n_layer * (i + 1) // n - 1 for i in range(n))
     inner = name[1:-1] if name[:1] + name[-1:] in ("[]", "()") else name
     numbers = [part.strip() for part in inner.removesuffix(",").split(",")]
     if not all(re.fullmatch(r"[0-9]+", number) for number in numbers):
         presets = ", ".join(BLOCK_PRESETS)
         raise Skip2BenchError(
-            f"blocks {text!r} is no list of block numbers; give e.g. 0,1,2,3, or all, {presets}"
+            f"blocks {text!r} is no list of block numbers; give e.g. 0,1,2,3, or all, last:8, "
+            f"even:8, {presets}"
         )
     # the digits of a block that exists are few; int() refuses some thousands of them
     blocks = tuple(int(number.lstrip("0")[:18] or "0") for number in numbers)

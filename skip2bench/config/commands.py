@@ -32,6 +32,7 @@ class BenchConfig(RunConfig):
         EMBEDDED_MODEL,
         "'pystd', a LitGPT config name (random weights) or a checkpoint folder.",
         role="condition",
+        also="checkpoint_dir",
     )
     methods: tuple[str, ...] = option(
         ("lora", "skip2"), "Methods to compare, comma-separated.", role="adapter"
@@ -64,7 +65,10 @@ class DoctorConfig(RunConfig):
     """What `skip2bench doctor` looks at: this machine, and whether a run fits it."""
 
     model: str = option(
-        EMBEDDED_MODEL, "'pystd', a LitGPT config name or a checkpoint folder.", role="condition"
+        EMBEDDED_MODEL,
+        "'pystd', a LitGPT config name or a checkpoint folder.",
+        role="condition",
+        also="checkpoint_dir",
     )
     data: str = option(
         EMBEDDED_DATA,

@@ -21,7 +21,7 @@ from skip2bench.config.options import (
     option_names,
     refuse_unknown,
 )
-from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
+from skip2bench.config.train import TrainConfig, default_values, name_model
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
 
@@ -161,18 +161,16 @@ class CompareConfig:
 
     def cell_config(self, values: dict[str, Any]) -> TrainConfig:
         """A cell's configuration: what holds for all, and `values` over it."""
-        merged = self.train | values
+        merged = name_model(self.train | values)
         if "blocks" in merged:
             merged["blocks"] = blocks_text(merged["blocks"])
-        if merged.get("checkpoint_dir") is None:
-            merged = EMBEDDED_DEFAULTS | merged
-        return TrainConfig(**coerce(TrainConfig, merged))
+        return TrainConfig(**coerce(TrainConfig, default_values(merged) | merged))
 
 
 _FLOWS: dict[str, dict[str, Any]] = {
     "minimal": {
         "blocks": ("fast", "balanced"),
-        **{"train_samples": 80, "max_steps": 20, "eval_interval": 10, "lr_warmup_steps": 4},
+        **{"train_samples": 80, "max_steps": 20, "eval_interval": 10},
     },
     "small": {},
     "detailed": {"methods": get_args(MethodName), "seeds": 5, "aa": True},

@@ -12,7 +12,7 @@ from typing import Any
 from skip2bench.config.blocks import blocks_text
 from skip2bench.config.methods import TRADITIONAL, find_method, list_names
 from skip2bench.config.options import coerce, refuse_unknown
-from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
+from skip2bench.config.train import TrainConfig, default_values, name_model
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import find_resource
 from skip2bench.io.text import read_yaml
@@ -39,12 +39,10 @@ def load_train_config(
     """
     values, ignored = (_read_train_file(path, flags.get("method"))) if path else ({}, [])
     ignored += _flags_without_effect(flags, values | flags)
-    values |= flags
+    values = name_model(values | flags)
     if isinstance(target := values.get("target"), str):
         values["target"] = _TARGETS.get(target, target)
-    if values.get("checkpoint_dir") is None:
-        values = EMBEDDED_DEFAULTS | values
-    return TrainConfig(**coerce(TrainConfig, values)), ignored
+    return TrainConfig(**coerce(TrainConfig, default_values(values) | values)), ignored
 
 
 def read_flat_file(path: Path) -> dict[str, Any]:
@@ -112,6 +110,7 @@ def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list
 
 
 _RENAMED = {
+    "model": "checkpoint_dir",
     "eval.interval": "eval_interval",
     "logger_name": "logger",
     "skip2lora_block_indices": "blocks",
@@ -195,7 +194,6 @@ def _pairs(nested: dict[str, Any]) -> list[tuple[str, Any]]:
 
 _UNSUPPORTED = {
     "train.max_tokens": "use max_steps",
-    "train.max_norm": "gradients are not clipped",
     "train.max_time": "use max_steps",
     "train.tie_embeddings": "the checkpoint's own setting is used",
     "train.lr_warmup_fraction": "use lr_warmup_steps",

@@ -73,7 +73,8 @@ def option(default: Any, text: str, *, role: Role, **facets: Any) -> Any:
         facets: What few options have: `recorded_as`, the key of `summary.json` with what the run
             made of it, which then counts and not what was asked for; `taken_by`, the property of a
             method that takes it; `set_by_matrix`, what to do instead where a comparison sets it for
-            each run; `repeatable`; `one_way`, for a switch that has no --no form.
+            each run; `repeatable`; `one_way`, for a switch that has no --no form; `also`, the
+            flag's other name.
     """
     return field(default=default, metadata={"help": text, "role": role, **facets})
 

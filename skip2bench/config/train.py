@@ -4,20 +4,24 @@ Its values are checked when it is made, alone and against each other.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from skip2bench.config.methods import LORA_TARGETS, METHODS, MethodName
+from skip2bench.config.methods import LORA_TARGETS, METHODS, MethodName, find_method
 from skip2bench.config.options import MAX_COUNT, MAX_RANKS, check_choice, check_positive, option
 from skip2bench.config.run import EMBEDDED_DATA, RunConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.resources import EMBEDDED_MODEL
 from skip2bench.io.units import parse_bytes
 
 LoggerName = Literal["csv", "tensorboard"]
 StrategyName = Literal["auto", "ddp", "fsdp"]
 CacheTier = Literal["auto", "device", "ram", "disk"]
 CacheDtype = Literal["model", "bf16", "int8"]
+Keep = Literal["best", "last"]
+AlgebraName = Literal["auto", "head", "folded"]
 Quantize = Literal["bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8-training"]
 
 
@@ -37,7 +41,8 @@ class TrainConfig(RunConfig):
     )
     blocks: str = option(
         "balanced",
-        "Blocks of the Skip methods: '0,1,2,3', all, fast, balanced or accurate.",
+        "Blocks of the Skip methods: '0,1,2,3', all, last:8, even:8, or the first ones: fast (4), "
+        "balanced (6), accurate (8).",
         role="adapter",
         recorded_as="blocks",
         taken_by="is_skip",
@@ -47,6 +52,7 @@ class TrainConfig(RunConfig):
         "LitGPT checkpoint folder (default: the embedded model).",
         role="condition",
         recorded_as="model",
+        also="model",
     )
     data: str = option(
         EMBEDDED_DATA,
@@ -63,6 +69,9 @@ class TrainConfig(RunConfig):
         recorded_as="steps",
     )
     train_samples: int | None = option(None, "Use only the first N training samples.", role="input")
+    val_samples: int | None = option(
+        None, "Validate on only the first N validation samples.", role="input"
+    )
     domain_text: str = option(
         "auto",
         "Held-out text of the base model's domain, to measure forgetting: a text file, none, or "
@@ -85,18 +94,25 @@ class TrainConfig(RunConfig):
     )
     learning_rate: float = option(
         1e-3,
-        "Peak learning rate of AdamW.",
+        "Peak learning rate of AdamW (default: LitGPT's 1e-3; 3e-3 for scaled Skip features and "
+        "for the embedded model).",
         role="tuned",
         recorded_as="learning_rate",
         set_by_matrix="use learning_rates",
+    )
+    max_norm: float | None = option(
+        None, "Clip gradients to this norm over all that trains.", role="condition"
     )
     weight_decay: float = option(0.01, "Weight decay of AdamW.", role="condition")
     adam_beta1: float = option(0.9, "AdamW's decay of the mean gradient.", role="condition")
     adam_beta2: float = option(
         0.999, "AdamW's decay of the mean squared gradient.", role="condition"
     )
-    lr_warmup_steps: int = option(
-        100, "Steps of linear warm-up; then a cosine to zero.", role="condition"
+    lr_warmup_steps: int | None = option(
+        None,
+        "Steps of linear warm-up; then a cosine to zero (default: a tenth of the run's steps).",
+        role="condition",
+        recorded_as="lr_warmup_steps",
     )
     lora_query: bool = option(
         True, "LoRA on the query projection.", role="adapter", taken_by="lora_is_configured"
@@ -124,11 +140,26 @@ class TrainConfig(RunConfig):
         "Take no loss from the prompt (default: yes for pydoc, else LitGPT's no).",
         role="input",
     )
-    prompt_style: str = option("alpaca", "LitGPT prompt style.", role="input")
+    prompt_style: str = option(
+        "auto",
+        "LitGPT prompt style (auto: that of a chat model by its name, else alpaca).",
+        role="input",
+        recorded_as="prompt_style",
+    )
     val_split_fraction: float = option(
         0.05, "Share of a data file that is kept for validation.", role="input"
     )
     eval_interval: int = option(100, "Steps between validations.", role="measuring")
+    keep: Keep = option(
+        "best",
+        "Which adapter is saved: that of the lowest validation loss ('best'), or the 'last'.",
+        role="measuring",
+    )
+    patience: int | None = option(
+        None,
+        "Stop early, once this many validations in a row have not lowered the loss.",
+        role="condition",
+    )
     save_interval: int = option(
         100, "Steps between saved states, from which --resume goes on.", role="place"
     )
@@ -146,6 +177,13 @@ class TrainConfig(RunConfig):
     cache_dtype: CacheDtype = option(
         "model",
         "What Skip-Cache stores: the model's own dtype, bf16, or int8 with scales.",
+        role="variant",
+        taken_by="is_cached",
+    )
+    algebra: AlgebraName = option(
+        "auto",
+        "How losses come from Skip-Cache: by the head, by base logits that are cached too "
+        "('folded'), or whichever costs less. The loss does not depend on it.",
         role="variant",
         taken_by="is_cached",
     )
@@ -215,6 +253,8 @@ class TrainConfig(RunConfig):
         check_choice("strategy", self.strategy, get_args(StrategyName))
         check_choice("cache_tier", self.cache_tier, get_args(CacheTier))
         check_choice("cache_dtype", self.cache_dtype, get_args(CacheDtype))
+        check_choice("keep", self.keep, get_args(Keep))
+        check_choice("algebra", self.algebra, get_args(AlgebraName))
         if self.cache_max_bytes is not None and not parse_bytes(
             "cache_max_bytes", self.cache_max_bytes
         ):
@@ -247,9 +287,25 @@ class TrainConfig(RunConfig):
             )
 
 
+def name_model(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, the embedded model's name as what it means: no checkpoint folder."""
+    is_embedded = str(values.get("checkpoint_dir")) == EMBEDDED_MODEL
+    return {**values, "checkpoint_dir": None} if is_embedded else dict(values)
+
+
+def default_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run with these values, what its defaults are beside those of the fields."""
+    if values.get("checkpoint_dir") is None:
+        return EMBEDDED_DEFAULTS
+    method = find_method(values.get("method", TrainConfig.method))
+    is_scaled = method.is_skip and values.get("features", TrainConfig.features) == "scaled"
+    return {"learning_rate": SCALED_LEARNING_RATE} if is_scaled else {}
+
+
+SCALED_LEARNING_RATE = 3e-3
+"""Scaled features are of one size, so it depends little on the model."""
 EMBEDDED_DEFAULTS: dict[str, Any] = {
     "learning_rate": 3e-3,
-    "lr_warmup_steps": 10,
     "eval_interval": 50,
     "save_interval": 50,
 }
@@ -329,7 +385,7 @@ def check_counts(config: "TrainConfig") -> None:
     ):
         if isinstance(value := getattr(config, name), int):
             check_positive(name, value)
-    for name in ("max_steps", "train_samples", "max_seq_length"):
+    for name in ("max_steps", "train_samples", "val_samples", "max_seq_length", "patience"):
         if getattr(config, name) is not None:
             check_positive(name, getattr(config, name))
     if config.max_seq_length == 1:
@@ -344,9 +400,13 @@ def check_optimizer(config: "TrainConfig") -> None:
         raise Skip2BenchError(
             f"learning_rate is {config.learning_rate}; give a number above 0, such as 3e-3"
         )
+    if config.max_norm is not None and not 0 < config.max_norm < math.inf:
+        raise Skip2BenchError(
+            f"max_norm is {config.max_norm}; give a number above 0, such as 1.0, or leave it out"
+        )
     for name in ("lr_warmup_steps", "weight_decay"):
         value = getattr(config, name)
-        if not 0 <= value <= MAX_COUNT:
+        if value is not None and not 0 <= value <= MAX_COUNT:
             remedy = f"at most {MAX_COUNT}" if value > 0 else "0 or more"
             raise Skip2BenchError(f"{name} is {value}; give {remedy}")
     for name in ("adam_beta1", "adam_beta2"):

@@ -361,6 +361,7 @@ def diagnose(
     found = [
         _find("memory", bench_rows, _saves_no_memory),
         _find("accuracy", entries, _loses_accuracy),
+        _find("above_start", entries, _ends_above_its_start),
         _find("edge", entries, lambda e: e.learning_rate_at_edge),
         _find("speed", bench_rows, _is_slower_than_flops),
         _find("small_batch", bench_rows, _has_small_steps),
@@ -390,6 +391,12 @@ def _saves_no_memory(row: Row) -> bool:
 def _loses_accuracy(entry: ComparedConfiguration) -> bool:
     ratio = entry.against_baseline.get("final_val_loss")
     return ratio is not None and ratio.ratio > 1 + WORSE_LOSS_RATIO
+
+
+def _ends_above_its_start(entry: ComparedConfiguration) -> bool:
+    """The mean validation loss is higher at the end than before the first step."""
+    first, last = (entry.figures.get(name) for name in ("initial_val_loss", "final_val_loss"))
+    return first is not None and last is not None and last.mean > first.mean
 
 
 def _is_slower_than_flops(row: Row) -> bool:

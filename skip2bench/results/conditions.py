@@ -36,6 +36,8 @@ def read_conditions(run: TrainRun) -> dict[str, Any]:
 
 
 OFF = "off"
+_AS_PLANNED = {"steps": "planned_steps"}
+"""Where a run may end before its time: what it was to do is what it was asked for."""
 
 
 def read_options(run: TrainRun, *roles: Role) -> dict[str, Any]:
@@ -50,7 +52,9 @@ def read_options(run: TrainRun, *roles: Role) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for item in list_options(TrainConfig, *roles):
         if (recorded_as := item.metadata.get("recorded_as")) is not None:
-            found[recorded_as] = getattr(run.summary, recorded_as, None)
+            found[recorded_as] = getattr(run.summary, _AS_PLANNED.get(recorded_as, ""), None)
+            if found[recorded_as] is None:
+                found[recorded_as] = getattr(run.summary, recorded_as, None)
         else:
             taken_by = item.metadata.get("taken_by")
             is_for_all = taken_by is None or item.metadata["role"] in CONDITIONS

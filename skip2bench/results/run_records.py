@@ -103,9 +103,13 @@ class TrainStart(Record):
     blocks: Counts | None = None
     """None for methods without."""
     target: Text | None = None
+    features: Text | None = None
+    """What Skip adapters read; None for other methods, and for a run that had no choice: raw."""
+    share_b: Flag | None = None
     rank: Count | None = None
     model: Text | None = None
     data: Text | None = None
+    prompt_style: Text | None = None
     train_samples: FromOne | None = None
     val_samples: Count | None = None
     dropped_samples: Count | None = None
@@ -114,6 +118,7 @@ class TrainStart(Record):
     global_batch_size: FromOne | None = None
     micro_batch_size: FromOne | None = None
     learning_rate: FromZero | None = None
+    lr_warmup_steps: Count | None = None
     precision: Text | None = None
     gradient_checkpointing: Flag | None = None
     quantize: Text | None = None
@@ -163,9 +168,11 @@ class LoopFigures(Record):
     """What the loop of a training run leaves: clocks, counts, memory."""
 
     train_seconds: Seconds | None = None
-    """Training clock: data, building the cache, forward, backward, optimizer."""
+    """Training clock: data, building the cache, calibration, forward, backward, optimizer."""
     data_seconds: Seconds | None = None
     cache_build_seconds: Seconds | None = None
+    calibration_seconds: Seconds | None = None
+    """Finding what scaled Skip features are divided by."""
     forward_seconds: Seconds | None = None
     backward_seconds: Seconds | None = None
     optimizer_seconds: Seconds | None = None
@@ -174,6 +181,9 @@ class LoopFigures(Record):
     resume_seconds: Seconds | None = None
     steps: Count | None = None
     """Optimizer updates."""
+    planned_steps: Count | None = None
+    stopped_early: Flag | None = None
+    """True where validation gained nothing for as long as the run had patience."""
     epochs: FromZero | None = None
     """Passes over the training samples."""
     tokens: Count | None = None
@@ -195,6 +205,9 @@ class LossFigures(Record):
     final_val_loss: Loss | None = None
     best_val_loss: Loss | None = None
     best_step: Count | None = None
+    kept_step: Count | None = None
+    """Whose adapter was saved."""
+    kept_val_loss: Loss | None = None
 
 
 class ParameterFigures(Record):

@@ -79,7 +79,8 @@ def open_attempt(
     """
     config = plan.config
     note(
-        f"{plan.settings.label}: {plan.model_name}, {config.data}, {plan.device}, {plan.precision}"
+        f"{plan.settings.label}{plan.settings.describe_blocks(plan.model_config.n_layer)}: "
+        f"{plan.model_name}, {config.data}, {plan.device}, {plan.precision}"
         + ("" if ranks.is_alone else f", {ranks.size} ranks")
     )
     environment = ranks.together(lambda: plan.describe_environment(arguments))

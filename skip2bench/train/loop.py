@@ -16,6 +16,8 @@ from skip2bench.errors import DivergedError
 from skip2bench.io.console import Bar
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
+from skip2bench.train.best import drop_outdated, set_aside_best
+from skip2bench.train.calibration import calibrate, has_sizes
 from skip2bench.train.parts import learning_rate_factor
 from skip2bench.train.ranks.ranks import RankStop
 from skip2bench.train.ranks.sharded import local_tensors
@@ -25,6 +27,7 @@ from skip2bench.train.training import (
     TRAINING_CLOCK,
     TrainingRun,
     count_epochs,
+    is_patience_over,
     read_run_peak,
     read_steps_peak,
 )
@@ -48,6 +51,8 @@ def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> N
         _go_on(run, progress, resumed)
     with Bar(run.label, run.total_steps, "steps", done=progress.step) as bar:
         for step in range(progress.step, run.total_steps):
+            if is_patience_over(run, progress):
+                break
             loss, learning_rate = _take_step(run, step)
             _note_step(run, progress, loss, learning_rate)
             _check_finite(run, progress, loss)
@@ -84,6 +89,9 @@ def _begin(run: TrainingRun, progress: Progress) -> None:
     """What comes before the first step: the cache, and the evaluation of the untrained model."""
     if run.caches is not None:
         run.caches.provide(run.clock)
+    if has_sizes(run):
+        with run.clock.part("calibration"):
+            calibrate(run)
     progress.preparation_peak_bytes = read_peak_memory(run.fabric.device)
     reset_peak_memory(run.fabric.device)
     if not run.config.compile:
@@ -102,6 +110,8 @@ def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
     with aside.part("resume"):
         if run.caches is not None:
             run.caches.provide(Clock(run.fabric.device))
+        if progress.step == 0 and has_sizes(run):  # a state of later steps has what it gave
+            calibrate(run)
     restore_state(run, resumed)
     run.clock.seconds["resume"] = run.clock.seconds.get("resume", 0.0) + aside.total(["resume"])
     peak = read_peak_memory(run.fabric.device)
@@ -121,6 +131,7 @@ def _save_state(run: TrainingRun, progress: Progress) -> None:
         with run.clock.part("saving"):
             run.logs.sync()
             save_state(run, progress)
+            drop_outdated(run, progress)
     if not is_last:
         run.stop.check()
 
@@ -128,7 +139,7 @@ def _save_state(run: TrainingRun, progress: Progress) -> None:
 def _take_step(run: TrainingRun, step: int) -> tuple[float, float]:
     """Make one optimizer update; return the global batch's loss before it and the learning rate."""
     run.model.train()
-    factor = learning_rate_factor(step, run.config.lr_warmup_steps, run.total_steps)
+    factor = learning_rate_factor(step, run.attempt.plan.warmup_steps, run.total_steps)
     learning_rate = run.config.learning_rate * factor
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate
@@ -143,6 +154,8 @@ def _take_step(run: TrainingRun, step: int) -> tuple[float, float]:
         own = torch.stack(losses).sum() if losses else torch.zeros(())  # a rank may have no sample
         read_sums = _add_up(run, own)
     with run.clock.part("optimizer"):
+        if run.config.max_norm is not None:
+            run.fabric.clip_gradients(run.model, run.optimizer, max_norm=run.config.max_norm)
         run.optimizer.step()
         run.optimizer.zero_grad()
     # last, and the only time that the host waits for the device: the clock's events are past then
@@ -190,6 +203,8 @@ def _evaluate(run: TrainingRun, progress: Progress) -> None:
     progress.val_losses.append((progress.step, val_loss))
     progress.losses.clear()
     _check_finite(run, progress, val_loss)
+    with run.clock.part("saving"):
+        set_aside_best(run, progress)
 
 
 def _check_finite(run: TrainingRun, progress: Progress, loss: float) -> None:

@@ -7,20 +7,29 @@ from pathlib import Path
 import torch
 from litgpt.config import Config
 
+from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.domain import load_domain
 from skip2bench.data.load import load_data
 from skip2bench.data.samples import Samples, TokenizedData, count_steps
+from skip2bench.data.styles import choose_prompt_style
 from skip2bench.errors import Skip2BenchError
-from skip2bench.io.console import warn
+from skip2bench.io.console import note, warn
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.text import check_folder
+from skip2bench.io.units import format_amount
 from skip2bench.io.whole import hash_file
 from skip2bench.machine.environment import choose_device, choose_precision, describe_environment
 from skip2bench.machine.environment_record import CheckpointRecord, DataRecord, Environment
 from skip2bench.machine.guide import choose_micro_batch_size
 from skip2bench.machine.hardware import installed_version
-from skip2bench.models.base import WEIGHTS_FILE, check_checkpoint, load_config, load_tokenizer
+from skip2bench.models.base import (
+    WEIGHTS_FILE,
+    check_checkpoint,
+    describe_tied_head,
+    load_config,
+    load_tokenizer,
+)
 from skip2bench.models.methods import MethodSettings, resolve_method
 from skip2bench.models.quantised import choose_quantised_precision
 from skip2bench.models.switches import check_can_compile
@@ -42,6 +51,8 @@ class TrainingPlan:
     """Held-out text of the base model's domain, to measure forgetting."""
     device: torch.device
     precision: str
+    prompt_style: str
+    """LitGPT's name of the style that the data has."""
 
     @property
     def steps(self) -> int:
@@ -50,6 +61,12 @@ class TrainingPlan:
         return count_steps(
             len(self.data.train), config.global_batch_size, config.epochs, config.max_steps
         )
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps until the learning rate is at its peak."""
+        asked_for = self.config.lr_warmup_steps
+        return -(-self.steps // _WARMUP_SHARE) if asked_for is None else asked_for
 
     @property
     def micro_batch_size(self) -> int | None:
@@ -104,9 +121,12 @@ class TrainingPlan:
             method=settings.method.name,
             blocks=settings.blocks,
             target=settings.skip.target if settings.skip else None,
+            features=settings.skip.features if settings.skip else None,
+            share_b=settings.skip.share_b if settings.skip else None,
             rank=settings.rank,
             model=self.model_name,
             data=data.name,
+            prompt_style=self.prompt_style,
             train_samples=len(data.train),
             val_samples=len(data.val),
             dropped_samples=data.dropped,
@@ -114,6 +134,7 @@ class TrainingPlan:
             global_batch_size=config.global_batch_size,
             micro_batch_size=self.micro_batch_size,
             learning_rate=config.learning_rate,
+            lr_warmup_steps=self.warmup_steps,
             precision=self.precision,
             gradient_checkpointing=config.gradient_checkpointing,
             quantize=config.quantize,
@@ -141,6 +162,8 @@ def check_shares(plan: TrainingPlan, n_ranks: int) -> None:
         )
 
 
+_WARMUP_SHARE = 10
+"""A run of so many steps has one of warm-up."""
 _MAX_STEPS = 10_000_000
 """The plan of a run lists its steps; nobody waits for more."""
 
@@ -171,10 +194,11 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
         base_folder=base_folder,
         model_config=model_config,
         settings=settings,
-        data=load_data(config, tokenizer, length),
+        data=load_data(config, tokenizer, length, model_config.name),
         domain=load_domain(config.domain_text, base_folder, tokenizer, length),
         device=device,
         precision=precision,
+        prompt_style=choose_prompt_style(config.prompt_style, model_config.name),
     )
     _check_token_ids(plan)
     if plan.steps > _MAX_STEPS:
@@ -182,6 +206,10 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
             f"the run would take {plan.steps:,} steps; lower --epochs, or set --max-steps to at "
             f"most {_MAX_STEPS:,}"
         )
+    if config.data == EMBEDDED_DATA and config.checkpoint_dir is not None:
+        note(f"the data is {EMBEDDED_DATA}, the embedded set; --data FILE gives your own")
+    if tied := describe_tied_head(base_folder):
+        note(tied)
     for text in _list_warnings(plan, length):
         warn(text)
     return plan
@@ -210,15 +238,19 @@ def _list_warnings(plan: TrainingPlan, length: int) -> list[str]:
     found = []
     if data.dropped:
         found.append(
-            f"{data.dropped} samples left out: cut to {length} tokens, "
-            "nothing of their output is left"
+            f"{format_amount(data.dropped, 'sample')} left out: cut to {length} tokens, "
+            "nothing of the output is left"
         )
     if data.cut:
         found.append(
-            f"{data.cut} samples cut to {length} tokens: they lose the end of their output"
+            f"{format_amount(data.cut, 'sample')} cut to {length} tokens, without the end of the "
+            "output"
         )
     if data.empty:
-        found.append(f"{data.empty} records have an empty output: they teach to say nothing")
+        found.append(
+            f"{format_amount(data.empty, 'record')} with an empty output, which teaches to say "
+            "nothing"
+        )
     if data.shared:
         found.append(
             f"{data.shared} of {len(data.val)} validation samples are training samples too: the "
@@ -229,10 +261,10 @@ def _list_warnings(plan: TrainingPlan, length: int) -> list[str]:
             f"micro_batch_size {plan.micro_batch_size} is larger than global_batch_size "
             f"{config.global_batch_size}: a forward pass has at most {config.global_batch_size}"
         )
-    if plan.steps < config.lr_warmup_steps:
+    if plan.steps < plan.warmup_steps:
         found.append(
-            f"the run ends inside the warm-up: {plan.steps} of {config.lr_warmup_steps} steps, "
-            f"the learning rate reaches {plan.steps / config.lr_warmup_steps:.0%} of "
+            f"the run ends inside the warm-up: {plan.steps} of {plan.warmup_steps} steps, "
+            f"the learning rate reaches {plan.steps / plan.warmup_steps:.0%} of "
             f"{config.learning_rate}; lower --lr-warmup-steps"
         )
     return found

@@ -27,6 +27,7 @@ from skip2bench.models.skip import SkipGPT
 from skip2bench.results.run_folder import record_run
 from skip2bench.results.run_records import TrainFigures, TrainResult, TrainSummary
 from skip2bench.train.attempt import SCRATCH, Attempt, open_attempt
+from skip2bench.train.best import bring_back_best, warn_of_rising_loss
 from skip2bench.train.cached_objective import CachedObjective
 from skip2bench.train.logs import NoLogs, RunLogs
 from skip2bench.train.loop import fit
@@ -137,6 +138,9 @@ def _train(attempt: Attempt) -> TrainFigures:
         fit(run, progress, place.state)
     finally:
         run.logs.close()
+    if ranks.is_first:
+        warn_of_rising_loss(run, progress)
+    bring_back_best(run, progress)
     figures = TrainFigures.of(summarise_run(run, progress), describe_communication(run))
     adapter_bytes = None
     if ranks.is_first:
@@ -146,7 +150,7 @@ def _train(attempt: Attempt) -> TrainFigures:
             place.folder / "final",
             plan.base_folder,
             plan.precision,
-            plan.config.prompt_style,
+            plan.prompt_style,
         )
     before, after = run.domain_loss_before, _domain_loss(attempt, model)
     return TrainFigures.of(

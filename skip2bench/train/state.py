@@ -1,6 +1,7 @@
 """States of a training run on disk; what of a run is in them is `saving`'s.
 
     <run folder>/state/step-00000050.safetensors    the last two of them
+    <run folder>/state/best-00000030.safetensors    what had the lowest validation loss, see `keep`
 
 One safetensors file holds tensors and, as JSON in its metadata, everything else, with a sha256 over
 both. It is written aside, forced to the disk and renamed, so a crash leaves the states before it.
@@ -9,7 +10,7 @@ both. It is written aside, forced to the disk and renamed, so a crash leaves the
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Progress:
     """Peak memory before the first step: building a cache."""
     earlier_steps_peak_bytes: int = 0
     """Peak memory of the steps that were taken before the run was resumed."""
+    lost_best: bool = False
+    """True where the adapter to keep could not be read in the end."""
     resumed_at_steps: list[int] = field(default_factory=list)
     """Steps at which the run went on after it had been stopped."""
 
@@ -63,7 +66,7 @@ class State:
 
 
 class StateFolder:
-    """The states of one run."""
+    """The states of one run, and the best of what it has trained so far."""
 
     def __init__(self, run_folder: Path) -> None:
         """Nothing is read or made yet."""
@@ -91,6 +94,32 @@ class StateFolder:
         place = files.index(newest)
         for path in (*files[:place], *files[place + _KEPT :]):
             _remove(path)
+
+    def save_best(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Keep what was trained until a step.
+
+        Raises:
+            OSError: it cannot be written; those of earlier steps are untouched then.
+        """
+        self.path.mkdir(exist_ok=True)
+        write_bytes(self._best(step), _encode(State(tensors=dict(tensors), values={})))
+
+    def read_best(self, step: int) -> dict[str, Tensor]:
+        """What `save_best` wrote.
+
+        Raises:
+            DamagedStateError: it is not there, or not what was written.
+        """
+        return read_state(self._best(step)).tensors
+
+    def drop_best_but(self, steps: Iterable[int | None]) -> None:
+        """Remove all that `save_best` wrote but for these steps."""
+        needed = {self._best(step) for step in steps if step is not None}
+        for path in set(self.path.glob("best-*.safetensors")) - needed:
+            _remove(path)
+
+    def _best(self, step: int) -> Path:
+        return self.path / f"best-{step:08d}.safetensors"
 
     def clear(self) -> None:
         """Remove all states."""

@@ -20,7 +20,7 @@ from skip2bench.train.objective import Objective
 from skip2bench.train.ranks.ranks import Ranks, step_bytes
 from skip2bench.train.state import Progress
 
-TRAINING_CLOCK = ("data", "cache_build", "forward", "backward", "optimizer")
+TRAINING_CLOCK = ("data", "cache_build", "calibration", "forward", "backward", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +111,7 @@ def count_epochs(run: TrainingRun, progress: Progress) -> float:
 def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
     """Headline figures of a finished run."""
     best_step, best_loss = min(progress.val_losses, key=lambda point: point[1])
+    kept_step = find_kept_step(run, progress)
     parts = (*TRAINING_CLOCK, "validation", "saving", "resume")
     return TrainFigures.of(
         run.objective.describe(),
@@ -128,7 +129,30 @@ def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
         final_val_loss=progress.val_losses[-1][1],
         best_val_loss=best_loss,
         best_step=best_step,
+        kept_step=kept_step,
+        kept_val_loss=dict(progress.val_losses)[kept_step],
+        planned_steps=run.total_steps,
+        stopped_early=progress.step < run.total_steps,
     )
+
+
+def find_best_step(progress: Progress) -> int | None:
+    """The evaluated step with the lowest validation loss so far, the first such; not the start."""
+    trained = [point for point in progress.val_losses if point[0] > 0]
+    return min(trained, key=lambda point: point[1])[0] if trained else None
+
+
+def find_kept_step(run: TrainingRun, progress: Progress) -> int:
+    """The step whose adapter the run saves at its end."""
+    is_best = run.config.keep == "best" and not progress.lost_best
+    best = find_best_step(progress) if is_best else None
+    return progress.step if best is None else best
+
+
+def is_patience_over(run: TrainingRun, progress: Progress) -> bool:
+    """True where as many validations in a row as the run has patience for gained nothing."""
+    losses, patience = [loss for _, loss in progress.val_losses], run.config.patience
+    return patience is not None and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def describe_communication(run: TrainingRun) -> RankFigures:

@@ -13,6 +13,11 @@ from skip2bench.errors import Skip2BenchError
         ("[0, 1, 2, 3]", (0, 1, 2, 3)),
         ("(3, 1)", (1, 3)),
         ("7", (7,)),
+        ("last:3", (5, 6, 7)),
+        ("even:2", (3, 7)),
+        ("even:3", (1, 4, 7)),
+        ("Last:99", (0, 1, 2, 3, 4, 5, 6, 7)),
+        ("even:8", (0, 1, 2, 3, 4, 5, 6, 7)),
         ("fast", (0, 1, 2, 3)),
         ("balanced", (0, 1, 2, 3, 4, 5)),
         ("accurate", tuple(range(8))),
@@ -27,7 +32,10 @@ def test_a_preset_takes_what_a_small_model_has():
     assert parse_blocks("accurate", 3) == (0, 1, 2)
 
 
-NO_LIST = "is no list of block numbers; give e.g. 0,1,2,3, or all, fast, balanced, accurate"
+NO_LIST = (
+    "is no list of block numbers; give e.g. 0,1,2,3, or all, last:8, even:8, fast, balanced, "
+    "accurate"
+)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +48,8 @@ NO_LIST = "is no list of block numbers; give e.g. 0,1,2,3, or all, fast, balance
         ("-1", f"blocks '-1' {NO_LIST}"),
         ("0,one", f"blocks '0,one' {NO_LIST}"),
         ("0,1.5", f"blocks '0,1.5' {NO_LIST}"),
+        ("last:0", f"blocks 'last:0' {NO_LIST}"),
+        ("even:", f"blocks 'even:' {NO_LIST}"),
         ("1,1", "blocks '1,1' names a block twice; give each block once"),
         ("0,8", "block 8 does not exist; the model has blocks 0 to 7"),
     ],
@@ -59,7 +69,7 @@ POSITIVE = [
     "eval_interval",
     "lora_alpha",
 ]
-POSITIVE += ["max_steps", "train_samples", "max_seq_length"]
+POSITIVE += ["max_steps", "train_samples", "val_samples", "max_seq_length"]
 TRAIN_ERRORS = [
     (
         {"method": "dora"},

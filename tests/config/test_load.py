@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from skip2bench.config.compare import load_compare_config
 from skip2bench.config.load import load_train_config
 from skip2bench.config.options import coerce
 from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
@@ -23,12 +24,27 @@ def write(tmp_path):
 
 def test_defaults_are_litgpts_except_for_the_embedded_model():
     config, _ = load_train_config({"checkpoint_dir": "somewhere"})
-    assert (config.epochs, config.lr_warmup_steps, config.micro_batch_size) == (5, 100, None)
+    assert (config.epochs, config.lr_warmup_steps, config.micro_batch_size) == (5, None, None)
     assert config.global_batch_size == 16
     embedded, _ = load_train_config({})
     for name, value in EMBEDDED_DEFAULTS.items():
         assert getattr(embedded, name) == value
-        assert getattr(config, name) != value
+
+
+@pytest.mark.parametrize(
+    ("values", "rate"),
+    [
+        ({}, 3e-3),
+        ({"method": "skip"}, 3e-3),
+        ({"method": "lora"}, 1e-3),
+        ({"features": "raw"}, 1e-3),
+        ({"learning_rate": 5e-4}, 5e-4),
+    ],
+)
+def test_scaled_features_have_a_learning_rate_of_their_own(values, rate):
+    assert load_train_config({"checkpoint_dir": "somewhere", **values})[0].learning_rate == rate
+    embedded = load_train_config(values)[0].learning_rate
+    assert embedded == values.get("learning_rate", 3e-3)
 
 
 def test_flags_win_over_yaml_and_yaml_over_defaults(write):
@@ -153,7 +169,7 @@ def test_nulls_mean_the_default(write):
 
 ERRORS = [
     ("epoch: 3\n", "unknown key 'epoch'; did you mean epochs?"),
-    ("zzz: 3\n", "unknown key 'zzz'; known keys: adam_beta1, adam_beta2, blocks, "),
+    ("zzz: 3\n", "unknown key 'zzz'; known keys: adam_beta1, adam_beta2, algebra, blocks, "),
     ("epochs: three\n", "epochs is 'three'; give a whole number"),
     ("epochs: 1.5\n", "epochs is 1.5; give a whole number"),
     ("epochs: true\n", "epochs is True; give a whole number"),
@@ -165,7 +181,7 @@ ERRORS = [
     ("a: [\n", "is not valid YAML: "),
     ("quantize: nf4\n", "quantize is 'nf4'; choose from bnb.nf4, bnb.nf4-dq, bnb.fp4, "),
     ("quantize: [bnb.nf4]\n", "quantize is ['bnb.nf4']; choose from bnb.nf4, "),
-    ("train:\n  max_norm: 1.0\n", "LitGPT's key 'train.max_norm' is not supported"),
+    ("train:\n  max_norm: 0\n", "max_norm is 0.0; give a number above 0"),
     (
         "train:\n  max_tokens: 9\n",
         "LitGPT's key 'train.max_tokens' is not supported; leave it empty (use max_steps)",
@@ -228,3 +244,12 @@ def test_coerce_leaves_good_values_alone():
         "out_dir": Path("x"),
         "mask_prompt": None,
     }
+
+
+def test_the_model_has_two_names(write):
+    """As in `bench` and `doctor`, where `checkpoint_dir` is the other one."""
+    assert load_train_config({}, write("model: somewhere\n"))[0].checkpoint_dir == Path("somewhere")
+    embedded = load_train_config({"checkpoint_dir": "pystd"})[0]
+    assert embedded == load_train_config({})[0]
+    compared = load_compare_config({"checkpoint_dir": "pystd"})
+    assert compared.cell_config({}).checkpoint_dir is None

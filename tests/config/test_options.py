@@ -200,8 +200,20 @@ def test_conditions_and_switches_are_these():
     run = make_run()
     assert sorted(read_conditions(run)) == [
         *("adam_beta1", "adam_beta2", "checkpoint", "compile", "data", "device", "devices"),
-        *("global_batch_size", "gradient_checkpointing", "hardware", "lr_warmup_steps", "model"),
-        *("num_nodes", "precision", "quantize", "steps", "threads", "versions", "weight_decay"),
+        *("global_batch_size", "gradient_checkpointing", "hardware", "lr_warmup_steps", "max_norm"),
+        *(
+            "model",
+            "num_nodes",
+            "patience",
+            "precision",
+            "quantize",
+            "steps",
+            "threads",
+            "versions",
+        ),
+        "weight_decay",
     ]
     switches = [it.name for it in TrainConfig.__dataclass_fields__.values() if is_switch(it)]
-    assert switches == ["stream_blocks", "gradient_checkpointing", "quantize", "compile"]
+    assert switches == [
+        *("max_norm", "patience", "stream_blocks", "gradient_checkpointing", "quantize", "compile")
+    ]

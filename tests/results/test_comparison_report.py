@@ -137,7 +137,7 @@ def comparison(tmp_path):
 EXPECTED = {
     "en": (
         "| Skip2-LoRA (8 blocks) | 24,588 | - | -0.049 % | +12 | 4 |",
-        "All ran at one fixed learning rate",
+        "Each ran at one fixed learning rate",
         "**Too few runs**",
         "Something else used the processor during lora-seed2.",
         "| full-seed1 | failed | the loss is &lt;nan> \\| at step 3 |",

@@ -48,7 +48,7 @@ def test_a_run_writes_what_the_design_says(train, method):
     assert metrics["train_loss"].iloc[1] == pytest.approx(steps["loss"].iloc[:4].mean())
     assert summary["final_val_loss"] == metrics["val_loss"].iloc[-1]
     assert summary["best_val_loss"] == metrics["val_loss"].min()
-    parts = ("data", "cache_build", "forward", "backward", "optimizer")
+    parts = ("data", "cache_build", "calibration", "forward", "backward", "optimizer")
     assert summary["train_seconds"] == pytest.approx(
         sum(summary[f"{part}_seconds"] for part in parts)
     )
@@ -269,10 +269,18 @@ def test_a_run_shorter_than_its_warmup_says_so(train, capsys):
     assert "the run ends inside the warm-up: 4 of 100 steps" in capsys.readouterr().err
 
 
+def test_warm_up_takes_a_tenth_of_the_run(train):
+    _, _, steps, _ = train(method="skip2", max_steps=20, epochs=20, lr_warmup_steps=None)
+    assert steps["learning_rate"].argmax() == 1
+    assert steps["learning_rate"][0] == pytest.approx(steps["learning_rate"][1] / 2)
+
+
 def test_only_samples_that_will_be_used_are_cached(train):
     two_steps, _, _, _ = train("short", method="skip2", max_steps=2)
     all_steps, _, _, _ = train("long", method="skip2", max_steps=5)
-    assert two_steps["cache_bytes"] < all_steps["cache_bytes"] / 2
+    # and the 16 samples that features are scaled by
+    assert two_steps["cache_samples"] < all_steps["cache_samples"] == 38
+    assert 16 <= two_steps["cache_samples"] <= 32
 
 
 def test_bytes_saved_for_backward_are_those_of_the_head_alone(train):
