@@ -515,8 +515,8 @@ def test_what_runs_and_is_perhaps_not_meant_is_said(train, capsys, tmp_path):
     empty = [record | {"output": " "} for record in records[:4]]
     # the validation side is drawn by number: of 40 records, 2
     assert _warnings(train, capsys, tmp_path, [*long, *empty, *records[7:]], name="a") == [
-        "warning: 3 samples cut to 96 tokens: they lose the end of their output",
-        "warning: 4 records have an empty output: they teach to say nothing",
+        "warning: 3 samples cut to 96 tokens, without the end of the output",
+        "warning: 4 records with an empty output, which teaches to say nothing",
     ]
     changes = {"micro_batch_size": 9, "lr_warmup_steps": 4}
     assert _warnings(train, capsys, tmp_path, [records[0]] * 40, name="b", **changes) == [

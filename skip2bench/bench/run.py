@@ -144,7 +144,8 @@ def _measure(
 ) -> tuple[tuple[BenchConfiguration, ...], Rows]:
     entries = []
     for name, blocks, settings in requests:
-        note(f"{settings.label}: parameters, FLOPs, memory in a process of its own")
+        where = settings.describe_blocks(model_config.n_layer)
+        note(f"{settings.label}{where}: parameters, FLOPs, memory in a process of its own")
         request = MemoryRequest(
             config=config, method=name, blocks=blocks, threads=torch.get_num_threads()
         )

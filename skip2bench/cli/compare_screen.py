@@ -2,7 +2,7 @@
 
 from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
-from skip2bench.io.units import format_duration
+from skip2bench.io.units import format_amount, format_duration
 from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
 from skip2bench.results.figures import FEW_RUNS
@@ -13,7 +13,9 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
     if isinstance(results, DryRun):
         names = "\n".join(results.cells)
         total = format_duration(results.estimated_seconds, "en")
-        stdout.print(f"{names}\n{len(results.cells)} runs, about {total}", markup=False)
+        stdout.print(
+            f"{names}\n{format_amount(len(results.cells), 'run')}, about {total}", markup=False
+        )
         return
     entries = results.configurations
     for title, columns in COMPARE_SCREENS.items():
@@ -26,7 +28,7 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
         "ratio to the baseline with its 95 % interval, ≈ where that includes 1",
     ]
     if results.learning_rates == "fixed":
-        lines.append("one learning rate for all: nothing says that it suits each of them")
+        lines.append("each at one learning rate: nothing says that it suits it")
     for entry in entries:
         lines += [f"{entry.label} differs: {text}" for text in entry.differences]
     lines += [f"warning: {_describe_warning(it)}" for it in results.warnings]

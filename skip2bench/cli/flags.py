@@ -13,7 +13,9 @@ from typing import Annotated, Any, Optional, get_args, get_type_hints
 import typer
 
 from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
+from skip2bench.errors import Skip2BenchError
 
+_MODEL_FLAGS = {"--model", "--checkpoint-dir"}
 _LITGPT_SPELLINGS = {
     "--skip2lora-block-indices": "--blocks",
     "--skip2lora-output-layer": "--target",
@@ -23,7 +25,11 @@ _LITGPT_SPELLINGS = {
 
 
 def normalise_flags(arguments: list[str]) -> list[str]:
-    """Bring LitGPT's spellings of flags to ours: underscores, `--train.`, `--skip2lora_*`."""
+    """Bring LitGPT's spellings of flags to ours: underscores, `--train.`, `--skip2lora_*`.
+
+    Raises:
+        Skip2BenchError: the model is named twice.
+    """
     result = []
     for argument in arguments:
         if argument.startswith("--"):
@@ -31,6 +37,8 @@ def normalise_flags(arguments: list[str]) -> list[str]:
             name = name.replace("_", "-").replace("--train.", "--")
             argument = _LITGPT_SPELLINGS.get(name, name) + equals + value
         result.append(argument)
+    if {argument.partition("=")[0] for argument in result} >= _MODEL_FLAGS:
+        raise Skip2BenchError("--model and --checkpoint-dir mean the same; give one of them")
     return result
 
 
@@ -83,8 +91,10 @@ def _flag(item: Any, hint: Any, embedded_default: Any) -> inspect.Parameter:
         kind = list[str]
     can_negate = kind is bool and not item.metadata.get("one_way")
     flag = f"--{name}/--no-{name}" if can_negate else f"--{name}"
+    also = item.metadata.get("also")
     option = typer.Option(
         flag,
+        *([f"--{also.replace('_', '-')}"] if also else []),
         help=item.metadata["help"] + default,
         show_default=False,
         metavar="PATH" if hint is Path else None,

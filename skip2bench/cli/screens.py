@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skip2bench.io.console import stdout
-from skip2bench.io.units import format_bytes, format_percent, format_seconds
+from skip2bench.io.units import format_amount, format_bytes, format_percent, format_seconds
 from skip2bench.report.cells import Column, Row
 from skip2bench.report.columns import BENCH_SCREENS, LABEL
 from skip2bench.report.tables import compare_configurations
@@ -66,7 +66,8 @@ def print_train(summary: TrainResult) -> None:
         "trainable parameters": (
             f"{summary.trainable_parameters:,} of {summary.total_parameters:,}"
         ),
-        "steps": f"{summary.steps:,} ({summary.epochs:.2f} epochs)",
+        "steps": f"{summary.steps:,} ({summary.epochs:.2f} epochs"
+        + (", stopped early)" if summary.stopped_early else ")"),
         "validation loss": f"{summary.initial_val_loss:.4f} → {summary.final_val_loss:.4f}",
         "best validation loss": f"{summary.best_val_loss:.4f} (step {summary.best_step:,})",
         "training clock": _or_dash(summary.train_seconds, format_seconds),
@@ -78,6 +79,10 @@ def print_train(summary: TrainResult) -> None:
         "peak memory": _or_dash(summary.peak_memory_bytes, format_bytes),
         "saved for backward": _or_dash(summary.saved_for_backward_bytes, format_bytes),
     }
+    if summary.kept_step is not None:
+        rows["saved adapter"] = (
+            f"step {summary.kept_step:,}, validation loss {summary.kept_val_loss:.4f}"
+        )
     if summary.cache_bytes:
         rows["Skip-Cache"] = (
             f"{format_bytes(summary.cache_bytes)} ({summary.cache_dtype}, "
@@ -87,7 +92,7 @@ def print_train(summary: TrainResult) -> None:
     if summary.peak_anonymous_memory_bytes:
         rows["peak memory without mapped files"] = format_bytes(summary.peak_anonymous_memory_bytes)
     if summary.recomputed_samples:
-        rows["recomputed every epoch"] = f"{summary.recomputed_samples:,} samples"
+        rows["recomputed every epoch"] = format_amount(summary.recomputed_samples, "sample")
     for name, value in rows.items():
         table.add_row(name, value)
     stdout.print(table)
@@ -197,8 +202,8 @@ def print_doctor(result: dict[str, Any]) -> None:
         table.add_section()
     stdout.print(table)
     stdout.print(
-        "Wanted of the machine: the guide, section 8.1. What a run takes is the least: what lives "
-        "for a moment between two operations comes on top.",
+        "Wanted of the machine: the guide, section 8.1. Weights, training and cache are counted to "
+        "the byte; the peak is what a run is projected to take at most at one time.",
         markup=False,
         soft_wrap=True,
     )

@@ -123,12 +123,53 @@ def announce(plan: ComparisonPlan, cells: Sequence[Cell], seconds: Mapping[str, 
             f"  {one.label}: {one.trainable_parameters:,} parameters, learning rate {rates}, "
             f"{format_amount(len(own), 'run')}, about {format_duration(total, 'en')}"
         )
+    if plan.bench:
+        note(f"  micro-benchmark: about {format_duration(seconds[BENCH], 'en')}")
     extra = " and the micro-benchmark" if plan.bench else ""
     runs, seeds = format_amount(len(cells), "run"), format_amount(config.seeds, "seed")
     note(
         f"{runs}{extra}, {seeds} each, on "
         f"{plan.training.model_name} and "
         f"{plan.training.data.name}: about {format_duration(sum(seconds.values()), 'en')}"
+    )
+    if (hint := suggest_cut(plan, seconds)) is not None:
+        note(hint)
+
+
+_PROMISED_SECONDS = {"minimal": 10 * 60, "small": 60 * 60}
+"""What a flow's help says that it takes, where it says so."""
+_FAR_BEYOND_RATIO = 1.5
+_FEWEST_SAMPLES = 16
+
+
+def suggest_cut(plan: ComparisonPlan, seconds: Mapping[str, float]) -> str | None:
+    """What to leave out where a flow would take far longer than it promises; None where not.
+
+    Training and validation are taken as proportional to their samples, the rest as it is.
+    """
+    promised = _PROMISED_SECONDS.get(plan.config.flow)
+    total = sum(seconds.values())
+    if promised is None or total <= _FAR_BEYOND_RATIO * promised:
+        return None
+    flags, left = [], dict(seconds)
+    if left.get(BENCH, 0.0) > promised / 4:
+        del left[BENCH]
+        flags.append("--no-bench")
+    fixed = left.pop(BENCH, 0.0) + plan.start_seconds * len(left)
+    work = sum(left.values()) - plan.start_seconds * len(left)
+    share = min(1.0, max(0.0, promised - fixed) / work)
+    samples = {
+        f"--{side}-samples": max(_FEWEST_SAMPLES, int(share * len(own)))
+        for side, own in (("train", plan.training.data.train), ("val", plan.training.data.val))
+    }
+    if share < 1:
+        flags += [f"{name} {number}" for name, number in samples.items()]
+        share = samples["--train-samples"] / len(plan.training.data.train)
+    fits = format_duration(fixed + work * share, "en")
+    return (
+        f"flow {plan.config.flow} is meant for {format_duration(promised, 'en')}; with "
+        f"{' '.join(flags)} it would take about {fits}, and less with fewer --seeds, --epochs or "
+        "--blocks"
     )
 
 

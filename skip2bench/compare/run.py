@@ -28,7 +28,7 @@ from skip2bench.config.commands import to_plain as config_to_plain
 from skip2bench.config.compare import CompareConfig, to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Waiting, note, warn
-from skip2bench.io.units import format_duration, parse_bytes
+from skip2bench.io.units import format_amount, format_duration, parse_bytes
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonResults, DryRun
 from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult
@@ -110,8 +110,9 @@ def _open(plan: ComparisonPlan, path: Path) -> tuple[_Comparison, list["_Task"]]
         return comparison, tasks
     if config.out_dir is not None:
         raise Skip2BenchError(
-            f"{str(path)!r} holds {len(others)} runs of another configuration, machine or version "
-            f"({', '.join(others[:3])}); choose another --out-dir, or add --force to replace them"
+            f"{str(path)!r} holds {format_amount(len(others), 'run')} of another configuration, "
+            f"machine or version ({', '.join(others[:3])}); choose another --out-dir, or add "
+            "--force to replace them"
         )
     return _open(plan, create_run_folder("compare", plan.training.model_name, config.flow))
 

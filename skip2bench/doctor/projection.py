@@ -4,14 +4,18 @@ Weights, gradients and optimizer state come from the methods' own models, Skip-C
 `cache.plan`. Bytes that a step saves for backward are counted on tensors that have no bytes:
 torch's FakeTensorMode runs the code of the run itself on shapes, dtypes and devices alone, and
 takes the kernels that the device would take, so the count is that of a real step, to the byte (on
-the meta device attention falls back to the kernel that keeps its matrix). What lives for a moment
-between two operations is left out: a run takes somewhat more than its sum here.
+the meta device attention falls back to the kernel that keeps its matrix).
+
+The peak of a run adds what else is there at the time: on a CPU the process with torch and LitGPT
+loaded, as this one is; Skip-Cache, where it lives beside the model; and the tensors of a block that
+a batch passes without gradients, while a cache is built or the model is validated.
 """
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import psutil
 import torch
 from lightning.fabric import Fabric
 from litgpt.config import Config
@@ -24,15 +28,16 @@ from skip2bench.cache.arrays import Layout, MemoryWriter, Tier
 from skip2bench.cache.loss import ServedLoss, portion_rows
 from skip2bench.cache.plan import CachePlan, CacheRoom, CacheUse, plan_cache, share_of_free
 from skip2bench.cache.portions import count_largest_saved, served_portion
-from skip2bench.cache.skip_cache import Served
+from skip2bench.cache.skip_cache import Served, token_budget
 from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.methods import METHODS
 from skip2bench.data.samples import count_steps
 from skip2bench.doctor.subject import Subject
 from skip2bench.machine.environment import weights_dtype
-from skip2bench.models.base import Base
+from skip2bench.models.base import HEAD, WEIGHTS_FILE, Base, is_head_tied
 from skip2bench.models.methods import MethodSettings, build_model, resolve_method
 from skip2bench.models.skip import SkipGPT
+from skip2bench.models.weights import read_weights
 
 _PLENTY_BYTES = sys.maxsize // 2
 """Stands for what is free where that is not known."""
@@ -75,6 +80,14 @@ class MethodProjection:
     """Why not: shapes that depend on values, as in mixtures of experts."""
     pass_positions: int
     """Positions of that pass, at most."""
+    process_bytes: int = 0
+    """On a CPU, what a process takes that has loaded all programs and nothing else."""
+    shared_bytes: int = 0
+    """Of `weights_bytes`, what is in memory once: a head that is tied to the embedding."""
+    cached_bytes: int = 0
+    """Skip-Cache, where it lives beside the model."""
+    passing_bytes: int = 0
+    """Of the largest pass without gradients: a block's tensors, and the outputs that are kept."""
     caches: tuple[CacheProjection, ...] = ()
 
     @property
@@ -83,6 +96,16 @@ class MethodProjection:
         if self.saved_for_backward_bytes is None:
             return None
         return self.weights_bytes + self.optimizer_bytes + self.saved_for_backward_bytes
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """What the run takes at its peak, in building its cache or in a step."""
+        if self.saved_for_backward_bytes is None:
+            return None
+        standing = self.process_bytes + self.weights_bytes - self.shared_bytes + self.cached_bytes
+        return standing + max(
+            self.optimizer_bytes + self.saved_for_backward_bytes, self.passing_bytes
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +169,7 @@ def project(
         precision=precision,
         micro_batch_size=micro_batch_size,
         usable_bytes=_usable_beside(weights_bytes, free_bytes),
+        shared_bytes=_count_tied(subject, dtype),
     )
     return Projection(
         model=subject.name,
@@ -175,6 +199,8 @@ class _Run:
     precision: str
     micro_batch_size: int
     usable_bytes: dict[Tier, int | None]
+    shared_bytes: int
+    """See `MethodProjection`."""
 
     def project(self, settings: MethodSettings) -> MethodProjection:
         """Sizes of one method."""
@@ -206,6 +232,10 @@ class _Run:
             saved_for_backward_bytes=saved,
             problem=problem,
             pass_positions=positions,
+            process_bytes=_read_process_bytes() if self.device.type == "cpu" else 0,
+            shared_bytes=0 if settings.method.weights else self.shared_bytes,
+            cached_bytes=sum(c.needed_bytes for c in caches if c.is_automatic and c.tier != "disk"),
+            passing_bytes=_count_passing(model, self.device, self.base),
             caches=caches,
         )
 
@@ -220,6 +250,7 @@ class _Run:
             val=data.val,
             steps=count_steps(size, training.global_batch_size, epochs, None),
             passes=epochs,
+            evaluations=2,
         )
         free = {
             name: _PLENTY_BYTES if usable is None else usable
@@ -272,6 +303,33 @@ class _Run:
                 model, layout, algebra, self.device, self.precision, positions
             )
         return positions, saved
+
+
+def _read_process_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def _count_tied(subject: Subject, dtype: torch.dtype) -> int:
+    """Bytes of a head that is the embedding's own memory."""
+    folder = subject.training.checkpoint_dir
+    if folder is None:
+        return 0
+    weights = read_weights(folder / WEIGHTS_FILE, "download the checkpoint again")
+    return weights[HEAD].numel() * dtype.itemsize if is_head_tied(weights) else 0
+
+
+_MLP_TENSORS, _WIDE_TENSORS = 3, 6
+"""Of a block at one time: both projections and their product; its input, its norm, queries, keys
+and values together, attention's output, the sum."""
+
+
+def _count_passing(model: GPT, device: torch.device, base: Base) -> int:
+    """Bytes of the largest pass without gradients."""
+    config, dtype = model.config, next(iter(base.weights.values())).dtype
+    kept = len(model.feature_blocks) if isinstance(model, SkipGPT) else 0
+    wide = _WIDE_TENSORS + 2 * kept  # outputs, and the same side by side
+    numbers = _MLP_TENSORS * config.intermediate_size + wide * config.n_embd
+    return token_budget(device) * int(numbers) * dtype.itemsize
 
 
 def _usable_beside(

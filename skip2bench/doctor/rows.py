@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from skip2bench.doctor.snapshot import Machine
-from skip2bench.io.units import format_bytes
+from skip2bench.io.units import format_amount, format_bytes
 from skip2bench.machine.guide import (
     GUIDE_CAPABILITY,
     GUIDE_DISK_BYTES,
@@ -282,24 +282,26 @@ def _examine_data(projection: "Projection") -> Row:
 
 
 def _examine_method(machine: Machine, method: "MethodProjection") -> Row:
-    needed, free = method.needed_bytes, machine.device_free_bytes
+    needed, peak, free = method.needed_bytes, method.peak_bytes, machine.device_free_bytes
     wanted = method.problem or ""
     if needed is not None and method.saved_for_backward_bytes is not None:
         wanted = (
             f"{format_bytes(needed)}: weights {format_bytes(method.weights_bytes)}, gradients and "
             f"AdamW {format_bytes(method.optimizer_bytes)}, saved for backward "
-            f"{format_bytes(method.saved_for_backward_bytes)} ({method.pass_positions:,} positions)"
+            f"{format_bytes(method.saved_for_backward_bytes)} ({method.pass_positions:,} "
+            f"positions); about {or_unknown(peak, format_bytes)} at its peak"
         )
     return Row(
         section="run",
         what=method.label,
         found=f"{_free_on_device(machine)}; {method.trainable_parameters:,} parameters train",
         wanted=wanted,
-        verdict="unknown" if needed is None else _judge_fit(needed, free),
+        verdict="unknown" if peak is None else _judge_fit(peak - method.process_bytes, free),
         figures={
             "method": method.method,
             "trainable_parameters": method.trainable_parameters,
             "needed_bytes": needed,
+            "peak_bytes": peak,
             "free_bytes": free,
         },
     )
@@ -308,7 +310,7 @@ def _examine_method(machine: Machine, method: "MethodProjection") -> Row:
 def _examine_cache(method: "MethodProjection", cache: "CacheProjection") -> Row:
     found = f"{or_unknown(cache.usable_bytes, format_bytes)} usable"
     if cache.recomputed_samples:
-        found += f"; {cache.recomputed_samples:,} samples recomputed every epoch"
+        found += f"; {format_amount(cache.recomputed_samples, 'sample')} recomputed every epoch"
     return Row(
         section="run",
         what=f"Skip-Cache on {cache.tier}{' (auto)' if cache.is_automatic else ''}",

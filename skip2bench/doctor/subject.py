@@ -73,7 +73,9 @@ def load_subject(config: DoctorConfig) -> Subject:
     data, problem = None, None
     try:
         tokenizer = Tokenizer(folder or embedded_checkpoint())
-        data = load_data(training, tokenizer, limit_length(training, model_config))
+        data = load_data(
+            training, tokenizer, limit_length(training, model_config), model_config.name
+        )
     except Skip2BenchError as error:
         # no network, or a package that is not installed: other data modules may need neither
         is_file = Path(config.data).suffix in SUFFIXES

@@ -48,7 +48,7 @@ class Bar:
         """Prepare a bar that ends at `total` units, of which `done` were done before."""
         self._title, self._total, self._unit, self._every = title, total, unit, every_seconds
         self._done = self._before = done
-        self._detail = ""
+        self._detail, self._printed_done = "", -1
         self._started = self._printed = time.monotonic()
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -74,7 +74,7 @@ class Bar:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
-        if kind is None and self._done and not stderr.is_terminal:
+        if kind is None and 0 < self._done != self._printed_done and not stderr.is_terminal:
             self._print_line()
 
     def advance(self, amount: int = 1, detail: str | None = None) -> None:
@@ -88,6 +88,7 @@ class Bar:
             self._print_line()
 
     def _print_line(self) -> None:
+        self._printed_done = self._done
         elapsed = time.monotonic() - self._started
         here = self._done - self._before
         left = elapsed / here * (self._total - self._done) if here else 0.0

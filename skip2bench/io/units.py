@@ -70,8 +70,8 @@ def format_count(count: int) -> str:
 
 
 def format_amount(number: int, noun: str) -> str:
-    """A number of things, in English: "1 run", "3 runs"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """A number of things, in English: "1 run", "3,000 runs"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def format_percent(ratio: float, *, signed: bool = False) -> str:

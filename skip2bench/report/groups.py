@@ -170,6 +170,7 @@ def _label_with_details(run: TrainRun, micro_batch_size: int | None) -> str:
     details = {
         "blocks": ",".join(map(str, summary.blocks or ())),
         "target": summary.target,
+        "features": summary.features,
         "r": summary.rank,
         "alpha": config.get("lora_alpha"),
         "dropout": config.get("lora_dropout"),

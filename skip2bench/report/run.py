@@ -26,7 +26,7 @@ from skip2bench.report.data import build_report_data, collect_curves
 from skip2bench.report.markdown import to_printable
 from skip2bench.report.selection import Selection, choose_runs, select_runs
 from skip2bench.report.tables import Reduction
-from skip2bench.results.reading import RESULTS_FILE, Run, read_runs
+from skip2bench.results.reading import RESULTS_FILE, AnyRun, Run, read_runs
 
 
 def render_report(config: ReportConfig) -> str:
@@ -40,7 +40,7 @@ def render_report(config: ReportConfig) -> str:
     Raises:
         Skip2BenchError: no finished run can be read, or a chart cannot be written.
     """
-    runs, unreadable = read_runs(config.results)
+    runs, unreadable = _read_runs(config)
     chosen = choose_runs(runs, config.results, config.run, unreadable)
     selection = select_runs(chosen, config.results, unreadable)
     if not selection.runs:
@@ -54,6 +54,28 @@ def render_report(config: ReportConfig) -> str:
         markdown = _render(config, data, {name: f"chart:{name}" for name in drawn})
         return to_printable(render_page(markdown, drawn, config.lang))
     return to_printable(_render(config, data, _write_charts(config, drawn)))
+
+
+def _read_runs(config: ReportConfig) -> tuple[list[AnyRun], dict[Path, str]]:
+    """The runs below the results folder, and those that were asked for and lie elsewhere.
+
+    Raises:
+        Skip2BenchError: there is no results folder, and nothing else was asked for.
+    """
+    results = Path(os.path.realpath(config.results))
+    elsewhere = [
+        path
+        for path in config.run
+        if path.is_dir() and not Path(os.path.realpath(path)).is_relative_to(results)
+    ]
+    roots = elsewhere if elsewhere and not results.is_dir() else [config.results, *elsewhere]
+    runs: dict[Path, AnyRun] = {}
+    unreadable: dict[Path, str] = {}
+    for root in roots:
+        found, damaged = read_runs(root)
+        runs |= {Path(os.path.realpath(run.folder)): run for run in found}
+        unreadable |= damaged
+    return sorted(runs.values(), key=lambda run: (run.started, str(run.folder))), unreadable
 
 
 def _nothing_to_report(root: Path, selection: Selection) -> Skip2BenchError:

@@ -116,6 +116,11 @@ def choose_runs(
     return [run for run in runs if run.folder in kept]
 
 
+def _name_place(folder: Path, root: Path) -> str:
+    """A run's folder below the results; as it was given, where it lies elsewhere."""
+    return (folder.relative_to(root) if folder.is_relative_to(root) else folder).as_posix()
+
+
 def _place(folder: Path) -> set[Path]:
     """The folder of a run and all above it."""
     real = Path(os.path.realpath(folder))  # which, unlike resolve(), lets links go in circles
@@ -264,7 +269,7 @@ def _leave_out(
     differences: dict[str, tuple[Any, Any]] | None = None,
 ) -> LeftOut:
     return LeftOut(
-        folder=run.folder.relative_to(root).as_posix(),
+        folder=_name_place(run.folder, root),
         label=run.label,
         reason=reason,
         status=run.summary.status,
@@ -275,7 +280,7 @@ def _leave_out(
 
 def _name_unreadable(folder: Path, error: str, root: Path) -> LeftOut:
     return LeftOut(
-        folder=folder.relative_to(root).as_posix(),
+        folder=_name_place(folder, root),
         label="-",
         reason="unreadable",
         status="-",

@@ -95,7 +95,7 @@ def test_json_goes_to_stdout_alone(run, tiny_checkpoint, tiny_data):
     summary = json.loads(out)
     assert status == 0
     assert (summary["steps"], summary["blocks"]) == (2, [0, 1])
-    assert "Skip2-LoRA (2 blocks): tiny" in err
+    assert "Skip2-LoRA (2 blocks), blocks 0-1 of 4: tiny" in err
 
 
 def test_bench_takes_blocks_repeatedly(run, tiny_checkpoint, monkeypatch):

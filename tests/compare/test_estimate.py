@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
+from skip2bench.compare.folder import BENCH
 from skip2bench.compare.matrix import list_cells
-from skip2bench.compare.plan import Rates, estimate_cells, plan_comparison
-from skip2bench.config.compare import load_compare_config
+from skip2bench.compare.plan import Rates, estimate_cells, plan_comparison, suggest_cut
+from skip2bench.config.compare import CompareConfig, load_compare_config
 
 RATES = Rates(flops_per_second=1e9, start_seconds=2.0)
 
@@ -31,7 +34,8 @@ def estimate(tiny_checkpoint, tiny_data, tmp_path):
 
 def test_more_work_takes_longer_and_a_cache_saves_it(estimate):
     short, long = estimate(epochs=10), estimate(epochs=20)
-    lora, skip, skip2 = (f"{x}-lr0.001-seed1337" for x in ("lora", "skip-0-1", "skip2-0-1"))
+    lora = "lora-lr0.001-seed1337"
+    skip, skip2 = (f"{x}-0-1-lr0.003-seed1337" for x in ("skip", "skip2"))
     reused = f"{skip2}-reused"
     assert all(value > 0 for value in short.values())
     assert long[lora] / short[lora] == pytest.approx(2, rel=0.05)
@@ -49,3 +53,30 @@ def test_rates_are_measured(tiny_checkpoint, tiny_data):
     )
     rates = measure_rates(plan_comparison(config, []).training, start_seconds=1.0)
     assert rates.flops_per_second > 1e6
+
+
+@pytest.fixture
+def small(tiny_checkpoint, tiny_data):
+    """The plan of flow small, on 38 training and 2 validation samples."""
+    train = {"checkpoint_dir": str(tiny_checkpoint), "data": str(tiny_data), "device": "cpu"}
+    return replace(plan_comparison(CompareConfig(train=train), []), start_seconds=10.0)
+
+
+def test_a_flow_that_takes_what_it_promises_has_no_hint(small):
+    assert suggest_cut(small, {"a": 3000.0, "b": 2300.0}) is None
+    detailed = replace(small, config=replace(small.config, flow="detailed"))
+    assert suggest_cut(detailed, {"a": 1e6}) is None
+
+
+def test_what_to_cut_fits_by_the_same_projection(small):
+    """Two runs of 10 s to start and 2,990 of work: (3,600 - 20) / 5,980 of it fits."""
+    hint = suggest_cut(small, {"a": 3000.0, "b": 3000.0, BENCH: 100.0})
+    assert (
+        "flow small is meant for 1 h 0 min 0 s; with --train-samples 22 --val-samples 16 it" in hint
+    )
+    assert "about 59 min 42 s" in hint  # 120 + 5,980 x 22 / 38
+
+
+def test_a_long_benchmark_is_left_out_first(small):
+    hint = suggest_cut(small, {"a": 1000.0, "b": 1000.0, BENCH: 6000.0})
+    assert "with --no-bench it would take about 33 min" in hint

@@ -635,3 +635,16 @@ def test_words_that_a_terminal_obeys_are_shown_not_sent(results: Path) -> None:
     assert json.loads(render_report(ReportConfig(json=True)))["left_out"][-1]["folder"] == (
         "train/\udcff"
     )
+
+
+@pytest.mark.parametrize("has_results", [True, False])
+def test_runs_outside_the_results_folder_can_be_asked_for(has_results) -> None:
+    elsewhere = LORA.rename("elsewhere")
+    if not has_results:
+        shutil.rmtree("results")
+    text = render_report(ReportConfig(lang="en", run=(elsewhere,)))
+    assert "Traditional LoRA" in text
+    assert "Skip2-LoRA (4 blocks)" not in text
+    if has_results:
+        both = (Path("elsewhere"), SKIP2_6)
+        assert "| Skip2-LoRA (6 blocks) | 1 |" in render_report(ReportConfig(lang="en", run=both))

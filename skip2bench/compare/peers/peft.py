@@ -137,7 +137,7 @@ def _build_trainer(
     config = plan.config
     optimizer = build_optimizer(model, config, plan.device)
     scheduler = LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, config.lr_warmup_steps, plan.steps)
+        optimizer, lambda step: learning_rate_factor(step, plan.warmup_steps, plan.steps)
     )
     return Trainer(
         model=model,

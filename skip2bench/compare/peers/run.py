@@ -21,6 +21,7 @@ from skip2bench.config.train import TrainConfig
 from skip2bench.data.records import is_records_file
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
+from skip2bench.io.units import format_amount
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.models.base import load_checkpoint
@@ -50,7 +51,8 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
         )
     if plan.data.dropped:
         raise Skip2BenchError(
-            f"peers cannot leave out the {plan.data.dropped} samples without a supervised token; "
+            f"peers cannot leave out {format_amount(plan.data.dropped, 'sample')} without a "
+            "supervised token; "
             "raise --max-seq-length or remove them"
         )
     size = plan.micro_batch_size or 1
