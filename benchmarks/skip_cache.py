@@ -158,7 +158,7 @@ def finetune_with_litgpt(cell: Cell, options: argparse.Namespace, folder: Path) 
     plan = plan_litgpt(cell.data, cell.precision, options)
     folder = folder / "litgpt"
     folder.mkdir()
-    write_records(plan.config, folder / "records")
+    write_records(plan, folder / "records")
     command = litgpt_command(plan, folder)
     if not run_command(cell, command, folder / "litgpt.log"):
         return

@@ -213,8 +213,8 @@ peak learning rate {facts["learning_rate"]}, bfloat16 autocast, \
 {facts["minutes"]:.0f} minutes on {facts["threads"]} cores |
 | Validation loss | **{facts["val_loss"]:.3f}** nats a token, \
 {facts["val_bits_per_byte"]:.3f} bits a byte (of the committed bfloat16 weights) |
-| Residual stream | divided by {facts["divisor"]} after training, so that its RMS is near 1 as in \
-larger models; no output changes |
+| Residual stream | divided by {facts["divisor"]} after training, so that its RMS is near 1, \
+which raw features need and scaled ones do not; no output changes |
 | Unigram entropy | {facts["unigram_entropy"]:.3f} nats a token, on the same validation tokens |
 
 Use: a base for measuring fine-tuning methods (`pydoc` teaches it to write docstrings, \
