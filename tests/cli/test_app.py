@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import skip2bench.cli.app as cli
+from skip2bench.errors import Skip2BenchError
 
 
 def test_litgpts_spellings_are_ours():
@@ -338,3 +339,10 @@ def test_the_recorded_config_is_valid_yaml(run, tiny_checkpoint, tiny_data, tmp_
     config = yaml.safe_load((tmp_path / "x" / "config.yaml").read_text())
     assert config["blocks"] == "[0]"
     assert config["max_steps"] == 1
+
+
+@pytest.mark.parametrize("other", ["--checkpoint_dir=b", "--checkpoint-dir"])
+def test_the_model_is_named_once(other):
+    assert cli.normalise_flags(["train", "--model", "a"]) == ["train", "--model", "a"]
+    with pytest.raises(Skip2BenchError, match="mean the same; give one of them"):
+        cli.normalise_flags(["train", "--model", "a", other, "b"])

@@ -270,14 +270,14 @@ def test_a_run_on_an_a100():
             "Traditional LoRA",
             f"{free}; 2,097,152 parameters train",
             "36.57 GiB: weights 12.56 GiB, gradients and AdamW 12.0 MiB, saved for backward "
-            "24.00 GiB (4,096 positions)",
+            "24.00 GiB (4,096 positions); about 36.57 GiB at its peak",
             "ok",
         ),
         (
             "Skip2-LoRA (4 blocks)",
             f"{free}; 524,288 parameters train",
             "13.56 GiB: weights 12.55 GiB, gradients and AdamW 3.0 MiB, saved for backward "
-            "1.00 GiB (219 positions)",
+            "1.00 GiB (219 positions); about 13.56 GiB at its peak",
             "ok",
         ),
         (
