@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,3 +151,8 @@ def test_random_weights_depend_on_the_seed_alone():
     name = "transformer.h.0.mlp.fc.weight"
     assert torch.equal(first.weights[name], again.weights[name])
     assert not torch.equal(first.weights[name], other.weights[name])
+
+
+def test_a_name_of_litgpts_is_no_checkpoint_and_says_where_one_is():
+    with pytest.raises(Skip2BenchError, match="a name has no weights"):
+        check_checkpoint(Path("Llama-2-7b-hf"))
