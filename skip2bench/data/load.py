@@ -59,7 +59,12 @@ def load_data(
         train, val = _datasets(sides, config, style, tokenizer, max_seq_length, mask_prompt=False)
     else:
         name, (train, val) = config.data, load_module(config, style, tokenizer, max_seq_length)
-    note_style(config.prompt_style, style, [record for side in sides for record in side])
+    moved = sum(
+        placed is not record
+        for dataset, side in zip((train, val), sides, strict=True)
+        for placed, record in zip(dataset.data, side, strict=False)  # a module has its own records
+    )
+    note_style(config.prompt_style, style, moved)
     train_samples, dropped = _tokenize(train, config.train_samples)
     val_samples, dropped_val = _tokenize(val, config.val_samples)
     for side, samples in (("training", train_samples), ("validation", val_samples)):

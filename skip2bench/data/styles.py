@@ -54,12 +54,9 @@ def place_input(records: Sequence[Record], style: str) -> list[Record]:
     ]
 
 
-def note_style(asked_for: str, style: str, records: Sequence[Record]) -> None:
-    """Say which style was chosen, and what became of the records' inputs."""
+def note_style(asked_for: str, style: str, moved: int) -> None:
+    """Say which style was chosen, and of how many records `place_input` moved the input."""
     parts = [f"prompt style {style}, the model's own"] if asked_for == "auto" else []
-    moved = sum(
-        one != before for one, before in zip(place_input(records, style), records, strict=True)
-    )
     if moved:
         amount = format_amount(moved, "record")
         parts.append(f"it has no place for an input: that of {amount} follows the instruction")

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import psutil
 import torch
 from lightning.fabric import Fabric
 from litgpt.config import Config
@@ -34,6 +33,7 @@ from skip2bench.config.methods import METHODS
 from skip2bench.data.samples import count_steps
 from skip2bench.doctor.subject import Subject
 from skip2bench.machine.environment import weights_dtype
+from skip2bench.machine.memory import read_memory
 from skip2bench.models.base import HEAD, WEIGHTS_FILE, Base, is_head_tied
 from skip2bench.models.methods import MethodSettings, build_model, resolve_method
 from skip2bench.models.skip import SkipGPT
@@ -232,7 +232,7 @@ class _Run:
             saved_for_backward_bytes=saved,
             problem=problem,
             pass_positions=positions,
-            process_bytes=_read_process_bytes() if self.device.type == "cpu" else 0,
+            process_bytes=read_memory(self.device) if self.device.type == "cpu" else 0,
             shared_bytes=0 if settings.method.weights else self.shared_bytes,
             cached_bytes=sum(c.needed_bytes for c in caches if c.is_automatic and c.tier != "disk"),
             passing_bytes=_count_passing(model, self.device, self.base),
@@ -303,10 +303,6 @@ class _Run:
                 model, layout, algebra, self.device, self.precision, positions
             )
         return positions, saved
-
-
-def _read_process_bytes() -> int:
-    return int(psutil.Process().memory_info().rss)
 
 
 def _count_tied(subject: Subject, dtype: torch.dtype) -> int:

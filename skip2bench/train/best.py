@@ -32,9 +32,7 @@ def drop_outdated(run: TrainingRun, progress: Progress) -> None:
         return
     folder = StateFolder(run.attempt.place.folder)
     steps = [int(path.stem.removeprefix("step-")) for path in folder.files()]
-    points = progress.val_losses
-    until = [Progress(val_losses=[p for p in points if p[0] <= step]) for step in steps]
-    folder.drop_best_but([find_best_step(progress), *map(find_best_step, until)])
+    folder.drop_best_but(find_best_step(progress, until) for until in (None, *steps))
 
 
 @torch.no_grad()

@@ -138,9 +138,9 @@ def _train(attempt: Attempt) -> TrainFigures:
         fit(run, progress, place.state)
     finally:
         run.logs.close()
+    bring_back_best(run, progress)
     if ranks.is_first:
         warn_of_rising_loss(run, progress)
-    bring_back_best(run, progress)
     figures = TrainFigures.of(summarise_run(run, progress), describe_communication(run))
     adapter_bytes = None
     if ranks.is_first:

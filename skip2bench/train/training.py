@@ -136,9 +136,18 @@ def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
     )
 
 
-def find_best_step(progress: Progress) -> int | None:
-    """The evaluated step with the lowest validation loss so far, the first such; not the start."""
-    trained = [point for point in progress.val_losses if point[0] > 0]
+def find_best_step(progress: Progress, until: int | None = None) -> int | None:
+    """The evaluated step with the lowest validation loss, the first such; not the start.
+
+    Args:
+        progress: Of the run.
+        until: The last step that counts; None for all so far.
+    """
+    trained = [
+        point
+        for point in progress.val_losses
+        if point[0] > 0 and (until is None or point[0] <= until)
+    ]
     return min(trained, key=lambda point: point[1])[0] if trained else None
 
 
