@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema
 
 from made_files import write_or_check
+from skip2bench.export.record import ExportResult
 from skip2bench.machine.environment_record import Environment
 from skip2bench.results.bench_records import BenchSummary
 from skip2bench.results.comparison_records import ComparisonResults
@@ -28,6 +29,7 @@ RECORDS: dict[str, type[BaseModel]] = {
     "compare_summary": CompareSummary,
     "comparison_results": ComparisonResults,
     "environment": Environment,
+    "export": ExportResult,
 }
 
 

@@ -184,17 +184,49 @@ def doctor(**flags: Any) -> None:
         raise Skip2BenchError(result["error"])
 
 
+_MOVED = typer.Option(
+    "--checkpoint-dir", help="Folder of the base model, where it has moved since the run."
+)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or its 'final'.")],
+    to: Annotated[
+        str,
+        typer.Option(help="litgpt, hf, gguf; or peft: a padded base and a LoRA adapter on it."),
+    ],
+    out_dir: Annotated[Path, typer.Option(help="Folder that is made; must not be there.")],
+    dtype: Annotated[
+        str,
+        typer.Option(help="float32, bfloat16, float16, q8_0 (gguf); auto: the base model's."),
+    ] = "auto",
+    checkpoint_dir: Annotated[Optional[Path], _MOVED] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write what a run has trained as an ordinary checkpoint, Skip adapters too.
+
+    The files are loaded again and compared with the model that was trained before they are put
+    into place.
+    """
+    from skip2bench.cli.screens import print_export
+    from skip2bench.export.run import run_export
+
+    print_result(run_export(run, to, out_dir, dtype, checkpoint_dir), as_json, print_export)
+
+
 @app.command()
 def merge(
     adapter_dir: Annotated[Path, typer.Argument(help="The 'final' folder of a run.")],
+    checkpoint_dir: Annotated[Optional[Path], _MOVED] = None,
 ) -> None:
-    """Merge a LoRA adapter into its base model, with LitGPT's own merge.
+    """Merge a LoRA adapter into its base model, in its own folder, with LitGPT's own merge.
 
-    A Skip adapter cannot be merged.
+    A Skip adapter is no change of the base's weights: 'export' makes a wider model of both.
     """
     from skip2bench.models.adapters import merge_adapter
 
-    sys.stdout.write(f"{merge_adapter(adapter_dir)}\n")
+    sys.stdout.write(f"{merge_adapter(adapter_dir, checkpoint_dir)}\n")
 
 
 @app.command()

@@ -5,13 +5,20 @@ The tables of `compare` are in `compare_screen`.
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from math import log2
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.table import Table
 from rich.text import Text
 
 from skip2bench.io.console import stdout
-from skip2bench.io.units import format_amount, format_bytes, format_percent, format_seconds
+from skip2bench.io.units import (
+    format_amount,
+    format_bytes,
+    format_percent,
+    format_seconds,
+    format_significant,
+)
 from skip2bench.report.cells import Column, Row
 from skip2bench.report.columns import BENCH_SCREENS, LABEL
 from skip2bench.report.tables import compare_configurations
@@ -20,6 +27,7 @@ from skip2bench.results.run_records import TrainResult
 
 if TYPE_CHECKING:
     from skip2bench.cache.kept import Entry
+    from skip2bench.export.record import ExportResult
 
 
 _RULE = "=" * 78
@@ -97,6 +105,37 @@ def print_train(summary: TrainResult) -> None:
         table.add_row(name, value)
     stdout.print(table)
     stdout.print(f"Run folder: {summary.folder}", markup=False, soft_wrap=True)
+
+
+def print_export(result: "ExportResult") -> None:
+    """Print what was exported, and how near it comes to what was trained."""
+    table = Table(title=f"{result.label} as {result.to}", show_header=False, title_style="bold")
+    table.add_column()
+    table.add_column(justify="right")
+    rows = {
+        "base model": f"{result.model}, {result.base_parameters:,} parameters",
+        "exported model": f"{result.parameters:,} parameters, {result.dtype}",
+        "width": f"{result.base_width:,} → {result.width:,} channels",
+    }
+    if result.epsilon:
+        rows["adapters' channels"] = f"{result.added_channels:,}, ε = 2^{log2(result.epsilon):.0f}"
+    if result.rank:
+        rows["rank of the adapter"] = f"{result.rank:,}"
+    rows |= {
+        "files": format_bytes(result.size_bytes),
+        "compared on": f"{format_amount(result.positions, 'token')} of {result.data}",
+        "loaded again with": result.checked_with,
+        "largest logit difference": f"{format_significant(result.max_logit_difference)} "
+        f"of {format_significant(result.logit_scale)}",
+        "same most likely token": f"{result.same_token_ratio:.2%}",
+        "validation loss": f"{result.original_val_loss:.4f} → {result.exported_val_loss:.4f}",
+        "time": f"{format_seconds(result.export_seconds)}, "
+        f"comparing {format_seconds(result.check_seconds)}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    stdout.print(table)
+    stdout.print(f"Exported to: {result.folder}", markup=False, soft_wrap=True)
 
 
 def print_caches(entries: Sequence["Entry"]) -> None:

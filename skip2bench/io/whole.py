@@ -9,6 +9,8 @@ import hashlib
 import json
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -16,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.units import format_bytes
 
 
 def to_json(content: object) -> str:
@@ -109,6 +114,45 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with replacing(path) as aside:
         aside.write_bytes(content)
+
+
+@contextmanager
+def making_folder(folder: Path, needed_bytes: int, *, what: str, flag: str) -> Iterator[Path]:
+    """An empty folder to make a folder's content in, which takes its place at the end, or goes.
+
+    Args:
+        folder: That must not be there.
+        needed_bytes: What the content takes at most, with all that it is made of.
+        what: What is done, for an error: "fetching".
+        flag: The flag that names the folder.
+
+    Raises:
+        Skip2BenchError: the disk has too little room.
+        OSError: nothing can be written there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed_bytes:
+        raise Skip2BenchError(
+            f"{what} needs {format_bytes(needed_bytes)} on the disk of {str(folder.parent)!r}, "
+            f"which has {format_bytes(free)} free; choose another {flag}"
+        )
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        aside = Path(scratch) / folder.name
+        aside.mkdir()
+        yield aside
+        os.rename(aside, folder)
+
+
+def let_others_read(folder: Path) -> None:
+    """Give the files of a folder the mode that new files have here; safetensors closes its own."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(mode)
 
 
 def sync(path: Path) -> None:

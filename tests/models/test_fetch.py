@@ -14,6 +14,7 @@ from litgpt.tokenizer import Tokenizer
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models import fetch
 from skip2bench.models.base import load_checkpoint
+from skip2bench.models.gguf_rows import interleave_halves, split_halves
 
 gguf = pytest.importorskip("gguf")
 CPU = torch.device("cpu")
@@ -132,7 +133,8 @@ def test_it_is_a_checkpoint_with_the_weights_of_the_file(fetched, wheel):
 def test_rows_of_queries_and_keys_stand_where_litgpt_rotates_them():
     """GGUF rotates rows 0 and 1 of a head together, LitGPT row i and row i + size / 2."""
     rows = torch.arange(2 * 4).view(8, 1)
-    assert fetch._halves(rows, heads=2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert split_halves(rows, heads=2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert torch.equal(interleave_halves(split_halves(rows, heads=2), heads=2), rows)
 
 
 def test_the_tokenizer_splits_numbers_and_knows_its_marks(fetched):

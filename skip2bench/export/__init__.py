@@ -1,0 +1,1 @@
+"""What a run has trained, put to use: as an ordinary checkpoint of other tools, or asked here."""
