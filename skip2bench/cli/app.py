@@ -216,6 +216,44 @@ def export(
 
 
 @app.command()
+def generate(
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run, its 'final', or a LitGPT checkpoint.")
+    ],
+    prompt: Annotated[
+        Optional[list[str]],
+        typer.Option(help="What to ask; may be repeated. Without it: standard input."),
+    ] = None,
+    own_input: Annotated[
+        str, typer.Option("--input", help="What the prompt is about, as Alpaca's records have it.")
+    ] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the fewest tokens that are so likely together.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 1337,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="The base model's answer beside it.")
+    ] = False,
+    checkpoint_dir: Annotated[Optional[Path], _MOVED] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
+) -> None:
+    """Ask what a run has trained, in its own prompt style; answers appear as they are made."""
+    from skip2bench.cli.answers import answer_all, read_prompts
+
+    prompts = read_prompts(prompt or [])
+
+    from skip2bench.export.generate import open_asked
+    from skip2bench.models.generation import Sampling
+
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
+    asked = open_asked(run, sampling, seed, device, checkpoint_dir)
+    answer_all(asked, prompts, own_input, compare=compare, as_json=as_json)
+
+
+@app.command()
 def merge(
     adapter_dir: Annotated[Path, typer.Argument(help="The 'final' folder of a run.")],
     checkpoint_dir: Annotated[Optional[Path], _MOVED] = None,

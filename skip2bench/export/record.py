@@ -1,4 +1,4 @@
-"""`export.json`: what an exported folder is, and how near it comes to what was trained."""
+"""What `export` and `generate` give: `export.json`, and answers as JSON."""
 
 from skip2bench.io.record import Bytes, Count, Counts, FromZero, Loss, Number, Record, Seconds, Text
 
@@ -52,3 +52,22 @@ class ExportResult(Record):
     export_seconds: Seconds
     check_seconds: Seconds
     prompt_style: Text
+
+
+class Reply(Record):
+    """One answer."""
+
+    text: Text
+    tokens: Count
+    seconds: Seconds
+
+
+class Exchange(Record):
+    """A prompt and its answers."""
+
+    prompt: Text
+    """As it was given."""
+    input: Text | None
+    base: Reply | None
+    """Where it was asked too."""
+    adapted: Reply

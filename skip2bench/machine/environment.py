@@ -66,6 +66,8 @@ def choose_device(name: str) -> torch.device:
     }
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
+    if name not in available:
+        raise Skip2BenchError(f"device is {name!r}; choose from auto, {', '.join(available)}")
     if not available[name]:
         raise Skip2BenchError(
             f"device {name!r} is not available to torch {torch.__version__}; use --device auto"

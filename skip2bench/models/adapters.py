@@ -215,7 +215,8 @@ def load_trained_model(
         return model.eval(), None, folder
     else:
         raise Skip2BenchError(
-            f"{str(folder)!r} holds nothing that was trained; give a run's folder, or its 'final'"
+            f"{str(folder)!r} holds nothing that was trained; give a run's folder, its "
+            "'final', or a LitGPT checkpoint"
         )
     model = build_model(settings, base, cpu, seed=0)
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)

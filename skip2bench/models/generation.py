@@ -1,0 +1,135 @@
+"""Answers, token by token with a key-value cache: LitGPT's own generation, on any of the models."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from litgpt.generate.base import generate_fn
+from litgpt.model import GPT
+from litgpt.tokenizer import Tokenizer
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+
+from skip2bench.errors import Skip2BenchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    """0 takes the most likely token."""
+    top_p: float = 1.0
+    """Tokens are drawn from the fewest that are together as likely as this."""
+
+    def __post_init__(self) -> None:
+        for name, value, is_good, wanted in (
+            ("max-new-tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", self.temperature, 0 <= self.temperature < 1e4, "0 or more"),
+            ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1"),
+        ):
+            if not is_good:
+                raise Skip2BenchError(f"--{name} is {value}; it must be {wanted}")
+
+
+class Answer:
+    """One answer: iterated, it gives its text as it comes, whole characters only."""
+
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        prompt: str,
+        sampling: Sampling,
+        stop_tokens: tuple[list[int], ...],
+    ) -> None:
+        """Encode the prompt.
+
+        Args:
+            model: In evaluation mode.
+            tokenizer: Its own.
+            prompt: In its prompt style.
+            sampling: How tokens are chosen.
+            stop_tokens: Sequences that end the answer.
+
+        Raises:
+            Skip2BenchError: the prompt leaves no room in the model's context.
+        """
+        self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
+        self._stop_tokens = stop_tokens
+        self._device = model.cos.device
+        self._prompt = tokenizer.encode(prompt, device=self._device)
+        room = model.config.block_size - len(self._prompt)
+        if room < 1:
+            raise Skip2BenchError(
+                f"the prompt has {len(self._prompt):,} tokens, and the model reads at most "
+                f"{model.config.block_size:,}; give a shorter one"
+            )
+        self._length = len(self._prompt) + min(sampling.max_new_tokens, room)
+        self.text, self.seconds = "", 0.0
+        self.ids: list[int] = []
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompt."""
+        return len(self._prompt)
+
+    def __iter__(self) -> Iterator[str]:
+        started = time.perf_counter()
+        for piece in self._pieces():
+            self.seconds = time.perf_counter() - started
+            self.text += piece
+            yield piece
+        self.seconds = time.perf_counter() - started
+
+    def finish(self) -> str:
+        """Run to the end; the whole text."""
+        for _ in self:
+            pass
+        return self.text
+
+    def _pieces(self) -> Iterator[str]:
+        if self._tokenizer.backend != "huggingface":
+            yield from self._tokenizer.decode_stream(self._generate(), device=self._device)
+            return
+        # LitGPT decodes each token alone, which breaks characters of several tokens
+        stream = DecodeStream(skip_special_tokens=True)
+        for token in self._generate():
+            piece = stream.step(self._tokenizer.processor, int(token))
+            if piece is not None:
+                yield piece
+
+    @torch.inference_mode()
+    def _generate(self) -> Iterator[Tensor]:
+        sampling = self._sampling
+        with key_value_cache(self._model, self._length):
+            for token in generate_fn(
+                self._model,
+                self._prompt,
+                self._length,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                stop_tokens=self._stop_tokens,
+                include_prompt=False,
+                include_eos=False,
+            ):
+                self.ids.append(int(token))
+                yield token
+
+
+@contextmanager
+def key_value_cache(model: GPT, length: int, batch_size: int = 1) -> Iterator[None]:
+    """Within, a model has a cache for so many positions; its context is what it was afterwards."""
+    before, cos, sin = model.max_seq_length, model.cos, model.sin
+    weight = model.transformer.wte.weight
+    model.max_seq_length = length
+    model.set_kv_cache(batch_size=batch_size, device=weight.device, dtype=weight.dtype)
+    try:
+        yield
+    finally:
+        model.clear_kv_cache()
+        model.max_seq_length = before
+        model.cos, model.sin = cos, sin  # those that it made here may not be trained with

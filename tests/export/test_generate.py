@@ -1,0 +1,68 @@
+"""Asking a run, and its base beside it."""
+
+import pytest
+import torch
+
+from skip2bench.errors import Skip2BenchError
+from skip2bench.export.generate import open_asked
+from skip2bench.export.run import run_export
+from skip2bench.models.generation import Sampling
+
+SHORT = Sampling(max_new_tokens=12)
+
+
+def _answers(folder, prompt="Add 4 and 5.", sampling=SHORT, **options):
+    asked = open_asked(folder, sampling, device="cpu", **options)
+    answer = asked.prepare(prompt)
+    answer.finish()
+    return asked, answer.ids
+
+
+@pytest.mark.parametrize("method", ["skip2", "lora", "last", "full"])
+def test_the_base_answers_as_its_own_folder_does(train, method):
+    run = train(method=method, max_steps=8, learning_rate=5e-2)[3]
+    asked, adapted = _answers(run)
+    with asked.base("Add 4 and 5.") as answer:
+        answer.finish()
+    assert answer.ids == _answers(train.checkpoint)[1]
+    assert adapted != answer.ids
+    again = asked.prepare("Add 4 and 5.")
+    again.finish()
+    assert again.ids == adapted
+
+
+def test_an_exported_checkpoint_answers_as_the_run_does(train, tmp_path):
+    run = train(method="skip2", max_steps=8, learning_rate=5e-2)[3]
+    run_export(run, "litgpt", tmp_path / "out")
+    assert _answers(tmp_path / "out")[1] == _answers(run)[1]
+
+
+def test_the_prompt_is_in_the_style_of_the_run(train):
+    run = train(method="skip2", max_steps=1, prompt_style="olmo")[3]
+    asked, _ = _answers(run)
+    assert asked.source.prompt_style == "olmo"
+    with_input = asked.prepare("Add.", "4 and 5")
+    assert with_input.prompt_tokens > asked.prepare("Add.").prompt_tokens
+
+
+def test_a_seed_draws_the_same_for_base_and_adapted(train):
+    run = train(method="skip2", max_steps=1)[3]
+    warm = Sampling(max_new_tokens=12, temperature=1.5)
+    assert _answers(run, sampling=warm, seed=3)[1] == _answers(run, sampling=warm, seed=3)[1]
+    assert _answers(run, sampling=warm, seed=3)[1] != _answers(run, sampling=warm, seed=4)[1]
+
+
+def test_a_checkpoint_has_no_base_to_compare_with(tiny_checkpoint):
+    asked = open_asked(tiny_checkpoint, SHORT, device="cpu")
+    with pytest.raises(Skip2BenchError, match="ask it without --compare"), asked.base("x"):
+        pass
+
+
+def test_the_adapter_is_as_it_was_after_its_base_was_asked(train):
+    run = train(method="lora", max_steps=4)[3]
+    asked, _ = _answers(run)
+    before = {key: value.clone() for key, value in asked.source.model.state_dict().items()}
+    with asked.base("x") as answer:
+        answer.finish()
+    after = asked.source.model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
