@@ -72,6 +72,13 @@ class TrainConfig(RunConfig):
     val_samples: int | None = option(
         None, "Validate on only the first N validation samples.", role="input"
     )
+    sample_prompt: str | None = option(
+        None,
+        "Show an answer to this prompt at every evaluation, in no clock; skip2 keeps the whole "
+        "model in memory for it.",
+        role="place",
+        set_by_matrix="leave it out: it would change the memory that is compared",
+    )
     domain_text: str = option(
         "auto",
         "Held-out text of the base model's domain, to measure forgetting: a text file, none, or "
@@ -264,6 +271,7 @@ class TrainConfig(RunConfig):
             )
         super().__post_init__()
         check_streaming(self)
+        check_sample_prompt(self)
         if self.quantize is not None:
             check_choice("quantize", self.quantize, get_args(Quantize))
             check_quantize(self)
@@ -319,6 +327,24 @@ def check_streaming(config: "TrainConfig") -> None:
             f"stream_blocks needs method 'skip2', which runs each block once; method is "
             f"{config.method!r}"
         )
+
+
+def check_sample_prompt(config: "TrainConfig") -> None:
+    """Raise a Skip2BenchError where the model cannot answer while it trains."""
+    if config.sample_prompt is None:
+        return
+    if not config.sample_prompt.strip():
+        raise Skip2BenchError("sample_prompt is empty; give a text, or leave it out")
+    for name, is_used in (
+        ("stream_blocks", config.stream_blocks),
+        ("devices", config.devices * config.num_nodes > 1),
+        ("compile", config.compile),
+    ):
+        if is_used:
+            raise Skip2BenchError(
+                f"sample_prompt needs the whole model on one device, as it is written; leave "
+                f"{name} out with it"
+            )
 
 
 def check_quantize(config: "TrainConfig") -> None:

@@ -7,17 +7,14 @@ from pathlib import Path
 
 import torch
 from litgpt.model import GPT
-from litgpt.prompts import PromptStyle
 
 from skip2bench.config.load import load_train_config
-from skip2bench.data.records import Record
-from skip2bench.data.styles import place_input
 from skip2bench.errors import Skip2BenchError
 from skip2bench.export.source import Source, open_source
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.machine.environment import choose_device
 from skip2bench.models.base import load_checkpoint, load_tokenizer
-from skip2bench.models.generation import Answer, Sampling
+from skip2bench.models.generation import Answer, Sampling, encode_question
 from skip2bench.results.reading import is_train
 
 
@@ -49,12 +46,10 @@ class Asked:
 
     def _prepare(self, model: GPT, prompt: str, own_input: str) -> Answer:
         torch.manual_seed(self.seed)
-        tokenizer = load_tokenizer(self.source.base_folder)
-        style = PromptStyle.from_name(self.source.prompt_style)
-        asked: Record = {"instruction": prompt, "input": own_input, "output": ""}
-        (placed,) = place_input([asked], self.source.prompt_style)
-        text = style.apply(placed["instruction"], input=placed["input"])
-        return Answer(model, tokenizer, text, self.sampling, tuple(style.stop_tokens(tokenizer)))
+        source = self.source
+        tokenizer = load_tokenizer(source.base_folder)
+        question = encode_question(tokenizer, source.config, source.prompt_style, prompt, own_input)
+        return Answer(model, question, self.sampling)
 
 
 def open_asked(

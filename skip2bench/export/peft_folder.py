@@ -99,7 +99,6 @@ def write_adapter(
             "r": rank,
             "lora_alpha": rank,
             "lora_dropout": 0.0,
-            "bias": "none",
             "fan_in_fan_out": False,
             "inference_mode": True,
             "target_modules": modules,

@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from litgpt.config import Config
 from litgpt.generate.base import generate_fn
 from litgpt.model import GPT
+from litgpt.prompts import PromptStyle
 from litgpt.tokenizer import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
+from skip2bench.data.styles import place_input
 from skip2bench.errors import Skip2BenchError
 
 
@@ -35,47 +38,71 @@ class Sampling:
                 raise Skip2BenchError(f"--{name} is {value}; it must be {wanted}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A prompt in its style, as tokens."""
+
+    ids: Tensor
+    """(T,)"""
+    stop_tokens: tuple[list[int], ...]
+    """Sequences that end the answer."""
+    tokenizer: Tokenizer
+    context: int
+    """Most tokens of question and answer."""
+
+
+def encode_question(
+    tokenizer: Tokenizer, config: Config, style: str, prompt: str, own_input: str = ""
+) -> Question:
+    """Put a prompt into its style, and check that the model can read it.
+
+    Args:
+        tokenizer: Of the model.
+        config: LitGPT's.
+        style: LitGPT's name of the prompt style.
+        prompt: What is asked.
+        own_input: What it is about, as Alpaca's records have it.
+
+    Raises:
+        Skip2BenchError: the prompt leaves no room in the model's context.
+    """
+    (record,) = place_input([{"instruction": prompt, "input": own_input, "output": ""}], style)
+    form = PromptStyle.from_name(style)
+    ids = tokenizer.encode(form.apply(record["instruction"], input=record["input"]))
+    if len(ids) >= config.block_size:
+        raise Skip2BenchError(
+            f"the prompt has {len(ids):,} tokens, and the model reads at most "
+            f"{config.block_size:,}; give a shorter one"
+        )
+    return Question(
+        ids=ids,
+        stop_tokens=tuple(form.stop_tokens(tokenizer)),
+        tokenizer=tokenizer,
+        context=config.block_size,
+    )
+
+
 class Answer:
     """One answer: iterated, it gives its text as it comes, whole characters only."""
 
-    def __init__(
-        self,
-        model: GPT,
-        tokenizer: Tokenizer,
-        prompt: str,
-        sampling: Sampling,
-        stop_tokens: tuple[list[int], ...],
-    ) -> None:
-        """Encode the prompt.
+    def __init__(self, model: GPT, question: Question, sampling: Sampling) -> None:
+        """Nothing is computed yet.
 
         Args:
             model: In evaluation mode.
-            tokenizer: Its own.
-            prompt: In its prompt style.
+            question: What it answers.
             sampling: How tokens are chosen.
-            stop_tokens: Sequences that end the answer.
-
-        Raises:
-            Skip2BenchError: the prompt leaves no room in the model's context.
         """
-        self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
-        self._stop_tokens = stop_tokens
+        self._model, self._question, self._sampling = model, question, sampling
         self._device = model.cos.device
-        self._prompt = tokenizer.encode(prompt, device=self._device)
-        room = model.config.block_size - len(self._prompt)
-        if room < 1:
-            raise Skip2BenchError(
-                f"the prompt has {len(self._prompt):,} tokens, and the model reads at most "
-                f"{model.config.block_size:,}; give a shorter one"
-            )
-        self._length = len(self._prompt) + min(sampling.max_new_tokens, room)
+        self._length = min(question.context, len(question.ids) + sampling.max_new_tokens)
         self.text, self.seconds = "", 0.0
         self.ids: list[int] = []
 
     @property
     def prompt_tokens(self) -> int:
         """Of the prompt."""
-        return len(self._prompt)
+        return len(self._question.ids)
 
     def __iter__(self) -> Iterator[str]:
         started = time.perf_counter()
@@ -92,13 +119,14 @@ class Answer:
         return self.text
 
     def _pieces(self) -> Iterator[str]:
-        if self._tokenizer.backend != "huggingface":
-            yield from self._tokenizer.decode_stream(self._generate(), device=self._device)
+        tokenizer = self._question.tokenizer
+        if tokenizer.backend != "huggingface":
+            yield from tokenizer.decode_stream(self._generate(), device=self._device)
             return
         # LitGPT decodes each token alone, which breaks characters of several tokens
         stream = DecodeStream(skip_special_tokens=True)
         for token in self._generate():
-            piece = stream.step(self._tokenizer.processor, int(token))
+            piece = stream.step(tokenizer.processor, int(token))
             if piece is not None:
                 yield piece
 
@@ -108,11 +136,11 @@ class Answer:
         with key_value_cache(self._model, self._length):
             for token in generate_fn(
                 self._model,
-                self._prompt,
+                self._question.ids.to(self._device),
                 self._length,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
-                stop_tokens=self._stop_tokens,
+                stop_tokens=self._question.stop_tokens,
                 include_prompt=False,
                 include_eos=False,
             ):

@@ -336,7 +336,7 @@ class Widening:
     def _wide_norm(self, kind: str, value: Tensor, added: float) -> Tensor:
         layout = self._layout
         result = torch.zeros(layout.width, dtype=torch.float64)
-        if kind == "bias":
+        if kind != "weight":
             result[: layout.d] = value
             return result
         result[: layout.d] = self.gain(value) * layout.f

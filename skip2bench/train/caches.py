@@ -59,7 +59,8 @@ class RunCaches:
         """
         ranks = self._attempt.ranks
         ranks.together(lambda: self._open_or_build(clock))
-        if ranks.sum(self._describe_own().recomputed_samples or 0)[0] == 0:
+        is_needed = self._attempt.plan.config.sample_prompt is not None
+        if not is_needed and ranks.sum(self._describe_own().recomputed_samples or 0)[0] == 0:
             self._builder.model.release_backbone()
             self._move_to_device(clock)
 

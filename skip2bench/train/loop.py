@@ -21,6 +21,7 @@ from skip2bench.train.calibration import calibrate, has_sizes
 from skip2bench.train.parts import learning_rate_factor
 from skip2bench.train.ranks.ranks import RankStop
 from skip2bench.train.ranks.sharded import local_tensors
+from skip2bench.train.sample_answer import show_answer
 from skip2bench.train.saving import restore_state, save_state
 from skip2bench.train.state import Progress, State
 from skip2bench.train.training import (
@@ -203,6 +204,7 @@ def _evaluate(run: TrainingRun, progress: Progress) -> None:
     progress.val_losses.append((progress.step, val_loss))
     progress.losses.clear()
     _check_finite(run, progress, val_loss)
+    show_answer(run, progress.step)
     with run.clock.part("saving"):
         set_aside_best(run, progress)
 

@@ -30,6 +30,7 @@ from skip2bench.models.base import (
     load_config,
     load_tokenizer,
 )
+from skip2bench.models.generation import Question, encode_question
 from skip2bench.models.methods import MethodSettings, resolve_method
 from skip2bench.models.quantised import choose_quantised_precision
 from skip2bench.models.switches import check_can_compile
@@ -52,6 +53,8 @@ class TrainingPlan:
     device: torch.device
     precision: str
     prompt_style: str
+    sample_question: Question | None
+    """To be answered at every evaluation."""
     """LitGPT's name of the style that the data has."""
 
     @property
@@ -189,6 +192,7 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     check_weights(base_folder / WEIGHTS_FILE, model_config)
     length = limit_length(config, model_config)
     tokenizer = load_tokenizer(base_folder)
+    style = choose_prompt_style(config.prompt_style, model_config.name)
     plan = TrainingPlan(
         config=config,
         base_folder=base_folder,
@@ -198,7 +202,10 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
         domain=load_domain(config.domain_text, base_folder, tokenizer, length),
         device=device,
         precision=precision,
-        prompt_style=choose_prompt_style(config.prompt_style, model_config.name),
+        prompt_style=style,
+        sample_question=None
+        if config.sample_prompt is None
+        else encode_question(tokenizer, model_config, style, config.sample_prompt),
     )
     _check_token_ids(plan)
     if plan.steps > _MAX_STEPS:

@@ -1,12 +1,14 @@
 """Answers with a key-value cache: those of a model without one, in whole characters."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from litgpt.tokenizer import Tokenizer
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models.base import load_base
-from skip2bench.models.generation import Answer, Sampling, key_value_cache
+from skip2bench.models.generation import Answer, Sampling, encode_question, key_value_cache
 from skip2bench.models.skip import SkipGPT, SkipSettings
 
 
@@ -26,14 +28,16 @@ def model(tiny_checkpoint):
     return model.eval()
 
 
-def _ask(model, tokenizer, prompt="Add 1 and 2.", **sampling):
-    return Answer(model, tokenizer, prompt, Sampling(**({"max_new_tokens": 12} | sampling)), ())
+def _ask(model, tokenizer, prompt="Add 1.", stop_tokens=(), **sampling):
+    question = encode_question(tokenizer, model.config, "alpaca", prompt)
+    question = replace(question, ids=tokenizer.encode(prompt), stop_tokens=stop_tokens)
+    return Answer(model, question, Sampling(**({"max_new_tokens": 12} | sampling)))
 
 
 def test_the_answer_is_that_of_a_model_without_a_cache(model, tokenizer):
     answer = _ask(model, tokenizer)
     answer.finish()
-    ids = tokenizer.encode("Add 1 and 2.").tolist()
+    ids = tokenizer.encode("Add 1.").tolist()
     with torch.no_grad():
         for token in answer.ids:
             assert int(model(torch.tensor([ids]))[0, -1].argmax()) == token
@@ -63,7 +67,7 @@ def test_a_stop_sequence_ends_it(model, tokenizer):
     free.finish()
     stop = free.ids[4]
     first = free.ids.index(stop)
-    answer = Answer(model, tokenizer, "Add 1 and 2.", Sampling(max_new_tokens=12), ([stop],))
+    answer = _ask(model, tokenizer, stop_tokens=([stop],))
     answer.finish()
     assert answer.ids == free.ids[:first]
 

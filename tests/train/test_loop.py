@@ -11,6 +11,7 @@ from stand_in_gpu import StandInGpu
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import skip2bench.train.run
+from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.clock import Clock
 from skip2bench.train import loop
 from skip2bench.train.cached_objective import CachedObjective
@@ -178,3 +179,38 @@ def _to_meta(run):
     trained = [p for p in model.parameters() if p.requires_grad]
     attempt = replace(run.attempt, fabric=fabric)
     return replace(run, attempt=attempt, model=model, optimizer=torch.optim.SGD(trained))
+
+
+def test_a_sample_prompt_is_answered_at_every_evaluation_in_no_clock(train, capsys):
+    plain = train("plain", method="skip2", max_steps=4, eval_interval=2)[0]
+    assert "answer after step" not in capsys.readouterr().err
+    shown = train("shown", method="skip2", max_steps=4, eval_interval=2, sample_prompt="Add.")[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("answer after")] == [
+        "answer after step 0",
+        "answer after step 2",
+        "answer after step 4",
+    ]
+    assert shown["final_val_loss"] == plain["final_val_loss"]
+
+
+@pytest.mark.parametrize("method", ["lora", "skip", "full", "lora-last"])
+def test_answers_do_not_change_what_is_trained(train, method):
+    changes = {"method": method, "max_steps": 3, "eval_interval": 1, "lora_dropout": 0.1}
+    plain = train("plain", **changes)[0]
+    shown = train("shown", **changes, sample_prompt="Add.")[0]
+    assert shown["final_val_loss"] == plain["final_val_loss"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_prompt": " "}, "sample_prompt is empty"),
+        ({"sample_prompt": "a", "stream_blocks": True}, "leave stream_blocks out with it"),
+        ({"sample_prompt": "a", "devices": 2}, "leave devices out with it"),
+        ({"sample_prompt": "Add 1. " * 90}, "and the model reads at most 96"),
+    ],
+)
+def test_a_sample_prompt_that_cannot_be_answered_is_one_line(train, changes, message):
+    with pytest.raises(Skip2BenchError, match=message):
+        train(method="skip2", **changes)
