@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from skip2bench.config.train import TrainConfig as TrainConfig
     from skip2bench.doctor.run import run_doctor as run_doctor
     from skip2bench.errors import Skip2BenchError as Skip2BenchError
+    from skip2bench.export.run import run_export as run_export
     from skip2bench.models.adapters import load_skip_model as load_skip_model
     from skip2bench.models.skip import SkipGPT as SkipGPT
     from skip2bench.models.skip import SkipSettings as SkipSettings
@@ -49,6 +50,7 @@ _HOMES = {
     "run_bench": "bench.run",
     "run_comparison": "compare.run",
     "run_doctor": "doctor.run",
+    "run_export": "export.run",
     "run_training": "train.run",
 }
 """Public names and the modules that define them."""

@@ -3,16 +3,14 @@
 In one process for all, what the first configuration left behind would hide what the second takes.
 """
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
+from skip2bench.bench.own_process import measure_in_own_process
 from skip2bench.bench.workload import Workload, build_workload
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.methods import METHODS
@@ -23,7 +21,7 @@ from skip2bench.machine.memory import (
     read_reserved_memory,
     reset_peak_memory,
 )
-from skip2bench.machine.out_of_memory import DoesNotFitError, describe_misfit, fitting
+from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
 from skip2bench.models.base import load_base
 from skip2bench.models.methods import resolve_method
 
@@ -65,29 +63,7 @@ def measure_memory(request: MemoryRequest) -> dict[str, Any]:
 
 
 def _measure_in_process(request: MemoryRequest) -> dict[str, Any]:
-    context = get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_and_send, args=(request, sender))
-    process.start()
-    sender.close()  # so that a child that dies leaves the pipe at its end
-    try:
-        figures: dict[str, Any] = receiver.recv()
-    except EOFError:
-        figures = {}
-    except BaseException:
-        process.terminate()
-        raise
-    process.join()
-    # SIGKILL is what the system ends a process with that takes too much memory
-    if figures:
-        return figures
-    return (
-        describe_misfit(None, None) if process.exitcode == -signal.SIGKILL else {"status": "failed"}
-    )
-
-
-def _measure_and_send(request: MemoryRequest, sender: Connection) -> None:
-    sender.send(_measure_here(request))
+    return measure_in_own_process(_measure_here, request)
 
 
 def _measure_here(request: MemoryRequest) -> dict[str, Any]:

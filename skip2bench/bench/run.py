@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from litgpt.config import Config
 
+from skip2bench.bench.inference import measure_inference
 from skip2bench.bench.memory import MemoryRequest, measure_memory
 from skip2bench.bench.summary import (
     FITS,
@@ -57,7 +58,12 @@ from skip2bench.results.bench_records import (
     FlopsFigures,
     MemoryFigures,
 )
-from skip2bench.results.run_folder import MEASUREMENT_COLUMNS, open_run_folder, record_run
+from skip2bench.results.run_folder import (
+    INFERENCE_COLUMNS,
+    MEASUREMENT_COLUMNS,
+    open_run_folder,
+    record_run,
+)
 
 
 def run_bench(config: BenchConfig, arguments: Sequence[str] = ()) -> BenchResult:
@@ -113,6 +119,11 @@ def run_bench(config: BenchConfig, arguments: Sequence[str] = ()) -> BenchResult
         entries, rows = _measure(config, requests, model_config, device, precision)
         recording.set(configurations=entries)
         write_csv(folder / "measurements.csv", MEASUREMENT_COLUMNS, rows)
+        if config.inference:
+            all_settings = [settings for _, _, settings in requests]
+            answers, rows = measure_inference(config, all_settings, model_config, device, precision)
+            recording.set(inference=answers)
+            write_csv(folder / "inference.csv", INFERENCE_COLUMNS, rows)
         _write_summary_csv(folder, entries)
         _check_anything_fits(entries)
     return BenchResult.of(recording.summary, folder=str(folder))

@@ -20,8 +20,8 @@ from skip2bench.io.units import (
     format_significant,
 )
 from skip2bench.report.cells import Column, Row
-from skip2bench.report.columns import BENCH_SCREENS, LABEL
-from skip2bench.report.tables import compare_configurations
+from skip2bench.report.columns import ANSWER_SCREENS, BENCH_SCREENS, LABEL
+from skip2bench.report.tables import build_inference_rows, compare_configurations
 from skip2bench.results.bench_records import BenchConfiguration, BenchResult
 from skip2bench.results.run_records import TrainResult
 
@@ -52,6 +52,11 @@ def print_bench(summary: BenchResult) -> None:
     for title, it in BENCH_SCREENS.items():
         table = build_table(title, it.columns, it.rows(rows), has_whole_labels=True)
         stdout.print(table, "", sep="\n")
+    if summary.inference:
+        answers = build_inference_rows(summary)
+        for title, columns in ANSWER_SCREENS.items():
+            table = build_table(title, columns, answers, has_whole_labels=True)
+            stdout.print(table, "", sep="\n")
     stdout.print(
         "Times are medians. A ratio is the baseline's time over the configuration's, paired by "
         "round, with its 95 % interval; '≈' marks one that includes 1: no difference beyond the "

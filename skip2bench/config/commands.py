@@ -49,6 +49,13 @@ class BenchConfig(RunConfig):
         3, "Rounds over all configurations (at least 3 for an interval).", role="measuring"
     )
     iterations: int = option(10, "Iterations of a configuration in each round.", role="measuring")
+    inference: bool = option(
+        False,
+        "Also measure answers: tokens/s and memory of the base, merged LoRA, Skip adapters and "
+        "their exported model.",
+        role="measuring",
+        one_way=True,
+    )
 
     def __post_init__(self) -> None:
         for name in self.methods:

@@ -445,6 +445,57 @@ _LEARNING_RATES = (
     ),
 )
 
+# answers
+
+_FORMS = {
+    "base": {"en": "base model", "ja": "ベースモデル"},
+    "merged": {"en": "merged into the base", "ja": "ベースへマージ"},
+    "adapters": {"en": "adapters beside the base", "ja": "アダプターを併用"},
+    "exported": {"en": "exported model", "ja": "書き出したモデル"},
+}
+_FORM = Column(
+    key="form",
+    en="Form",
+    ja="形",
+    figure=lambda row: read(row, "form"),
+    show=lambda form, output: _FORMS[form]["ja" if output == "ja" else "en"],
+    is_text=True,
+)
+
+
+def _against_base(name: str) -> Column:
+    return _own(name, "× base [95 % interval]", "ベース比 [95 % 区間]", show_speedup, short="×")
+
+
+_SPEED_OF_ANSWERS = (
+    _own(
+        *("prefill_tokens_per_second", "Prefill, tokens/s", "Prefill (tokens/s)"),
+        plain("{:,.1f}".format),
+        short="Prefill/s",
+    ),
+    _against_base("prefill_ratio"),
+    _own(
+        *("decode_tokens_per_second", "Decode, tokens/s", "Decode (tokens/s)"),
+        plain("{:,.1f}".format),
+        short="Decode/s",
+    ),
+    _against_base("decode_ratio"),
+)
+_SIZE_OF_ANSWERS = (
+    _own("parameters", "Parameters", "パラメータ", _COUNT),
+    _own("width", "Width", "幅", _COUNT),
+    _own("peak_memory_bytes", "Peak memory", "ピークメモリ", _BYTES),
+    _own(
+        *("relative_difference", "Logits differ by", "logit の差"),
+        plain("{:.1e}".format),
+    ),
+)
+ANSWER_SCREENS = {
+    "💬 Answers (tokens/s)": (_FORM, *_SPEED_OF_ANSWERS),
+    "💬 Answers (size)": (_FORM, *_SIZE_OF_ANSWERS),
+}
+"""The terminal's of a benchmark with answers, by title; the labels come first."""
+
 TABLES = {
     "parameters": Table(rows=itemgetter("parameters"), columns=_PARAMETERS),
     "bench_speed": Table(rows=itemgetter("bench"), columns=_BENCH_SPEED),
@@ -453,6 +504,9 @@ TABLES = {
             row for row in data["bench"] if not find_method(row["method"]).is_traditional
         ],
         columns=_BENCH_STEPS,
+    ),
+    "inference": Table(
+        rows=itemgetter("inference"), columns=(LABEL, _FORM, *_SPEED_OF_ANSWERS, *_SIZE_OF_ANSWERS)
     ),
     "speed": Table(rows=itemgetter("entries"), columns=_SPEED),
     "best_batch": Table(rows=itemgetter("best_batch"), columns=_BEST_BATCH),

@@ -44,6 +44,7 @@ class Missing:
 def build_report_data(selection: Selection) -> dict[str, Any]:
     """The data of a report on selected runs, by the names that the templates use."""
     bench = tables.build_bench_rows(selection.bench) if selection.bench else []
+    inference = tables.build_inference_rows(selection.bench.summary) if selection.bench else []
     figures = selection.results
     entries = figures.configurations if figures else ()
     baseline = next((entry for entry in entries if entry.is_baseline), None)
@@ -61,6 +62,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "conclusion": find_conclusion(figures) if figures and baseline else None,
         "setup": _collect_setup(selection, entries),
         "bench": bench,
+        "inference": inference,
         "charted": {"shown": MAX_SHOWN, "total": total} if total > MAX_SHOWN else None,
         "parameters": _build_parameters(entries, baseline, bench),
         "break_even": _find_break_even(entries),
@@ -69,7 +71,8 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
             for pick in (pick_presets(figures) if figures else [])
         ],
         "claims": [
-            {**asdict(claim), "words": CLAIMS[claim.name]} for claim in check_claims(figures, bench)
+            {**asdict(claim), "words": CLAIMS[claim.name]}
+            for claim in check_claims(figures, bench, inference)
         ],
         "findings": [
             asdict(finding) for finding in diagnose(bench, entries, load, cores[0] if cores else 1)

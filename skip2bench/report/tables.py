@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from skip2bench.config.methods import METHODS, find_method
 from skip2bench.results.bench_records import (
     BenchConfiguration,
+    BenchSummary,
     FlopsFigures,
     MemoryFigures,
     PhaseRatio,
@@ -64,6 +65,26 @@ def build_bench_rows(run: BenchRun) -> list[Row]:
     rows = compare_configurations(configurations, find_baseline(configurations))
     pairs = sorted(zip(configurations, rows, strict=True), key=lambda pair: order_key(pair[0]))
     return [row for _, row in pairs]
+
+
+def build_inference_rows(summary: BenchSummary) -> list[Row]:
+    """One row a form whose answers a benchmark measured, the base first; none where it did not."""
+    return [
+        {
+            "label": entry.label or summary.model or "-",
+            "form": entry.form,
+            "precision": summary.precision,
+            **{
+                name: getattr(entry, name)
+                for name in (
+                    *("parameters", "width", "peak_memory_bytes", "relative_difference"),
+                    *("prefill_tokens_per_second", "prefill_ratio"),
+                    *("decode_tokens_per_second", "decode_ratio"),
+                )
+            },
+        }
+        for entry in summary.inference
+    ]
 
 
 def compare_configurations(

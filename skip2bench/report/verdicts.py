@@ -22,6 +22,8 @@ EQUAL_PARAMETERS_RATIO = 0.02
 UNCHANGED_RATIO = 0.05
 """A forward time within this share of the baseline's counts as unchanged."""
 
+EXACT_LOGITS, ROUNDED_LOGITS = 1e-3, 5e-2
+"""Logits that differ by no more of the largest are the same, in float32 and in less."""
 
 CLAIMS: dict[str, dict[Language, str]] = {
     "fast_parameters": {
@@ -55,6 +57,10 @@ CLAIMS: dict[str, dict[Language, str]] = {
     "training_time": {
         "en": "Fine-tuning time −90 % at equal trainable parameters (the paper)",
         "ja": "学習パラメータ数が等しいとき微調整の時間 −90 %（論文）",
+    },
+    "inference": {
+        "en": "Cannot be merged, so not compatible with ordinary LoRA at inference",
+        "ja": "推論時には通常の LoRA と互換でない（マージ不可）",
     },
 }
 """The guide's claims, and the paper's, in the words of the report; `check_claims` judges them."""
@@ -175,11 +181,15 @@ def _by_seed(content: ComparisonResults, entry: Entry, figure: str) -> dict[int,
 
 
 def check_claims(
-    content: ComparisonResults | None, bench_rows: Sequence[Mapping[str, Any]]
+    content: ComparisonResults | None,
+    bench_rows: Sequence[Mapping[str, Any]],
+    inference_rows: Sequence[Mapping[str, Any]] = (),
 ) -> list[Claim]:
     """The guide's claims, and the paper's, each with the figure found here.
 
-    Figures are reductions against the baseline, 1 for 100 %, but for the loss, which is a ratio.
+    Figures are reductions against the baseline, 1 for 100 %, but for the loss, which is a ratio,
+    and for inference: how far the logits of the exported model lie from those of the adapters, as a
+    share of the largest.
     """
     skip2 = list(_skip2(content)) if content else []
     baseline = _find_baseline(content)
@@ -191,6 +201,7 @@ def check_claims(
         *_eight_blocks(content, skip2),
         *_forward(bench_rows),
         *_training_time(skip2, baseline),
+        *_inference(inference_rows),
     ]
 
 
@@ -299,6 +310,21 @@ def _training_time(skip2: Sequence[Entry], baseline: Entry | None) -> list[Claim
             )
         )
     return claims or [Claim(name="training_time", label=None, found=None, holds=None)]
+
+
+def _inference(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
+    """An ordinary model that says the same refutes that none can."""
+    return [
+        Claim(
+            name="inference",
+            label=row["label"],
+            found=row["relative_difference"],
+            holds=row["relative_difference"]
+            > (EXACT_LOGITS if row["precision"] == "32-true" else ROUNDED_LOGITS),
+        )
+        for row in rows
+        if row["form"] == "exported" and row["relative_difference"] is not None
+    ] or [Claim(name="inference", label=None, found=None, holds=None)]
 
 
 def _share(entry: Entry | None, baseline: Entry | None) -> float | None:

@@ -10,6 +10,7 @@ from skip2bench.io.record import (
     Counts,
     Flops,
     FromOne,
+    FromZero,
     RatioFigure,
     Record,
     Seconds,
@@ -118,6 +119,37 @@ class BenchConfiguration(Record):
         return self
 
 
+class InferenceFigures(Record):
+    """What answers cost in one form of what was trained, or of the base."""
+
+    form: Literal["base", "merged", "adapters", "exported"]
+    """Merged LoRA, Skip adapters beside their base, or an ordinary model made of both."""
+    label: Text | None = None
+    method: Text | None = None
+    blocks: Counts | None = None
+    rank: Count | None = None
+    parameters: FromOne | None = None
+    """Of all weights that run, a tied head twice."""
+    width: FromOne | None = None
+    """Channels of the residual stream."""
+    prompt_tokens: Count | None = None
+    new_tokens: Count | None = None
+    prefill: PhaseTimes | None = None
+    """Reading the prompt, up to the first new token."""
+    decode: PhaseTimes | None = None
+    """One further token."""
+    prefill_ratio: PhaseRatio | None = None
+    """Its time over the base's, paired by round; None for the base."""
+    decode_ratio: PhaseRatio | None = None
+    prefill_tokens_per_second: FromZero | None = None
+    decode_tokens_per_second: FromZero | None = None
+    peak_memory_bytes: Bytes | None = None
+    """Of a process of its own that reads a prompt and answers."""
+    relative_difference: FromZero | None = None
+    """Of an exported model's logits and those of the adapters, as a share of the largest logit."""
+    status: Status | None = None
+
+
 def _read_none(value: Any) -> Any:
     return value or ()  # a run that has just begun has none yet
 
@@ -139,6 +171,8 @@ class BenchFigures(Record):
     seed: Count | None = None
     configurations: Annotated[tuple[BenchConfiguration, ...], BeforeValidator(_read_none)] = ()
     """The baseline first."""
+    inference: Annotated[tuple[InferenceFigures, ...], BeforeValidator(_read_none)] = ()
+    """The base first; empty where it was not asked for."""
     preparation_seconds: Seconds | None = None
     error: Text | None = None
 

@@ -30,6 +30,7 @@ RESULTS = Path("results")
 """Where runs go that are given no folder."""
 
 PHASES = ("forward", "train_forward", "backward", "optimizer", "cached_forward", "cached_backward")
+INFERENCE_COLUMNS = ("round", "form", "method", "blocks", "phase", "iteration", "seconds")
 MEASUREMENT_COLUMNS = ("round", "method", "blocks", "phase", "iteration", "seconds")
 METRICS_COLUMNS = (
     *("step", "epoch", "train_loss", "val_loss", "val_ppl"),

@@ -175,3 +175,11 @@ def test_the_others_are_measured_where_one_does_not_fit(tmp_path, monkeypatch):
     assert skip2["status"] == "ok"
     assert set(skip2["phases"]) == PLAIN | CACHED
     assert "ratios" not in skip2
+
+
+def test_answers_are_measured_on_the_device(tmp_path):
+    config = replace(bench_config(tmp_path / "run"), inference=True)
+    entries = {it.form: it for it in run_bench(config, ["bench"]).inference}
+    assert list(entries) == ["base", "merged", "adapters", "exported"]
+    assert all(it.status == "ok" and it.decode_tokens_per_second for it in entries.values())
+    assert entries["exported"].relative_difference < 5e-2

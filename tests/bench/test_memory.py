@@ -36,11 +36,11 @@ def make_workload(checkpoint, method, *, cached):
     return build_workload(settings, base, config, torch.device("cpu"), "32-true", with_cache=cached)
 
 
-def _be_killed(_request: object, _sender: object) -> None:
+def _be_killed(_request: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _crash(_request: object, _sender: object) -> None:
+def _crash(_request: object) -> None:
     os._exit(3)
 
 
@@ -51,7 +51,7 @@ NOTHING_KNOWN = {"status": "oom", "requested_bytes": None, "oom_phase": None}
     ("fate", "figures"), [(_be_killed, NOTHING_KNOWN), (_crash, {"status": "failed"})]
 )
 def test_a_process_that_dies_is_a_status_and_no_crash(monkeypatch, fate, figures):
-    monkeypatch.setattr(memory, "_measure_and_send", fate)
+    monkeypatch.setattr(memory, "_measure_here", fate)
     assert memory.measure_memory(REQUEST) == figures
 
 

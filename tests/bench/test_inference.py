@@ -1,0 +1,154 @@
+"""What answers cost: every form, the base first, in rounds, with memory of its own."""
+
+import json
+
+import pandas as pd
+import pytest
+from tiny import as_written
+
+from skip2bench.bench import inference
+from skip2bench.bench.inference import list_candidates
+from skip2bench.bench.run import list_configurations, run_bench
+from skip2bench.cli.screens import print_bench
+from skip2bench.config.commands import BenchConfig, ReportConfig
+from skip2bench.models.base import load_config
+from skip2bench.report.run import render_report
+from skip2bench.results.bench_records import BenchResult
+from skip2bench.results.reading import read_run
+from skip2bench.results.run_folder import INFERENCE_COLUMNS
+
+
+def _config(tiny_checkpoint, **changes):
+    values = {
+        "model": str(tiny_checkpoint),
+        "methods": ("skip2", "lora"),
+        "blocks": ("0,1",),
+        "batch_size": 2,
+        "seq_length": 16,
+        "rounds": 3,
+        "iterations": 2,
+        "device": "cpu",
+        "inference": True,
+    }
+    return BenchConfig(**(values | changes))
+
+
+@pytest.fixture(scope="module")
+def result(tiny_checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench") / "run"
+    return as_written(run_bench(_config(tiny_checkpoint, out_dir=folder), ["bench"])), folder
+
+
+def test_every_form_is_measured_the_base_first(result):
+    summary, folder = result
+    assert [it["form"] for it in summary["inference"]] == [
+        "base",
+        "merged",
+        "adapters",
+        "exported",
+    ]
+    for entry in summary["inference"]:
+        assert entry["status"] == "ok"
+        assert entry["prompt_tokens"] == 16
+        assert entry["prefill"]["n"] == entry["decode"]["n"] == 6
+        assert entry["peak_memory_bytes"] > 1e6
+        times = entry["prefill"]["median_seconds"] * entry["prefill_tokens_per_second"]
+        assert times == pytest.approx(16)
+    rows = pd.read_csv(folder / "inference.csv")
+    assert tuple(rows.columns) == INFERENCE_COLUMNS
+    assert set(rows.groupby(["form", "phase", "round"]).size()) == {2}
+    assert json.loads((folder / "summary.json").read_text())["inference"] == summary["inference"]
+
+
+def test_ratios_are_to_the_base_by_round(result):
+    base, *others = result[0]["inference"]
+    assert "prefill_ratio" not in base
+    for entry in others:
+        assert entry["decode_ratio"]["n"] == 3
+        assert entry["decode_ratio"]["low"] <= entry["decode_ratio"]["ratio"]
+
+
+def test_the_exported_model_is_wider_and_says_the_same(result):
+    base, merged, adapters, exported = result[0]["inference"]
+    assert merged["parameters"] == base["parameters"] < adapters["parameters"]
+    assert exported["width"] > base["width"] == adapters["width"]
+    assert exported["relative_difference"] < 1e-4
+    assert adapters["relative_difference"] is None
+
+
+def test_without_the_flag_no_answer_is_measured(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "_prepare", None)
+    config = _config(tiny_checkpoint, out_dir=tmp_path / "run", inference=False, rounds=1)
+    assert run_bench(config, ["bench"]).inference == ()
+    assert not (tmp_path / "run" / "inference.csv").exists()
+
+
+def test_one_adapter_is_asked_once_and_other_methods_are_the_base(tiny_checkpoint):
+    config = _config(tiny_checkpoint, methods=("lora", "skip", "skip2", "last", "full"))
+    model = load_config(tiny_checkpoint)
+    settings = [it for _, _, it in list_configurations(config, model)]
+    assert [it.form for it in list_candidates(settings, model)] == [
+        "base",
+        "merged",
+        "adapters",
+        "exported",
+    ]
+
+
+def test_what_cannot_be_exported_is_noted(tiny_checkpoint, capsys):
+    config = _config(tiny_checkpoint, methods=("skip2",), features="raw")
+    model = load_config(tiny_checkpoint)
+    settings = [it for _, _, it in list_configurations(config, model)]
+    assert [it.form for it in list_candidates(settings, model)] == ["base", "adapters"]
+    assert "its exported model is left out: the adapter reads raw" in capsys.readouterr().err
+
+
+def test_a_form_that_does_not_fit_is_named_and_the_others_are_measured(
+    tiny_checkpoint, tmp_path, monkeypatch
+):
+    measure = inference.measure_in_own_process
+
+    def measure_all_but_one(call, request):
+        if request.candidate.form == "adapters":
+            return {"status": "oom", "requested_bytes": 7, "oom_phase": "inference"}
+        return measure(call, request)
+
+    monkeypatch.setattr(inference, "measure_in_own_process", measure_all_but_one)
+    config = _config(tiny_checkpoint, out_dir=tmp_path / "run", rounds=1, iterations=1)
+    entries = {it.form: it for it in run_bench(config, ["bench"]).inference}
+    assert entries["adapters"].status == "oom"
+    assert entries["adapters"].decode is None
+    assert entries["exported"].decode is not None
+
+
+def test_a_prompt_leaves_room_for_the_answer(tiny_checkpoint, tmp_path):
+    config = _config(tiny_checkpoint, methods=("lora",), seq_length=96, rounds=1, iterations=1)
+    asked = inference._prepare(
+        config,
+        inference.Candidate(form="base", settings=None),
+        inference.torch.device("cpu"),
+        "32-true",
+    )
+    assert len(asked.prompt) == 96 - inference.NEW_TOKENS
+    assert set(asked.answer()) == {"prefill", "decode"}
+
+
+@pytest.mark.parametrize(
+    ("lang", "words", "verdict"),
+    [
+        ("en", "What answers cost", "| Cannot be merged, so not compatible"),
+        ("ja", "推論の速度", "| 推論時には通常の LoRA と互換でない"),
+    ],
+)
+def test_the_report_says_what_answers_cost_and_tests_the_claim(result, lang, words, verdict):
+    text = render_report(ReportConfig(results=result[1].parent, lang=lang))
+    assert words in text
+    (line,) = [line for line in text.splitlines() if line.startswith(verdict)]
+    assert line.endswith("| ✗ |")
+
+
+def test_the_terminal_shows_answers(result, capsys):
+    print_bench(BenchResult.of(read_run(result[1]).summary, folder="x"))
+    out = capsys.readouterr().out
+    assert "Answers (tokens/s)" in out
+    assert "exported model" in out
