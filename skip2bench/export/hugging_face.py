@@ -291,14 +291,23 @@ def write_hugging_face(
     write_json(folder / "config.json", described)
     _write_chat_template(base_folder, folder, style)
     converted = convert_weights(config, weights)
-    # tensors that share memory would be left out but for one
-    named = {name: value.clone() if _is_view(value) else value for name, value in converted.items()}
-    save_torch_state_dict(named, folder, metadata={"format": "pt"})
+    save_torch_state_dict(_own_memory(converted), folder, metadata={"format": "pt"})
     let_others_read(folder)
 
 
-def _is_view(tensor: Tensor) -> bool:
-    return tensor.untyped_storage().nbytes() != tensor.nbytes or not tensor.is_contiguous()
+def _own_memory(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights none of which shares memory; safetensors would leave all but one of them out."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in weights.items():
+        storage = value.untyped_storage()
+        is_shared = storage.data_ptr() in seen or storage.nbytes() != value.nbytes
+        if not value.is_contiguous() or is_shared:
+            result[name] = value.clone(memory_format=torch.contiguous_format)
+        else:
+            result[name] = value
+        seen.add(storage.data_ptr())
+    return result
 
 
 def _special_tokens(folder: Path) -> dict[str, Any]:

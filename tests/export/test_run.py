@@ -219,3 +219,15 @@ def test_a_run_whose_data_is_gone_is_compared_on_the_embedded_data(runs, tmp_pat
     result = run_export(run, "litgpt", tmp_path / "out")
     assert result.data == "pydoc"
     assert "its own data cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["litgpt", "hf", "gguf"])
+def test_a_tied_head_is_written_as_a_head(train, tiny_checkpoint, tmp_path, to):
+    """LoRA's base holds both in the same memory, which safetensors would write once."""
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    weights = torch.load(base / "lit_model.pth", weights_only=True)
+    weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    torch.save(weights, base / "lit_model.pth")
+    run = train(method="lora", checkpoint_dir=base, max_steps=2)[3]
+    result = run_export(run, to, tmp_path / "out", "float32")
+    assert result.relative_difference < 1e-4
