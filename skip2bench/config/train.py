@@ -334,7 +334,7 @@ def check_sample_prompt(config: "TrainConfig") -> None:
     if config.sample_prompt is None:
         return
     if not config.sample_prompt.strip():
-        raise Skip2BenchError("sample_prompt is empty; give a text, or leave it out")
+        raise Skip2BenchError("sample_prompt is empty; give text, or leave it out")
     for name, is_used in (
         ("stream_blocks", config.stream_blocks),
         ("devices", config.devices * config.num_nodes > 1),

@@ -18,6 +18,7 @@ from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.errors import Skip2BenchError
+from skip2bench.export.chat import Chat, read_tokenizer_settings
 from skip2bench.models.gguf_rows import interleave_halves, split_halves
 
 QUANTISED = "q8_0"
@@ -98,6 +99,7 @@ def write_gguf(
     base_folder: Path,
     dtype: str,
     name: str,
+    chat: Chat,
 ) -> None:
     """Write a model with its tokenizer.
 
@@ -108,6 +110,7 @@ def write_gguf(
         base_folder: With the tokenizer.
         dtype: float32, float16, bfloat16 or q8_0.
         name: Of the model.
+        chat: What stands around messages.
     """
     from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
     from gguf.quants import quantize
@@ -130,7 +133,7 @@ def write_gguf(
     plain = _TYPES[dtype]
     file_type = "ALL_F32" if plain == "F32" else f"MOSTLY_{plain}"
     writer.add_file_type(LlamaFileType[file_type])
-    _add_tokenizer(writer, _describe_tokenizer(base_folder, config))
+    _add_tokenizer(writer, _describe_tokenizer(base_folder, config), chat)
     for tensor_name, value in _named(config, weights, kind):
         is_wide = value.dim() > 1 and value.size(-1) % BLOCK == 0
         wanted = plain if is_wide or (value.dim() > 1 and plain != "Q8_0") else "F32"
@@ -223,7 +226,7 @@ def read_gguf(path: Path, config: Config) -> dict[str, Tensor]:
     return result
 
 
-def _add_tokenizer(writer: Any, described: dict[str, Any]) -> None:
+def _add_tokenizer(writer: Any, described: dict[str, Any], chat: Chat) -> None:
     writer.add_tokenizer_model(described["model"])
     if described["pre"] is not None:
         writer.add_tokenizer_pre(described["pre"])
@@ -237,9 +240,9 @@ def _add_tokenizer(writer: Any, described: dict[str, Any]) -> None:
     for name, number in described["special"].items():
         if number is not None:
             getattr(writer, f"add_{name}_token_id")(number)
-    writer.add_add_bos_token(described["add_bos"])
-    if described["chat_template"]:
-        writer.add_chat_template(described["chat_template"])
+    writer.add_add_bos_token(chat.adds_bos)
+    if chat.template is not None:
+        writer.add_chat_template(chat.template)
 
 
 def _describe_tokenizer(base_folder: Path, config: Config) -> dict[str, Any]:
@@ -280,7 +283,7 @@ def _describe_tokenizer(base_folder: Path, config: Config) -> dict[str, Any]:
         if (unknown := vocabulary.get(model.get("unk_token"))) is not None:
             types[unknown] = _UNKNOWN
     own = Tokenizer(base_folder)
-    settings = _read_settings(base_folder)
+    settings = read_tokenizer_settings(base_folder)
     return {
         "model": "llama" if is_spm else "gpt2",
         "pre": None if is_spm else _pre_tokenizer(content, base_folder),
@@ -290,17 +293,7 @@ def _describe_tokenizer(base_folder: Path, config: Config) -> dict[str, Any]:
         "scores": _scores(vocabulary, pairs, len(tokens)),
         "add_prefix_space": bool(settings.get("add_prefix_space", True)),
         "special": {"bos": own.bos_id, "eos": own.eos_id},
-        "add_bos": bool(own.use_bos),
-        "chat_template": settings.get("chat_template"),
     }
-
-
-def _read_settings(base_folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((base_folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _scores(vocabulary: dict[str, int], merges: list[str], size: int) -> list[float]:

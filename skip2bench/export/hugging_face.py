@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from litgpt.config import Config
-from litgpt.prompts import PromptStyle
 from litgpt.scripts import convert_lit_checkpoint as conversion
 from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.errors import Skip2BenchError
+from skip2bench.export.chat import TEMPLATE_FILE, Chat, read_tokenizer_settings
 from skip2bench.io.whole import let_others_read, write_json
 
 _TOKENIZER_FILES = (
@@ -32,7 +32,6 @@ _TOKENIZER_FILES = (
     "LICENSE*",
 )
 _HEAD = "lm_head.weight"
-_MARK = "\N{SYMBOL FOR UNIT SEPARATOR}prompt"
 
 
 def copy_tokenizer(base_folder: Path, folder: Path) -> None:
@@ -248,31 +247,13 @@ def _layer_norm_kind(config: Config) -> tuple[str | None, str, dict[str, Any]]:
     return None, "", {}
 
 
-def make_chat_template(style: str, *, begins_with_bos: bool = False) -> str | None:
-    """A Jinja template that puts the last message where a prompt style has the instruction.
-
-    Args:
-        style: LitGPT's name of it.
-        begins_with_bos: LitGPT puts the token of the beginning before every prompt.
-
-    Returns:
-        The template, or None where the style needs more than one text around the instruction.
-    """
-    text = PromptStyle.from_name(style).apply(_MARK)
-    if not isinstance(text, str) or text.count(_MARK) != 1:
-        return None
-    before, after = (json.dumps(part, ensure_ascii=False) for part in text.split(_MARK))
-    bos = "{{ bos_token }}" if begins_with_bos else ""
-    return f"{bos}{{{{ {before} + messages[-1]['content'] + {after} }}}}"
-
-
 def write_hugging_face(
     folder: Path,
     config: Config,
     weights: dict[str, Tensor],
     base_folder: Path,
     dtype: torch.dtype,
-    style: str | None,
+    chat: Chat,
 ) -> None:
     """Write a model's folder.
 
@@ -282,14 +263,13 @@ def write_hugging_face(
         weights: LitGPT's state dict, in `dtype`.
         base_folder: With the tokenizer.
         dtype: Of the weights.
-        style: LitGPT's name of the prompt style, where it is not the one that the base's own chat
-            template has.
+        chat: What stands around messages.
     """
     described = describe_model(config, base_folder, dtype)
     copy_tokenizer(base_folder, folder)
     described |= _special_tokens(folder)
     write_json(folder / "config.json", described)
-    _write_chat_template(base_folder, folder, style)
+    _write_chat_template(base_folder, folder, chat)
     converted = convert_weights(config, weights)
     save_torch_state_dict(_own_memory(converted), folder, metadata={"format": "pt"})
     let_others_read(folder)
@@ -323,18 +303,16 @@ def _special_tokens(folder: Path) -> dict[str, Any]:
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
 
 
-def _write_chat_template(base_folder: Path, folder: Path, style: str | None) -> None:
+def _write_chat_template(base_folder: Path, folder: Path, chat: Chat) -> None:
     """Keep the base's chat template, or put the one of the prompt style in its place."""
-    path = folder / "tokenizer_config.json"
-    own = base_folder / "chat_template.jinja"
-    begins_with_bos = bool(Tokenizer(folder).use_bos)
-    template = make_chat_template(style, begins_with_bos=begins_with_bos) if style else None
-    if template is None:
+    own = base_folder / TEMPLATE_FILE
+    if chat.is_base_template:
         if own.is_file():
             shutil.copy(own, folder)
         return
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        settings = {}
-    write_json(path, settings | {"chat_template": template})
+    settings = read_tokenizer_settings(folder)
+    settings.pop("chat_template", None)  # of another style than the one that was trained with
+    if chat.template is not None:
+        bos = "{{ bos_token }}" if chat.adds_bos else ""
+        settings["chat_template"] = bos + chat.template
+    write_json(folder / "tokenizer_config.json", settings)

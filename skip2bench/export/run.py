@@ -17,6 +17,7 @@ from skip2bench.data.styles import choose_prompt_style
 from skip2bench.errors import Skip2BenchError
 from skip2bench.export import gguf_file, peft_folder
 from skip2bench.export.card import write_card
+from skip2bench.export.chat import describe_chat
 from skip2bench.export.check import Agreement, check_agreement, compare_with, run_reference
 from skip2bench.export.hugging_face import (
     copy_tokenizer,
@@ -29,7 +30,7 @@ from skip2bench.export.reload import load_again
 from skip2bench.export.source import Source, open_source
 from skip2bench.io.console import Waiting
 from skip2bench.io.whole import making_folder, write_json
-from skip2bench.models.adapters import FULL_FILE, merged_weights, save_whole
+from skip2bench.models.adapters import FULL_FILE, keep_beginning, merged_weights, save_whole
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.widen import (
     Layout,
@@ -207,26 +208,27 @@ def _write(
 ) -> int | None:
     """Write the files; return the rank of a PEFT adapter."""
     base_folder, style = source.base_folder, source.prompt_style
-    own_style = None if _has_own_style(source) else style
+    chat = describe_chat(base_folder, style, is_own_style=_has_own_style(source))
     if to == "litgpt":
         save_whole(made.weights, folder / FULL_FILE)
         save_config(made.config, folder)
         save_prompt_style(style, folder)
         copy_tokenizer(base_folder, folder)
+        keep_beginning(base_folder, folder)
         return None
     if to == "gguf":
         name = f"{source.config.name} {source.label}"
         path = folder / f"{source.config.name or 'model'}-{dtype}.gguf"
-        gguf_file.write_gguf(path, made.config, made.weights, base_folder, dtype, name)
+        gguf_file.write_gguf(path, made.config, made.weights, base_folder, dtype, name, chat)
         return None
     kind = DTYPES[dtype]
     if to == "hf":
-        write_hugging_face(folder, made.config, made.weights, base_folder, kind, own_style)
+        write_hugging_face(folder, made.config, made.weights, base_folder, kind, chat)
         return None
     assert made.layout is not None
     base, pairs = peft_folder.split_adapter(made.config, made.weights, made.layout)
     (folder / peft_folder.BASE).mkdir()
-    write_hugging_face(folder / peft_folder.BASE, made.config, base, base_folder, kind, own_style)
+    write_hugging_face(folder / peft_folder.BASE, made.config, base, base_folder, kind, chat)
     return peft_folder.write_adapter(
         folder / peft_folder.ADAPTER,
         made.config,

@@ -6,6 +6,7 @@ weights of `last` and `bias`, are safetensors with a YAML of their settings: `lo
 an adapter on its base again, `merge_adapter` makes a checkpoint of what can be merged.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -19,6 +20,7 @@ from litgpt.lora import Config as LoraConfig
 from litgpt.lora import lora_filter, merge_lora_weights
 from litgpt.model import GPT
 from litgpt.prompts import save_prompt_style
+from litgpt.tokenizer import Tokenizer
 from litgpt.utils import copy_config_files
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -28,7 +30,7 @@ from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.text import read_yaml
-from skip2bench.io.whole import hash_file, replacing, write_bytes, write_yaml
+from skip2bench.io.whole import hash_file, replacing, write_bytes, write_json, write_yaml
 from skip2bench.models.base import CONFIG_FILE, check_checkpoint, load_checkpoint, load_config
 from skip2bench.models.methods import MethodSettings, build_model, trained_tensors
 from skip2bench.models.skip import RELATIVE_SIZES, SkipGPT, SkipSettings, merge_skip_adapter
@@ -50,6 +52,25 @@ def merged_weights(model: GPT) -> dict[str, Tensor]:
         for key, value in model.state_dict().items()
         if not lora_filter(key, value)
     }
+
+
+def copy_configuration(base_folder: Path, folder: Path) -> None:
+    """Copy configuration and tokenizer of a checkpoint, as LitGPT does, and how it splits text.
+
+    LitGPT goes by the folder's name for whether a prompt begins with a token of the beginning,
+    where the tokenizer does not say it; here it says it.
+    """
+    copy_config_files(base_folder, folder)
+    keep_beginning(base_folder, folder)
+
+
+def keep_beginning(base_folder: Path, folder: Path) -> None:
+    """Have the tokenizer in `folder` begin prompts as the base's does."""
+    path = folder / "tokenizer_config.json"
+    wanted = bool(Tokenizer(base_folder).use_bos)
+    if path.is_file() and bool(Tokenizer(folder).use_bos) != wanted:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        write_json(path, settings | {"add_bos_token": wanted})
 
 
 def save_adapter(
@@ -76,7 +97,7 @@ def save_adapter(
     method = settings.method
     if method.is_skip or method.weights in ("lm_head", "biases"):
         return _save_part(model, settings, folder, base_folder)
-    copy_config_files(base_folder, folder)
+    copy_configuration(base_folder, folder)
     if method.weights == "all":
         return save_whole(merged_weights(model), folder / FULL_FILE)
     size = save_whole({"model": _on_cpu(model)}, folder / LORA_FILE)
@@ -250,7 +271,7 @@ def merge_adapter(folder: Path, checkpoint_dir: Path | None = None) -> Path:
         tensors = _read_tensors(folder)
         _check_fit(folder, tensors, weights)
         weights |= {key: value.to(weights[key].dtype) for key, value in tensors.items()}
-        copy_config_files(base_folder, folder)
+        copy_configuration(base_folder, folder)
         save_whole(weights, folder / FULL_FILE)
     elif (folder / LORA_FILE).is_file():
         _check_lora(folder, checkpoint_dir)

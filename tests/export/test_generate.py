@@ -1,7 +1,10 @@
 """Asking a run, and its base beside it."""
 
+import shutil
+
 import pytest
 import torch
+from litgpt.tokenizer import Tokenizer
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.export.generate import open_asked
@@ -66,3 +69,18 @@ def test_the_adapter_is_as_it_was_after_its_base_was_asked(train):
         answer.finish()
     after = asked.source.model.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize("method", ["skip2", "full", "lora"])
+def test_prompts_begin_as_they_did_whatever_the_folder_is_called(
+    train, tiny_checkpoint, tmp_path, method
+):
+    """LitGPT goes by the folder's name where the tokenizer does not say it."""
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "Llama-3-tiny")
+    assert Tokenizer(base).use_bos
+    run = train(method=method, checkpoint_dir=base, max_steps=1)[3]
+    exported = tmp_path / "out"
+    run_export(run, "litgpt", exported)
+    folders = [exported, run / "final"] if method != "skip2" else [exported]
+    for folder in folders:
+        assert Tokenizer(folder).encode("Add.").tolist() == Tokenizer(base).encode("Add.").tolist()

@@ -8,9 +8,11 @@ from families import adapted_model
 from litgpt.model import GPT
 
 from skip2bench.errors import Skip2BenchError
+from skip2bench.export.chat import Chat
 from skip2bench.export.gguf_file import BLOCK, check_can_write, read_gguf, write_gguf
 from skip2bench.models.widen import Widening, choose_epsilon, plan_layout, widened_config
 
+CHAT = Chat(template="{{ messages[-1]['content'] }}", is_base_template=False, adds_bos=False)
 gguf = pytest.importorskip("gguf")
 
 
@@ -20,7 +22,7 @@ def _write(model, path, base_folder, dtype="float32"):
     epsilon = choose_epsilon(model, kind, 4.0)
     weights = dict(Widening(model, layout, epsilon, torch.float32).weights())
     config = widened_config(model.config, layout)
-    write_gguf(path, config, weights, base_folder, dtype, "a name")
+    write_gguf(path, config, weights, base_folder, dtype, "a name", CHAT)
     return config
 
 

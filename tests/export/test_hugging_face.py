@@ -8,14 +8,15 @@ import torch
 from families import FAMILIES, adapted_model
 
 from skip2bench.errors import Skip2BenchError
+from skip2bench.export.chat import Chat
 from skip2bench.export.hugging_face import (
     describe_model,
     has_head_size,
-    make_chat_template,
     write_hugging_face,
 )
 from skip2bench.models.widen import Widening, choose_epsilon, plan_layout, widened_config
 
+CHAT = Chat(template="{{ messages[-1]['content'] }}", is_base_template=False, adds_bos=False)
 transformers = pytest.importorskip("transformers")
 
 
@@ -31,7 +32,7 @@ def _write(model, folder, base_folder):
     weights = dict(Widening(model, layout, epsilon, torch.float32).weights())
     folder.mkdir()
     own = widened_config(config, layout)
-    write_hugging_face(folder, own, weights, base_folder, torch.float32, "alpaca")
+    write_hugging_face(folder, own, weights, base_folder, torch.float32, CHAT)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "falcon"])
@@ -66,15 +67,6 @@ def test_what_the_base_says_beyond_sizes_is_kept(tmp_path):
     assert described["hidden_size"] == config.n_embd
     assert described["torch_dtype"] == "bfloat16"
     assert described["tie_word_embeddings"] is False
-
-
-@pytest.mark.parametrize("style", ["alpaca", "smollm2", "llama3", "qwen2.5"])
-def test_a_chat_template_puts_the_instruction_where_the_style_has_it(style):
-    from jinja2 import Template
-    from litgpt.prompts import PromptStyle
-
-    text = Template(make_chat_template(style)).render(messages=[{"content": 'Add 1 and "2".'}])
-    assert text == PromptStyle.from_name(style).apply('Add 1 and "2".')
 
 
 def test_files_can_be_read_by_others(tiny_checkpoint, tmp_path):

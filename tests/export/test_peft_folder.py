@@ -6,6 +6,7 @@ from families import adapted_model
 from litgpt.model import GPT
 
 from skip2bench.errors import Skip2BenchError
+from skip2bench.export.chat import Chat
 from skip2bench.export.hugging_face import write_hugging_face
 from skip2bench.export.peft_folder import (
     check_can_write,
@@ -15,6 +16,7 @@ from skip2bench.export.peft_folder import (
 )
 from skip2bench.models.widen import Widening, choose_epsilon, plan_layout, widened_config
 
+CHAT = Chat(template=None, is_base_template=False, adds_bos=False)
 FAMILIES = ["llama-2", "llama-3", "qwen-2.5", "qwen-3", "gemma", "gemma-2", "olmo-2", "phi-3"]
 
 
@@ -67,7 +69,7 @@ def test_peft_itself_says_the_same(family, tiny_checkpoint, tmp_path):
     model = adapted_model(family)
     config, base, pairs = _split(model)
     (tmp_path / "base").mkdir()
-    write_hugging_face(tmp_path / "base", config, base, tiny_checkpoint, torch.float32, None)
+    write_hugging_face(tmp_path / "base", config, base, tiny_checkpoint, torch.float32, CHAT)
     write_adapter(tmp_path / "adapter", config, pairs, tmp_path / "base")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
     adapted = peft.PeftModel.from_pretrained(loaded, tmp_path / "adapter").eval()
