@@ -19,7 +19,7 @@ from skip2bench.io.units import (
     format_seconds,
     format_significant,
 )
-from skip2bench.report.cells import Column, Row
+from skip2bench.report.cells import Column, Row, render_cells
 from skip2bench.report.columns import ANSWER_SCREENS, BENCH_SCREENS, LABEL
 from skip2bench.report.tables import build_inference_rows, compare_configurations
 from skip2bench.results.bench_records import BenchConfiguration, BenchResult
@@ -226,8 +226,9 @@ def build_table(
     table.add_column(LABEL.title("screen"), overflow="fold", no_wrap=has_whole_labels)
     for column in columns:
         table.add_column(column.title("screen"), justify="right", no_wrap=not has_whole_labels)
-    for row in rows:
-        table.add_row(*(column.cell(row, "screen") for column in (LABEL, *columns)))
+    cells = [render_cells(column, rows, "screen") for column in (LABEL, *columns)]
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
     return table
 
 

@@ -7,6 +7,9 @@ The other way, sizes in bytes are read as people type them.
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import Literal
 
@@ -14,7 +17,8 @@ from skip2bench.errors import Skip2BenchError
 
 Language = Literal["ja", "en"]
 
-_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_smallest_unit: ContextVar[int] = ContextVar("smallest_unit", default=0)
 _DURATION_UNITS = {"ja": ("時間", "分", "秒"), "en": ("h", "min", "s")}
 
 
@@ -50,11 +54,22 @@ def format_duration(seconds: float, lang: Language) -> str:
     return f"{hours:,} {hour} {text}" if hours else text
 
 
+@contextmanager
+def sizes_from(unit: str) -> Iterator[None]:
+    """Within, `format_bytes` takes no unit below this one."""
+    token = _smallest_unit.set(BINARY_UNITS.index(unit))
+    try:
+        yield
+    finally:
+        _smallest_unit.reset(token)
+
+
 def format_bytes(size_bytes: float) -> str:
     """A size in binary units: "512 B", "12.3 MiB", and two decimals from a GiB on: "1.25 GiB"."""
     size = float(size_bytes)
-    for unit in _BINARY_UNITS:
-        if abs(round(size, 1)) < 1024 or unit == _BINARY_UNITS[-1]:
+    for number, unit in enumerate(BINARY_UNITS):
+        is_fit = abs(round(size, 1)) < 1024 and number >= _smallest_unit.get()
+        if is_fit or unit == BINARY_UNITS[-1]:
             break
         size /= 1024
     decimals = {"B": 0, "KiB": 1, "MiB": 1}.get(unit, 2)

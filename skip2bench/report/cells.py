@@ -4,6 +4,7 @@ The terminal, the Markdown in both languages and the JSON are made of the same c
 are is `columns`' business; this page knows how their cells are written.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -23,6 +24,9 @@ Row = Mapping[str, Any] | Record
 Format = Callable[[Any, Output], str]
 """Text of a figure that is there; a column writes "-" for one that is not."""
 
+_SIZE_UNIT = re.compile(rf"\d ({'|'.join(units.BINARY_UNITS)})\b")
+_LOST = re.compile(r"\b0\.0\d* [KMGT]iB")
+"""A size that a unit is too large for."""
 _NO_DIFFERENCE = {"en": "no difference beyond the noise", "ja": "ノイズを超える差なし"}
 _ONE_ROUND = {"en": " (one round, no interval)", "ja": "（1 ラウンドのみ、区間なし）"}
 _MISFIT = {"en": "out of memory (oom)", "ja": "メモリ不足 (oom)"}
@@ -86,10 +90,21 @@ def render_markdown(columns: Sequence[Column], rows: Sequence[Row], lang: Langua
         "-" * (len(column.en) + 2) if column.is_text else "-" * (len(column.en) + 1) + ":"
         for column in shown
     ]
-    lines = [[column.title(lang) for column in shown]]
-    lines += [[column.cell(row, lang) for column in shown] for row in rows]
+    cells = [render_cells(column, rows, lang) for column in shown]
+    lines = [[column.title(lang) for column in shown], *map(list, zip(*cells, strict=True))]
     head, *body = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([head, f"|{'|'.join(rules)}|", *body])
+
+
+def render_cells(column: Column, rows: Sequence[Row], output: Output) -> list[str]:
+    """A column's text in every row; sizes are in one unit, unless it is too large for some."""
+    texts = [column.cell(row, output) for row in rows]
+    found = set(_SIZE_UNIT.findall(" ".join(texts)))
+    if len(found) < 2:
+        return texts
+    with units.sizes_from(max(found, key=units.BINARY_UNITS.index)):
+        same = [column.cell(row, output) for row in rows]
+    return texts if any(_LOST.search(text) for text in same) else same
 
 
 def to_plain(columns: Sequence[Column], rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -92,3 +92,10 @@ def test_format_milliseconds_loss_and_time() -> None:
     assert units.format_milliseconds(0.1214) == "121"
     assert units.format_loss(2.34567) == "2.3457"
     assert units.format_time("2026-11-23T19:05:59+09:00") == "2026-11-23 10:05 UTC"
+
+
+def test_sizes_of_a_table_can_be_kept_in_one_unit():
+    with units.sizes_from("GiB"):
+        assert units.format_bytes(512 * 2**20) == "0.50 GiB"
+        assert units.format_bytes(3 * 2**40) == "3.00 TiB"
+    assert units.format_bytes(512 * 2**20) == "512.0 MiB"

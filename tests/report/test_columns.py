@@ -10,11 +10,13 @@ import pytest
 from skip2bench.cli.compare_screen import print_compare
 from skip2bench.cli.screens import print_bench
 from skip2bench.config.commands import ReportConfig
+from skip2bench.io import units
 from skip2bench.report.cells import (
     Column,
     Fit,
     over_runs,
     plain,
+    render_cells,
     render_markdown,
     show_peak,
     to_plain,
@@ -137,3 +139,18 @@ def test_the_terminals_tables_of_a_benchmark(capsys):
     cached = text.split("With Skip-Cache")[1].split("Memory Usage")[0]
     assert "Skip2-LoRA" in cached
     assert "Traditional LoRA" not in cached  # it has no cache
+
+
+@pytest.mark.parametrize(
+    ("sizes", "texts"),
+    [
+        ([500 * 2**20, 3 * 2**30], ["0.49 GiB", "3.00 GiB"]),
+        ([500 * 2**20, 900 * 2**20], ["500.0 MiB", "900.0 MiB"]),
+        ([3 * 2**20, 3 * 2**30, None], ["3.0 MiB", "3.00 GiB", "-"]),  # the small one would be lost
+    ],
+)
+def test_sizes_of_a_column_are_in_one_unit_where_that_says_them_all(sizes, texts):
+    column = Column(
+        key="a", en="A", ja="A", figure=lambda row: row["a"], show=plain(units.format_bytes)
+    )
+    assert render_cells(column, [{"a": size} for size in sizes], "en") == texts
