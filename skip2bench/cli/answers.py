@@ -129,5 +129,5 @@ def _describe(answer: "Answer") -> "Reply":
 
 def _note_speed(label: str, answer: "Answer") -> None:
     rate = len(answer.ids) / answer.seconds if answer.seconds else 0.0
-    amount, prompt = (format_amount(n, "token") for n in (len(answer.ids), answer.prompt_tokens))
+    amount, prompt = (format_amount(n, "token") for n in (len(answer.ids), len(answer.prompt_ids)))
     note(f"{label}: {amount} at {rate:.1f} tokens/s, after a prompt of {prompt}")

@@ -100,9 +100,10 @@ class Answer:
         self.ids: list[int] = []
 
     @property
-    def prompt_tokens(self) -> int:
-        """Of the prompt."""
-        return len(self._question.ids)
+    def prompt_ids(self) -> list[int]:
+        """Tokens of the prompt."""
+        found: list[int] = self._question.ids.tolist()
+        return found
 
     def __iter__(self) -> Iterator[str]:
         started = time.perf_counter()

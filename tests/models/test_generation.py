@@ -90,7 +90,7 @@ def test_the_context_bounds_prompt_and_answer(model, tokenizer):
         _ask(model, tokenizer, "Add 1 and 2. " * 40)
     answer = _ask(model, tokenizer, max_new_tokens=10_000)
     answer.finish()
-    assert answer.prompt_tokens + len(answer.ids) <= 96
+    assert len(answer.prompt_ids) + len(answer.ids) <= 96
 
 
 def test_a_model_can_be_trained_on_afterwards(model, tokenizer):
