@@ -12,6 +12,7 @@ import pytest
 
 from skip2bench.config.load import load_train_config
 from skip2bench.errors import Skip2BenchError
+from skip2bench.export.run import run_export
 from skip2bench.models.fetch import fetch_model
 from skip2bench.train.run import run_training
 
@@ -63,3 +64,11 @@ def test_the_head_is_tied_and_counted_twice_by_litgpt(runs, checkpoint):
 
     assert runs["lora"][0].total_parameters == 162_826_560 + runs["lora"][0].trainable_parameters
     assert "134.5M parameters; LitGPT counts both, 162.8M" in describe_tied_head(checkpoint)
+
+
+def test_an_exported_model_says_what_was_trained(runs, tmp_path):
+    result = run_export(Path(runs["skip2"][0].folder), "hf", tmp_path / "hf", "float32")
+    assert result.checked_with == "transformers"
+    assert result.relative_difference < 1e-4
+    assert result.same_token_ratio == 1
+    assert result.exported_val_loss == pytest.approx(result.original_val_loss, abs=1e-4)
