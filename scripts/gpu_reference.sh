@@ -80,7 +80,7 @@ stage_1() {
 
 stage_2() {
     # shellcheck disable=SC2086
-    skip2bench bench --model "$MODEL" --methods lora,skip,skip2 --device "$DEVICE" \
+    skip2bench bench --inference --model "$MODEL" --methods lora,skip,skip2 --device "$DEVICE" \
         --precision "$PRECISION" $(printf -- "--blocks %s " $BLOCKS) $BENCH_FLAGS --out-dir "$OUT/bench" --force
 }
 

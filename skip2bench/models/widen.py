@@ -269,7 +269,7 @@ class Widening:
         rows = self._rows(block)
         if behind is not None:
             rows = rows * behind.double() * layout.f
-        result = torch.zeros(layout.width, flat.size(1), dtype=_kept(weight.dtype))
+        result = weight.new_zeros(layout.width, flat.size(1), dtype=_kept(weight.dtype))
         added = slice(layout.start, layout.start + layout.added)
         columns = max(1, _CHUNK // flat.size(0))
         for start in range(0, flat.size(1), columns):
@@ -283,7 +283,7 @@ class Widening:
     def _rows(self, block: int) -> Tensor:
         """ε Â_k of the adapters whose block has not passed, else 0: (added, d)."""
         settings = self._model.settings
-        seen = torch.tensor([k >= block for k in settings.blocks], dtype=torch.float64)
+        seen = self._divided_A.new_tensor([float(k >= block) for k in settings.blocks])
         parts = self._divided_A * seen[:, None, None] * self._epsilon
         rows = parts.sum(0) if settings.share_b else parts.flatten(0, 1)
         return torch.cat([rows, -rows.sum(0, keepdim=True)]) if self._is_centred else rows
@@ -335,7 +335,7 @@ class Widening:
 
     def _wide_norm(self, kind: str, value: Tensor, added: float) -> Tensor:
         layout = self._layout
-        result = torch.zeros(layout.width, dtype=torch.float64)
+        result = value.new_zeros(layout.width, dtype=torch.float64)
         if kind != "weight":
             result[: layout.d] = value
             return result
@@ -359,7 +359,7 @@ class Widening:
         layout, rows = self._layout, weight.size(0)
         columns = self._model.adapters.stack_B().detach().double()
         columns = columns * (layout.f / (self._epsilon * self._final_gain))
-        result = torch.zeros(rows, layout.width, dtype=_kept(weight.dtype))
+        result = weight.new_zeros(rows, layout.width, dtype=_kept(weight.dtype))
         result[:, : layout.d] = weight if self._has_weights else weight.double() * layout.f
         added = slice(layout.start, layout.start + layout.added)
         step = max(1, _CHUNK // weight.size(1))

@@ -129,3 +129,10 @@ def test_an_unadapted_model_is_widened_to_itself():
             base.eval()(_tokens()), _widen(model)(_tokens()), rtol=1e-5, atol=1e-4
         )
     assert isinstance(model, SkipGPT)
+
+
+def test_weights_are_made_where_the_model_lies():
+    model = adapted_model("pythia").to("meta")
+    planned = plan_layout(model.config, model.settings)
+    made = dict(Widening(model, planned, 2.0**-16, torch.float32).weights())
+    assert {value.device.type for value in made.values()} == {"meta"}
