@@ -412,8 +412,8 @@ MERGES = [
     (
         "lora",
         lambda f: _yaml(f / "hyperparameters.yaml", checkpoint_dir="none"),
-        "checkpoint folder 'none' does not exist; get one with 'litgpt download <name>', or leave "
-        "the flag out for the embedded model",
+        "the adapter in '{in}/a' needs its base model, which is no longer in 'none'; say where it "
+        "is with --checkpoint-dir",
     ),
     (
         "last",

@@ -32,10 +32,23 @@ def read_prompts(given: Sequence[str]) -> list[str]:
     else:
         if sys.stdin is not None and sys.stdin.isatty():
             note("type the prompt; Ctrl-D ends it")
-        prompts = [sys.stdin.read().strip("\n") if sys.stdin is not None else ""]
+        prompts = [_read_standard_input().strip("\n")]
     if any(not prompt.strip() for prompt in prompts):
         raise Skip2BenchError("the prompt is empty; give --prompt, or text on standard input")
     return prompts
+
+
+def _read_standard_input() -> str:
+    """Standard input as UTF-8, whatever the locale is."""
+    if sys.stdin is None:
+        return ""
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        return sys.stdin.read()
+    try:
+        return str(stream.read(), "utf-8")
+    except UnicodeDecodeError as error:
+        raise Skip2BenchError(f"standard input is no UTF-8 text ({error.reason})") from error
 
 
 def answer_all(
@@ -60,6 +73,8 @@ def _answer(
         for piece in answer:
             if is_shown:
                 print_text(piece)
+            if sys.stdout is None:
+                break  # nobody reads on
         if is_shown:
             print_text("\n")
             _note_speed(asked.source.label, answer)
@@ -113,10 +128,11 @@ class _SideBySide:
                 self._live.update(self._table(), refresh=True)
 
     def _table(self) -> Table:
-        title = Text(self._prompt)
-        table = Table(title=title, title_style="bold", title_justify="left", expand=True)
-        table.add_column("base", ratio=1)
-        table.add_column(self._label, ratio=1)
+        table = Table(
+            title=Text(self._prompt), title_style="bold", title_justify="left", expand=True
+        )
+        for column in ("base", self._label):
+            table.add_column(column, ratio=1, overflow="fold")
         table.add_row(*map(Text, self._texts))
         return table
 

@@ -191,7 +191,9 @@ _MOVED = typer.Option(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, or its 'final'.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a run, its 'final', or a LitGPT checkpoint.")
+    ],
     to: Annotated[
         str,
         typer.Option(help="litgpt, hf, gguf; or peft: a padded base and a LoRA adapter on it."),

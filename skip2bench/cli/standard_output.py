@@ -13,6 +13,8 @@ Result = TypeVar("Result")
 
 def print_text(text: str) -> None:
     """Print text as it is."""
+    if sys.stdout is None:  # its reader went away before
+        return
     with _standard_output():
         sys.stdout.write(text)
         sys.stdout.flush()

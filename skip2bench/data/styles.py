@@ -59,6 +59,6 @@ def note_style(asked_for: str, style: str, moved: int) -> None:
     parts = [f"prompt style {style}, the model's own"] if asked_for == "auto" else []
     if moved:
         amount = format_amount(moved, "record")
-        parts.append(f"it has no place for an input: that of {amount} follows the instruction")
+        parts.append(f"{style} has no place for an input: that of {amount} follows the instruction")
     if parts and (style != _DEFAULT or moved):
         note("; ".join(parts))

@@ -83,7 +83,7 @@ def _describe_training(source: Source) -> list[str]:
     if summary.trainable_parameters is not None and summary.epochs is not None:
         lines.append(
             f"- method: {source.label}, {summary.trainable_parameters:,} trainable parameters, "
-            f"{summary.epochs:g} epochs, learning rate {summary.learning_rate:g}"
+            f"{_count_epochs(summary.epochs)}, learning rate {summary.learning_rate:g}"
         )
     if summary.initial_val_loss is not None and summary.kept_val_loss is not None:
         lines.append(
@@ -93,6 +93,15 @@ def _describe_training(source: Source) -> list[str]:
     return lines
 
 
+def _part(result: ExportResult) -> str:
+    added = result.width - result.base_width
+    return "all" if result.added_channels == added else str(result.added_channels)
+
+
+def _count_epochs(epochs: float) -> str:
+    return "1 epoch" if epochs == 1 else f"{epochs:g} epochs"
+
+
 def _describe_making(result: ExportResult) -> list[str]:
     if not result.added_channels:
         return ["What was trained is merged into the base's weights."]
@@ -100,7 +109,7 @@ def _describe_making(result: ExportResult) -> list[str]:
         "The adapters read the outputs of blocks "
         f"{', '.join(map(str, result.blocks or ()))} and add to the end of the network. The "
         f"residual stream is {result.width} channels wide, {result.width - result.base_width} more "
-        f"than the base's: {result.added_channels} of them carry what the adapters read, written "
+        f"than the base's: {_part(result)} of them carry what the adapters read, written "
         "by the same products as the others, seen by no block, and read by the head. So it is an "
         "ordinary model of its architecture, which any loader runs.",
     ]

@@ -73,6 +73,8 @@ def open_asked(
     Raises:
         Skip2BenchError: nothing there can be asked.
     """
+    if not 0 <= seed < 2**32:
+        raise Skip2BenchError(f"--seed is {seed}; give a number from 0 to {2**32 - 1}")
     where = choose_device(device)
     source = open_source(path, checkpoint_dir)
     if where.type != "cpu":

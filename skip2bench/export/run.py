@@ -233,7 +233,7 @@ def _write(
         folder / peft_folder.ADAPTER,
         made.config,
         pairs,
-        (out_dir / peft_folder.BASE).absolute(),
+        out_dir / peft_folder.BASE,
     )
 
 
@@ -265,7 +265,7 @@ def _describe(
     return ExportResult(
         to=to,
         label=source.label,
-        model=source.base_folder.resolve().name,
+        model=source.base_name,
         source=str(source.run.folder if source.run else source.final),
         folder=str(out_dir),
         dtype=dtype,

@@ -23,7 +23,7 @@ from skip2bench.models.adapters import load_trained_model
 from skip2bench.models.base import EMBEDDING, WEIGHTS_FILE, load_tokenizer
 from skip2bench.models.methods import MethodSettings
 from skip2bench.models.weights import read_weights
-from skip2bench.results.reading import AnyRun, find_run, is_train
+from skip2bench.results.reading import AnyRun, is_train, read_run
 from skip2bench.results.run_records import TrainSummary
 from skip2bench.train.plan import limit_length
 
@@ -57,6 +57,14 @@ class Source:
         if self.settings is not None:
             return self.settings.label
         return self.run.label if self.run else "all weights"
+
+    @property
+    def base_name(self) -> str:
+        """Of the model that was trained on."""
+        environment = self.run.environment if self.run is not None else None
+        if environment is not None and environment.checkpoint is not None:
+            return environment.checkpoint.name or self.base_folder.resolve().name
+        return self.base_folder.resolve().name
 
     @property
     def summary(self) -> TrainSummary | None:
@@ -103,7 +111,7 @@ def open_source(path: Path, checkpoint_dir: Path | None = None) -> Source:
     if not path.is_dir():
         raise Skip2BenchError(f"{str(path)!r} is no folder; give a run's folder, or its 'final'")
     run_folder = path.parent if path.name == _FINAL else path
-    run = find_run(run_folder) if (run_folder / "summary.json").is_file() else None
+    run = read_run(run_folder) if (run_folder / "summary.json").is_file() else None
     if run is not None and not is_train(run):
         raise Skip2BenchError(f"{str(path)!r} is no training run; give the folder of one")
     if run is not None and run.summary.status != "ok":

@@ -5,6 +5,7 @@ finds the old file or the new one, also after a crash or a power cut.
 """
 
 import csv
+import glob
 import hashlib
 import json
 import math
@@ -17,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from skip2bench.errors import Skip2BenchError
@@ -137,11 +139,22 @@ def making_folder(folder: Path, needed_bytes: int, *, what: str, flag: str) -> I
             f"{what} needs {format_bytes(needed_bytes)} on the disk of {str(folder.parent)!r}, "
             f"which has {format_bytes(free)} free; choose another {flag}"
         )
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
+        _remove_what_was_killed(left)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.{os.getpid()}.", suffix=".part", dir=folder.parent
+    ) as scratch:
         aside = Path(scratch) / folder.name
         aside.mkdir()
         yield aside
         os.rename(aside, folder)
+
+
+def _remove_what_was_killed(left: Path) -> None:
+    """Remove what a process left that was making the same folder, and is no more."""
+    pid = left.name.split(".")[-3]
+    if pid.isdigit() and not psutil.pid_exists(int(pid)):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def let_others_read(folder: Path) -> None:

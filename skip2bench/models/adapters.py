@@ -235,6 +235,7 @@ def load_trained_model(
         model.cos, model.sin = model.rope_cache(device=cpu)
         return model.eval(), None, folder
     else:
+        _check_no_other_tool(folder)
         raise Skip2BenchError(
             f"{str(folder)!r} holds nothing that was trained; give a run's folder, its "
             "'final', or a LitGPT checkpoint"
@@ -243,6 +244,25 @@ def load_trained_model(
     model.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
     model.eval()
     return model, settings, base_folder
+
+
+_OTHER_TOOLS = {
+    "adapter_config.json": "a PEFT adapter, which PEFT loads",
+    "adapter/adapter_config.json": "a base and a PEFT adapter, which PEFT loads",
+    "*.gguf": "for llama.cpp, which loads it",
+    "config.json": "a Hugging Face model, which transformers loads",
+}
+"""Files by which folders of other tools are known."""
+
+
+def _check_no_other_tool(folder: Path) -> None:
+    """Raise a Skip2BenchError where another tool's model lies."""
+    for pattern, kind in _OTHER_TOOLS.items():
+        if any(folder.glob(pattern)):
+            raise Skip2BenchError(
+                f"{str(folder)!r} is {kind}; give a run's folder, its 'final', or a LitGPT "
+                "checkpoint"
+            )
 
 
 def merge_adapter(folder: Path, checkpoint_dir: Path | None = None) -> Path:
@@ -323,6 +343,7 @@ def _check_lora(
     check_finite(path, tensors, "train it again")
     load_config(folder)  # raises where it is broken
     base_folder = checkpoint_dir or _find_lora_base(folder)
+    _check_is_there(folder, base_folder)
     check_checkpoint(base_folder)
     check_weights(base_folder / FULL_FILE, load_config(base_folder))
     saved = read_yaml(folder / "hyperparameters.yaml", "adapter's file")
@@ -339,6 +360,15 @@ def _check_lora(
         raise _broken_adapter(folder, f"{name} is not in both {LORA_FILE} and the model")
     _check_fit(folder, tensors, wanted)
     return lora, tensors
+
+
+def _check_is_there(folder: Path, base_folder: Path) -> None:
+    """Raise a Skip2BenchError where an adapter's base has gone."""
+    if not base_folder.is_dir():
+        raise Skip2BenchError(
+            f"the adapter in {str(folder)!r} needs its base model, which is no longer in "
+            f"{str(base_folder)!r}; say where it is with --checkpoint-dir"
+        )
 
 
 def _check_fit(folder: Path, tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -397,10 +427,11 @@ def _find_base(folder: Path, saved: dict[str, Any], checkpoint_dir: Path | None)
     """
     stored = saved["checkpoint_dir"]
     base_folder = checkpoint_dir or (embedded_checkpoint() if stored is None else Path(stored))
+    _check_is_there(folder, base_folder)
     check_checkpoint(base_folder)
     if hash_file(base_folder / FULL_FILE) != saved["checkpoint_sha256"]:
         raise Skip2BenchError(
             f"the adapter in {str(folder)!r} was trained on other weights than those in "
-            f"{str(base_folder)!r}; give its own base as checkpoint_dir"
+            f"{str(base_folder)!r}; give its own base with --checkpoint-dir"
         )
     return base_folder

@@ -66,6 +66,7 @@ def encode_question(
     Raises:
         Skip2BenchError: the prompt leaves no room in the model's context.
     """
+    _check_text(prompt, own_input)
     (record,) = place_input([{"instruction": prompt, "input": own_input, "output": ""}], style)
     form = PromptStyle.from_name(style)
     ids = tokenizer.encode(form.apply(record["instruction"], input=record["input"]))
@@ -76,10 +77,27 @@ def encode_question(
         )
     return Question(
         ids=ids,
-        stop_tokens=tuple(form.stop_tokens(tokenizer)),
+        stop_tokens=_stop_sequences(form, tokenizer),
         tokenizer=tokenizer,
         context=config.block_size,
     )
+
+
+def _check_text(*texts: str) -> None:
+    """Raise a Skip2BenchError where bytes that are no UTF-8 came in."""
+    for text in texts:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise Skip2BenchError("the prompt is no UTF-8 text; save or type it as such") from error
+
+
+def _stop_sequences(form: PromptStyle, tokenizer: Tokenizer) -> tuple[list[int], ...]:
+    """What ends an answer in a style; of a tokenizer without its tokens, the end of text alone."""
+    try:
+        return tuple(form.stop_tokens(tokenizer))
+    except ValueError:  # LitGPT's, of a token that the tokenizer does not have
+        return ([tokenizer.eos_id],)
 
 
 class Answer:

@@ -15,4 +15,4 @@ def show_answer(run: TrainingRun, step: int) -> None:
         return
     with run.fabric.autocast():
         answer = Answer(run.model, question, _SAMPLING).finish()
-    note(f"answer after step {step:,}: {answer.strip()}")
+    note(f"answer after step {step:,}: {' '.join(answer.split())}")

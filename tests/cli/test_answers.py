@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -61,7 +63,7 @@ def test_an_exported_folder_of_others_is_refused(run, trained):
     run("export", trained, "--to", "hf", "--out-dir", "hf")
     status, _, err = run("generate", "hf", "--prompt", "x")
     assert status == 1
-    assert "'hf' holds nothing that was trained; give a run's folder" in err
+    assert "'hf' is a Hugging Face model, which transformers loads; give a run's folder" in err
 
 
 def test_export_prints_what_was_made(run, trained):
@@ -71,3 +73,25 @@ def test_export_prints_what_was_made(run, trained):
     assert "Exported to: out" in out
     status, out, _ = run("export", trained, "--to", "litgpt", "--out-dir", "out2", "--json")
     assert json.loads(out)["folder"] == "out2"
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(trained):
+    command = [sys.executable, "-m", "skip2bench", "generate", trained, "--prompt", "Add."]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(1)
+    process.stdout.close()
+    error = process.stderr.read().decode()
+    assert process.wait() == 0
+    assert "Traceback" not in error
+
+
+def test_standard_input_is_utf_8_whatever_the_locale_is(run, trained, monkeypatch):
+    for given, status in ((b"\xe4\xbd\x95?", 0), (b"\xff\xfe abc", 1)):
+        stream = io.TextIOWrapper(io.BytesIO(given), encoding="ascii")
+        monkeypatch.setattr("sys.stdin", stream)
+        found, out, err = run("generate", trained, "--max-new-tokens", "3", "--json")
+        assert found == status
+        if status:
+            assert "error: standard input is no UTF-8 text" in err
+        else:
+            assert json.loads(out)[0]["prompt"] == "\u4f55?"

@@ -84,3 +84,45 @@ def test_prompts_begin_as_they_did_whatever_the_folder_is_called(
     folders = [exported, run / "final"] if method != "skip2" else [exported]
     for folder in folders:
         assert Tokenizer(folder).encode("Add.").tolist() == Tokenizer(base).encode("Add.").tolist()
+
+
+@pytest.mark.parametrize("style", ["phi-1", "falcon"])
+def test_a_style_whose_stop_tokens_the_tokenizer_lacks_ends_with_the_text(train, style):
+    run = train(method="skip2", max_steps=1, prompt_style=style)[3]
+    assert _answers(run, "Add.")[1]
+
+
+def test_a_damaged_summary_is_one_line(train):
+    run = train(method="skip2", max_steps=1)[3]
+    (run / "summary.json").write_text("{")
+    with pytest.raises(Skip2BenchError, match=r"summary\.json is no JSON"):
+        open_asked(run, SHORT, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("config.json", "is a Hugging Face model, which transformers loads"),
+        ("adapter_config.json", "is a PEFT adapter, which PEFT loads"),
+        ("a.gguf", "is for llama.cpp, which loads it"),
+    ],
+)
+def test_folders_of_other_tools_are_known(tmp_path, name, kind):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(Skip2BenchError, match=kind):
+        open_asked(tmp_path, SHORT)
+
+
+@pytest.mark.parametrize("method", ["skip2", "lora", "last"])
+def test_a_base_that_has_gone_is_asked_for(train, tiny_checkpoint, tmp_path, method):
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    run = train(method=method, checkpoint_dir=base, max_steps=1)[3]
+    base.rename(tmp_path / "moved")
+    with pytest.raises(Skip2BenchError, match=r"no longer in .*; say where it is with"):
+        open_asked(run, SHORT, device="cpu")
+    assert open_asked(run, SHORT, device="cpu", checkpoint_dir=tmp_path / "moved")
+
+
+def test_the_base_of_a_run_whose_weights_all_trained_has_its_name(train, tmp_path):
+    run = train(method="full", max_steps=1)[3]
+    assert run_export(run, "litgpt", tmp_path / "out").model == "tiny"

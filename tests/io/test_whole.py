@@ -3,7 +3,7 @@ import os
 import pytest
 from full_disk import full_at
 
-from skip2bench.io.whole import replacing, write_bytes
+from skip2bench.io.whole import making_folder, replacing, write_bytes
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -33,3 +33,14 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path):
 def test_a_folder_that_is_gone_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_bytes(tmp_path / "gone" / "a", b"x")
+
+
+def test_a_folder_that_a_killed_process_was_making_is_removed(tmp_path):
+    gone, here = tmp_path / ".out.999999999.abc.part", tmp_path / f".out.{os.getpid()}.abc.part"
+    gone.mkdir()
+    here.mkdir()
+    with making_folder(tmp_path / "out", 1, what="exporting", flag="--out-dir") as aside:
+        (aside / "a").write_text("x")
+    assert not gone.exists()
+    assert here.exists()
+    assert (tmp_path / "out" / "a").read_text() == "x"
