@@ -29,7 +29,7 @@ from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_peak_memory, release_memory, reset_peak_memory
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
 from skip2bench.models.adapters import merged_weights
-from skip2bench.models.base import Base, load_base
+from skip2bench.models.base import Base, build_plain_model, load_base
 from skip2bench.models.generation import key_value_cache
 from skip2bench.models.methods import MethodSettings, build_model
 from skip2bench.models.skip import SkipGPT
@@ -220,7 +220,7 @@ def _prepare(
     fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
     difference = None
     if candidate.form == "base":
-        model = _plain_model(base)
+        model = build_plain_model(base.config, base.weights)
     elif candidate.form == "merged":
         model = _merge(candidate, base, config)
     elif candidate.form == "adapters":
@@ -234,15 +234,6 @@ def _prepare(
     return _Asked(model.eval(), prompt, fabric.autocast(), difference)
 
 
-def _plain_model(base: Base) -> GPT:
-    with torch.device("meta"):
-        model = GPT(base.config)
-    model.load_state_dict(base.weights, assign=True)
-    weight = base.weights["transformer.wte.weight"]
-    model.cos, model.sin = model.rope_cache(device=weight.device)
-    return model.eval()
-
-
 def _merge(candidate: Candidate, base: Base, config: BenchConfig) -> GPT:
     assert candidate.settings is not None
     own = replace(base, weights={name: value.clone() for name, value in base.weights.items()})
@@ -250,7 +241,7 @@ def _merge(candidate: Candidate, base: Base, config: BenchConfig) -> GPT:
     model = build_model(candidate.settings, own, device, config.seed)
     _fill_seconds(model)
     weights = {name: value.to(device) for name, value in merged_weights(model).items()}
-    return _plain_model(replace(base, weights=weights))
+    return build_plain_model(base.config, weights)
 
 
 def _adapt(candidate: Candidate, base: Base, config: BenchConfig) -> SkipGPT:
@@ -276,15 +267,11 @@ def _widen(model: SkipGPT) -> GPT:
     weight = model.transformer.wte.weight
     layout = plan_layout(model.config, model.settings)
     epsilon = choose_epsilon(model, weight.dtype, _SPREAD)
-    with torch.device("meta"):
-        widened = GPT(widened_config(model.config, layout))
     weights = {
         name: value.to(weight.device)
         for name, value in Widening(model, layout, epsilon, weight.dtype).weights()
     }
-    widened.load_state_dict(weights, assign=True)
-    widened.cos, widened.sin = widened.rope_cache(device=weight.device)
-    return widened.eval()
+    return build_plain_model(widened_config(model.config, layout), weights)
 
 
 def _measure_times(

@@ -13,7 +13,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.export.source import Source, open_source
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.machine.environment import choose_device
-from skip2bench.models.base import load_checkpoint, load_tokenizer
+from skip2bench.models.base import build_plain_model, load_checkpoint, load_tokenizer
 from skip2bench.models.generation import Answer, Sampling, encode_question
 from skip2bench.results.reading import is_train
 
@@ -115,8 +115,4 @@ def _load_base(source: Source) -> GPT:
         )
     weight = source.model.transformer.wte.weight
     base = load_checkpoint(folder, weight.device, weight.dtype)
-    with torch.device("meta"):
-        model = GPT(base.config)
-    model.load_state_dict(base.weights, assign=True)
-    model.cos, model.sin = model.rope_cache(device=weight.device)
-    return model.eval()
+    return build_plain_model(base.config, base.weights)

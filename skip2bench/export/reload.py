@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from litgpt.config import Config
-from litgpt.model import GPT
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from skip2bench.export import gguf_file, peft_folder
 from skip2bench.export.check import Forward
 from skip2bench.export.hugging_face import convert_weights
 from skip2bench.io.console import note
-from skip2bench.models.base import load_checkpoint
+from skip2bench.models.base import build_plain_model, load_checkpoint
 from skip2bench.models.widen import OrdinaryModel
 
 _EXACT = "eager"
@@ -49,12 +48,8 @@ def load_again(folder: Path, made: OrdinaryModel, to: str) -> tuple[Forward, str
 
 
 def _litgpt_forward(config: Config, weights: dict[str, Tensor]) -> Forward:
-    with torch.device("meta"):
-        model = GPT(config)
-    model.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
-    model.cos, model.sin = model.rope_cache(device=torch.device("cpu"))
-    model.eval()
-    forward: Forward = model
+    wide = {key: value.float() for key, value in weights.items()}
+    forward: Forward = build_plain_model(config, wide)
     return forward
 
 

@@ -31,7 +31,13 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.text import read_yaml
 from skip2bench.io.whole import hash_file, replacing, write_bytes, write_json, write_yaml
-from skip2bench.models.base import CONFIG_FILE, check_checkpoint, load_checkpoint, load_config
+from skip2bench.models.base import (
+    CONFIG_FILE,
+    build_plain_model,
+    check_checkpoint,
+    load_checkpoint,
+    load_config,
+)
 from skip2bench.models.methods import MethodSettings, build_model, trained_tensors
 from skip2bench.models.skip import RELATIVE_SIZES, SkipGPT, SkipSettings, merge_skip_adapter
 from skip2bench.models.weights import check_dtypes, check_finite, check_weights, read_weights
@@ -229,11 +235,7 @@ def load_trained_model(
     elif (folder / FULL_FILE).is_file() and (folder / CONFIG_FILE).is_file():
         check_weights(folder / FULL_FILE, load_config(folder))
         base = load_checkpoint(folder, cpu, torch.float32)
-        with torch.device("meta"):
-            model = GPT(base.config)
-        model.load_state_dict(base.weights, assign=True)
-        model.cos, model.sin = model.rope_cache(device=cpu)
-        return model.eval(), None, folder
+        return build_plain_model(base.config, base.weights), None, folder
     else:
         _check_no_other_tool(folder)
         raise Skip2BenchError(

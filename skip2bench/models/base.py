@@ -189,6 +189,16 @@ def _placed(weight: Tensor, device: torch.device, dtype: torch.dtype | None) -> 
     return weight.to(device=device, dtype=dtype if weight.is_floating_point() else None)
 
 
+def build_plain_model(config: Config, weights: Mapping[str, Tensor]) -> GPT:
+    """LitGPT's GPT on the tensors of a state dict themselves, in evaluation mode."""
+    with torch.device("meta"):
+        model = GPT(config)
+    model.load_state_dict(dict(weights), assign=True)
+    model.cos, model.sin = model.rope_cache(device=model.transformer.wte.weight.device)
+    model.eval()
+    return model
+
+
 def make_random(name: str, device: torch.device, dtype: torch.dtype, seed: int) -> Base:
     """Make random weights for a LitGPT config name directly on `device`.
 
