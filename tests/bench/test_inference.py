@@ -4,9 +4,10 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 from tiny import as_written
 
-from skip2bench.bench import inference
+from skip2bench.bench import inference, memory
 from skip2bench.bench.inference import list_candidates
 from skip2bench.bench.run import list_configurations, run_bench
 from skip2bench.cli.screens import print_bench
@@ -34,9 +35,26 @@ def _config(tiny_checkpoint, **changes):
 
 
 @pytest.fixture(scope="module")
-def result(tiny_checkpoint, tmp_path_factory):
+def in_this_process():
+    """Memory is measured here; a process of its own for each form takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (inference, memory):
+            patch.setattr(module, "measure_in_own_process", lambda call, request: call(request))
+        yield
+
+
+@pytest.fixture(scope="module")
+def result(tiny_checkpoint, tmp_path_factory, in_this_process):
     folder = tmp_path_factory.mktemp("bench") / "run"
     return as_written(run_bench(_config(tiny_checkpoint, out_dir=folder), ["bench"])), folder
+
+
+def test_a_form_is_measured_in_a_process_of_its_own(tiny_checkpoint):
+    config = _config(tiny_checkpoint)
+    base = inference.Candidate(form="base", settings=None)
+    entry = inference._measure_memory(config, base, torch.device("cpu"), "32-true")
+    assert entry.status == "ok"
+    assert entry.peak_memory_bytes > 1e6
 
 
 def test_every_form_is_measured_the_base_first(result):
@@ -76,6 +94,7 @@ def test_the_exported_model_is_wider_and_says_the_same(result):
     assert adapters["relative_difference"] is None
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_without_the_flag_no_answer_is_measured(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "_prepare", None)
     config = _config(tiny_checkpoint, out_dir=tmp_path / "run", inference=False, rounds=1)
@@ -104,21 +123,23 @@ def test_what_cannot_be_exported_is_noted(tiny_checkpoint, capsys):
 
 
 def test_a_form_that_does_not_fit_is_named_and_the_others_are_measured(
-    tiny_checkpoint, tmp_path, monkeypatch
+    tiny_checkpoint, monkeypatch
 ):
-    measure = inference.measure_in_own_process
-
     def measure_all_but_one(call, request):
         if request.candidate.form == "adapters":
             return {"status": "oom", "requested_bytes": 7, "oom_phase": "inference"}
-        return measure(call, request)
+        return call(request)
 
     monkeypatch.setattr(inference, "measure_in_own_process", measure_all_but_one)
-    config = _config(tiny_checkpoint, out_dir=tmp_path / "run", rounds=1, iterations=1)
-    entries = {it.form: it for it in run_bench(config, ["bench"]).inference}
+    config, model = _config(tiny_checkpoint, rounds=1, iterations=1), load_config(tiny_checkpoint)
+    settings = [it for _, _, it in list_configurations(config, model)]
+    cpu = torch.device("cpu")
+    measured, rows = inference.measure_inference(config, settings, model, cpu, "32-true")
+    entries = {it.form: it for it in measured}
     assert entries["adapters"].status == "oom"
     assert entries["adapters"].decode is None
     assert entries["exported"].decode is not None
+    assert "adapters" not in {row["form"] for row in rows}
 
 
 def test_a_prompt_leaves_room_for_the_answer(tiny_checkpoint, tmp_path):
@@ -126,7 +147,7 @@ def test_a_prompt_leaves_room_for_the_answer(tiny_checkpoint, tmp_path):
     asked = inference._prepare(
         config,
         inference.Candidate(form="base", settings=None),
-        inference.torch.device("cpu"),
+        torch.device("cpu"),
         "32-true",
     )
     assert len(asked.prompt) == 96 - inference.NEW_TOKENS
