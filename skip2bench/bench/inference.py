@@ -8,8 +8,7 @@ interleaved rounds and compared by round with the base; memory comes from proces
 
 import gc
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,7 +19,13 @@ from litgpt.model import GPT
 from torch import Tensor
 
 from skip2bench.bench.own_process import measure_in_own_process
-from skip2bench.bench.summary import Rows, blocks_text
+from skip2bench.bench.summary import (
+    Rows,
+    blocks_text,
+    by_round,
+    compare_rounds,
+    summarise_rounds,
+)
 from skip2bench.config.commands import BenchConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Bar, note
@@ -29,7 +34,7 @@ from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_peak_memory, release_memory, reset_peak_memory
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
 from skip2bench.models.adapters import merged_weights
-from skip2bench.models.base import Base, build_plain_model, load_base
+from skip2bench.models.base import EMBEDDING, Base, build_plain_model, load_base
 from skip2bench.models.generation import key_value_cache
 from skip2bench.models.methods import MethodSettings, build_model
 from skip2bench.models.skip import SkipGPT
@@ -40,8 +45,7 @@ from skip2bench.models.widen import (
     plan_layout,
     widened_config,
 )
-from skip2bench.results.bench_records import InferenceFigures, PhaseRatio, PhaseTimes
-from skip2bench.results.stats import paired_ratio, summarise
+from skip2bench.results.bench_records import InferenceFigures
 
 Form = Literal["base", "merged", "adapters", "exported"]
 NEW_TOKENS = 32
@@ -65,6 +69,9 @@ class Candidate:
         return self.form, self.settings.slug if self.settings else ""
 
 
+_BASE = Candidate(form="base", settings=None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Request:
     """One candidate's memory."""
@@ -78,7 +85,7 @@ class _Request:
 
 def list_candidates(all_settings: Sequence[MethodSettings], model: Config) -> list[Candidate]:
     """The base, then what becomes of each method that has adapters; what cannot be is noted."""
-    found = [Candidate(form="base", settings=None)]
+    found = [_BASE]
     for settings in all_settings:
         if settings.skip is not None:
             forms: tuple[Form, ...] = ("adapters", "exported")
@@ -154,8 +161,16 @@ def _measure_here(request: _Request) -> dict[str, Any]:
     torch.set_num_threads(request.threads)
     try:
         with fitting("weights"):
-            asked = _prepare(request.config, request.candidate, request.device, request.precision)
-        difference = asked.relative_difference
+            dtype = weights_dtype(request.precision)
+            base = load_base(request.config.model, request.device, dtype, request.config.seed)
+            asked = _prepare(request.config, request.candidate, base, request.precision)
+            difference = None
+            if request.candidate.form == "exported":
+                adapted = replace(request.candidate, form="adapters")
+                difference = _difference(
+                    asked, _prepare(request.config, adapted, base, request.precision)
+                )
+        del base  # beside merged and exported weights it is not needed
         reset_peak_memory(request.device)
         with fitting("inference"):
             asked.answer()
@@ -174,15 +189,8 @@ def _measure_here(request: _Request) -> dict[str, Any]:
 class _Asked:
     """A model and a prompt."""
 
-    def __init__(
-        self,
-        model: GPT,
-        prompt: Tensor,
-        autocast: AbstractContextManager[Any],
-        relative_difference: float | None,
-    ) -> None:
-        self.model, self.prompt, self._autocast = model, prompt, autocast
-        self.relative_difference = relative_difference
+    def __init__(self, model: GPT, prompt: Tensor, fabric: Fabric) -> None:
+        self.model, self.prompt, self._fabric = model, prompt, fabric
 
     @property
     def parameters(self) -> int:
@@ -192,7 +200,7 @@ class _Asked:
     def answer(self) -> dict[str, float]:
         """Read the prompt and make the new tokens; seconds of the prompt, and of a token."""
         device, length = self.prompt.device, len(self.prompt)
-        with self._autocast, key_value_cache(self.model, length + NEW_TOKENS):
+        with self._fabric.autocast(), key_value_cache(self.model, length + NEW_TOKENS):
             with stopwatch(device) as read:
                 places = torch.arange(length, device=device)
                 token = self._next(places, self.prompt[None], length)
@@ -202,6 +210,13 @@ class _Asked:
                     token = self._next(places, token.view(1, -1), place + 1)
         return {"prefill": read(), "decode": written() / (NEW_TOKENS - 1)}
 
+    @torch.inference_mode()
+    def logits(self) -> Tensor:
+        """Of the prompt, (1, T, V)."""
+        with self._fabric.autocast():
+            result: Tensor = self.model(self.prompt[None])
+        return result.float()
+
     def _next(self, places: Tensor, tokens: Tensor, end: int) -> Tensor:
         result: Tensor = next_token(
             self.model, places, tokens, input_pos_maxp1=end, temperature=0.0
@@ -209,16 +224,17 @@ class _Asked:
         return result
 
 
-def _prepare(
-    config: BenchConfig, candidate: Candidate, device: torch.device, precision: str
-) -> _Asked:
-    dtype = weights_dtype(precision)
-    base = load_base(config.model, device, dtype, config.seed)
+def _difference(exported: _Asked, adapted: _Asked) -> float:
+    """Largest difference of logits, as a share of the largest logit."""
+    wanted = adapted.logits()
+    return float((exported.logits() - wanted).abs().max() / wanted.abs().max())
+
+
+def _prepare(config: BenchConfig, candidate: Candidate, base: Base, precision: str) -> _Asked:
+    device = base.weights[EMBEDDING].device
     generator = torch.Generator().manual_seed(config.seed)
     length = max(1, min(config.seq_length, base.config.block_size - NEW_TOKENS))
     prompt = torch.randint(base.config.vocab_size, (length,), generator=generator).to(device)
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
-    difference = None
     if candidate.form == "base":
         model = build_plain_model(base.config, base.weights)
     elif candidate.form == "merged":
@@ -226,40 +242,37 @@ def _prepare(
     elif candidate.form == "adapters":
         model = _adapt(candidate, base, config)
     else:
-        adapted = _adapt(candidate, base, config)
-        model = _widen(adapted)
-        with torch.inference_mode(), fabric.autocast():
-            wanted, found = (it(prompt[None]).float() for it in (adapted, model))
-        difference = float((wanted - found).abs().max() / wanted.abs().max())
-    return _Asked(model.eval(), prompt, fabric.autocast(), difference)
+        model = _widen(_adapt(candidate, base, config))
+    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+    return _Asked(model.eval(), prompt, fabric)
 
 
 def _merge(candidate: Candidate, base: Base, config: BenchConfig) -> GPT:
     assert candidate.settings is not None
     own = replace(base, weights={name: value.clone() for name, value in base.weights.items()})
-    device = base.weights["transformer.wte.weight"].device
+    device = base.weights[EMBEDDING].device
     model = build_model(candidate.settings, own, device, config.seed)
-    _fill_seconds(model)
+    _fill_seconds(model, config.seed)
     weights = {name: value.to(device) for name, value in merged_weights(model).items()}
     return build_plain_model(base.config, weights)
 
 
 def _adapt(candidate: Candidate, base: Base, config: BenchConfig) -> SkipGPT:
     assert candidate.settings is not None
-    device = base.weights["transformer.wte.weight"].device
+    device = base.weights[EMBEDDING].device
     model = build_model(candidate.settings, base, device, config.seed)
     assert isinstance(model, SkipGPT)
-    _fill_seconds(model)
-    model.eval()
+    _fill_seconds(model, config.seed)
     return model
 
 
-def _fill_seconds(model: GPT) -> None:
+def _fill_seconds(model: GPT, seed: int) -> None:
     """Give B numbers, as if it had been trained; it begins with zeros."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("lora_B"):
-                parameter.normal_(0, 0.02)
+                parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
 
 
 def _widen(model: SkipGPT) -> GPT:
@@ -280,71 +293,61 @@ def _measure_times(
     device: torch.device,
     precision: str,
 ) -> Rows:
-    """Seconds of both phases, in interleaved rounds; on CUDA one model is there at a time."""
+    """Seconds of both phases, in interleaved rounds, on one base.
+
+    On CUDA one of the models is there at a time.
+    """
+    if not candidates:
+        return []
     stays = device.type != "cuda"
     made: dict[tuple[str, str], _Asked] = {}
     rows: Rows = []
+    base = load_base(config.model, device, weights_dtype(precision), config.seed)
     total = len(candidates) * config.rounds * config.iterations
     with Bar("answers", total, "iterations") as bar:
         for number in range(1, config.rounds + 1):
             for candidate in candidates:
                 asked = made.get(candidate.key)
                 if asked is None:
-                    asked = _prepare(config, candidate, device, precision)
+                    asked = _prepare(config, candidate, base, precision)
                     for _ in range(_WARMUPS):
                         asked.answer()
                     if stays:
                         made[candidate.key] = asked
                 gc.collect()
                 for iteration in range(1, config.iterations + 1):
-                    seconds = asked.answer()
-                    rows += _rows(candidate, number, iteration, seconds)
+                    about = {"round": number, **_about(candidate), "iteration": iteration}
+                    rows += [
+                        {**about, "phase": phase, "seconds": value}
+                        for phase, value in asked.answer().items()
+                    ]
                     bar.advance(1, f"round {number}/{config.rounds} {_name(candidate)}")
                 del asked
                 release_memory(device)
     return rows
 
 
-def _rows(candidate: Candidate, number: int, iteration: int, seconds: dict[str, float]) -> Rows:
-    settings = candidate.settings
-    return [
-        {
-            "round": number,
-            "form": candidate.form,
-            "method": settings.method.name if settings else "",
-            "blocks": blocks_text(settings.blocks) if settings else "",
-            "phase": phase,
-            "iteration": iteration,
-            "seconds": value,
-        }
-        for phase, value in seconds.items()
-    ]
+def _about(candidate: Candidate) -> dict[str, str]:
+    """What the rows of a candidate have."""
+    own = candidate.settings
+    return {
+        "form": candidate.form,
+        "method": own.method.name if own else "",
+        "blocks": blocks_text(own.blocks) if own else "",
+    }
 
 
 def _summarise(entry: InferenceFigures, candidate: Candidate, rows: Rows) -> InferenceFigures:
     changes: dict[str, Any] = {}
     for phase, tokens in (("prefill", entry.prompt_tokens or 0), ("decode", 1)):
-        own = _by_round(rows, candidate, phase)
-        if not own:
+        rounds = by_round(rows, **_about(candidate), phase=phase)
+        if not rounds:
             continue
-        summary = asdict(summarise([value for values in own for value in values]))
-        n = summary.pop("n")
-        times = PhaseTimes(n=n, **{f"{key}_seconds": value for key, value in summary.items()})
+        times = summarise_rounds(rounds)
+        assert times.median_seconds is not None
         changes[phase] = times
-        changes[f"{phase}_tokens_per_second"] = tokens / summary["median"]
-        base = _by_round(rows, Candidate(form="base", settings=None), phase)
-        if candidate.settings is not None and base:
-            medians, others = ([summarise(values).median for values in it] for it in (own, base))
-            changes[f"{phase}_ratio"] = PhaseRatio(**asdict(paired_ratio(medians, others)))
+        changes[f"{phase}_tokens_per_second"] = tokens / times.median_seconds
+        base_rounds = by_round(rows, **_about(_BASE), phase=phase)
+        if candidate != _BASE and base_rounds:
+            changes[f"{phase}_ratio"] = compare_rounds(rounds, base_rounds)
     return InferenceFigures.of(entry, **changes)
-
-
-def _by_round(rows: Rows, candidate: Candidate, phase: str) -> list[list[float]]:
-    """Seconds of one candidate's phase, one list a round."""
-    (like,) = _rows(candidate, 0, 0, {phase: 0.0})
-    names = ("form", "method", "blocks", "phase")
-    rounds: dict[int, list[float]] = {}
-    for row in rows:
-        if all(row[name] == like[name] for name in names):
-            rounds.setdefault(row["round"], []).append(row["seconds"])
-    return list(rounds.values())

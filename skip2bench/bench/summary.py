@@ -3,6 +3,7 @@
 Measuring and writing are `run`'s, the statistics are `results.stats`'.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,15 +33,8 @@ def summarise_phases(rows: Rows, settings: MethodSettings) -> dict[str, PhaseTim
     Returns:
         By phase, as in `results.stats.Summary`.
     """
-    phases = {}
-    for phase in PHASES:
-        values = [value for by_round in _by_round(rows, settings, phase) for value in by_round]
-        if values:
-            summary = asdict(summarise(values))
-            n = summary.pop("n")
-            seconds = {f"{key}_seconds": value for key, value in summary.items()}
-            phases[phase] = PhaseTimes(n=n, **seconds)
-    return phases
+    by_phase = {phase: by_round(rows, **_phase(settings, phase)) for phase in PHASES}
+    return {phase: summarise_rounds(rounds) for phase, rounds in by_phase.items() if rounds}
 
 
 def compare_phases(
@@ -53,13 +47,35 @@ def compare_phases(
     """
     ratios = {}
     for phase in PHASES:
-        rounds = _by_round(rows, settings, phase)
+        rounds = by_round(rows, **_phase(settings, phase))
         if rounds:
-            base_rounds = _by_round(rows, baseline, _BASELINE_PHASE.get(phase, phase))
-            medians = [summarise(values).median for values in rounds]
-            base_medians = [summarise(values).median for values in base_rounds]
-            ratios[phase] = PhaseRatio(**asdict(paired_ratio(medians, base_medians)))
+            replaced = _phase(baseline, _BASELINE_PHASE.get(phase, phase))
+            ratios[phase] = compare_rounds(rounds, by_round(rows, **replaced))
     return ratios
+
+
+def summarise_rounds(rounds: Sequence[Sequence[float]]) -> PhaseTimes:
+    """Summary over the iterations of all rounds."""
+    summary = asdict(summarise([value for values in rounds for value in values]))
+    n = summary.pop("n")
+    return PhaseTimes(n=n, **{f"{key}_seconds": value for key, value in summary.items()})
+
+
+def compare_rounds(
+    rounds: Sequence[Sequence[float]], base_rounds: Sequence[Sequence[float]]
+) -> PhaseRatio:
+    """Ratio of the medians of each round to those of the baseline, paired."""
+    own, base = ([summarise(values).median for values in it] for it in (rounds, base_rounds))
+    return PhaseRatio(**asdict(paired_ratio(own, base)))
+
+
+def by_round(rows: Rows, **like: str) -> list[list[float]]:
+    """Seconds of the rows that are like this, one list a round."""
+    rounds: dict[int, list[float]] = {}
+    for row in rows:
+        if all(row[name] == value for name, value in like.items()):
+            rounds.setdefault(row["round"], []).append(row["seconds"])
+    return list(rounds.values())
 
 
 def find_misfit(memory: MemoryFigures) -> dict[str, Any] | None:
@@ -99,11 +115,7 @@ def blocks_text(blocks: tuple[int, ...] | list[int] | None) -> str:
     return " ".join(map(str, blocks or ()))
 
 
-def _by_round(rows: Rows, settings: MethodSettings, phase: str) -> list[list[float]]:
-    """Seconds of one configuration's phase, one list a round."""
-    key = (settings.method.name, blocks_text(settings.blocks), phase)
-    rounds: dict[int, list[float]] = {}
-    for row in rows:
-        if (row["method"], row["blocks"], row["phase"]) == key:
-            rounds.setdefault(row["round"], []).append(row["seconds"])
-    return list(rounds.values())
+def _phase(settings: MethodSettings, phase: str) -> dict[str, str]:
+    """What the rows of one configuration's phase have."""
+    blocks = blocks_text(settings.blocks)
+    return {"method": settings.method.name, "blocks": blocks, "phase": phase}

@@ -12,7 +12,7 @@ from skip2bench.bench.inference import list_candidates
 from skip2bench.bench.run import list_configurations, run_bench
 from skip2bench.cli.screens import print_bench
 from skip2bench.config.commands import BenchConfig, ReportConfig
-from skip2bench.models.base import load_config
+from skip2bench.models.base import load_base, load_config
 from skip2bench.report.run import render_report
 from skip2bench.results.bench_records import BenchResult
 from skip2bench.results.reading import read_run
@@ -144,12 +144,9 @@ def test_a_form_that_does_not_fit_is_named_and_the_others_are_measured(
 
 def test_a_prompt_leaves_room_for_the_answer(tiny_checkpoint, tmp_path):
     config = _config(tiny_checkpoint, methods=("lora",), seq_length=96, rounds=1, iterations=1)
-    asked = inference._prepare(
-        config,
-        inference.Candidate(form="base", settings=None),
-        torch.device("cpu"),
-        "32-true",
-    )
+    base = load_base(config.model, torch.device("cpu"), torch.float32, config.seed)
+    plain = inference.Candidate(form="base", settings=None)
+    asked = inference._prepare(config, plain, base, "32-true")
     assert len(asked.prompt) == 96 - inference.NEW_TOKENS
     assert set(asked.answer()) == {"prefill", "decode"}
 
