@@ -10,7 +10,7 @@ from litgpt.tokenizer import Tokenizer
 
 _MARK = "\N{SYMBOL FOR UNIT SEPARATOR}prompt"
 """Text that no style has of its own."""
-TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATE_FILE, TOKENIZER_FILE = "chat_template.jinja", "tokenizer_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ def make_chat_template(style: str) -> str | None:
     return f"{{{{ {before} + messages[-1]['content'] + {after} }}}}"
 
 
-def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`; empty where there is none."""
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a JSON file of a model's folder says; empty where there is none."""
     try:
-        content = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -73,5 +73,5 @@ def read_tokenizer_settings(folder: Path) -> dict[str, Any]:
 def _read_template(folder: Path) -> str | None:
     if (folder / TEMPLATE_FILE).is_file():
         return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
-    template = read_tokenizer_settings(folder).get("chat_template")
+    template = read_settings(folder / TOKENIZER_FILE).get("chat_template")
     return template if isinstance(template, str) else None

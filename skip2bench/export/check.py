@@ -46,7 +46,7 @@ class Agreement:
     logit_scale: float
     """The largest absolute logit of the original."""
     max_logit_difference: float
-    same_token_share: float
+    same_token_ratio: float
     """Positions whose most likely token is the same."""
     original_val_loss: float
     exported_val_loss: float
@@ -130,7 +130,7 @@ def compare_with(reference: Reference, forward: Forward) -> Agreement:
         positions=count,
         logit_scale=scale,
         max_logit_difference=difference,
-        same_token_share=same / count,
+        same_token_ratio=same / count,
         original_val_loss=losses[0] / count,
         exported_val_loss=losses[1] / count,
     )

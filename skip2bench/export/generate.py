@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from litgpt.model import GPT
+from litgpt.tokenizer import Tokenizer
 
 from skip2bench.config.load import load_train_config
 from skip2bench.errors import Skip2BenchError
@@ -44,11 +46,16 @@ class Asked:
         with _as_base(self.source) as model:
             yield self._prepare(model, prompt, own_input)
 
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return load_tokenizer(self.source.base_folder)
+
     def _prepare(self, model: GPT, prompt: str, own_input: str) -> Answer:
         torch.manual_seed(self.seed)
         source = self.source
-        tokenizer = load_tokenizer(source.base_folder)
-        question = encode_question(tokenizer, source.config, source.prompt_style, prompt, own_input)
+        question = encode_question(
+            self._tokenizer, source.config, source.prompt_style, prompt, own_input
+        )
         return Answer(model, question, self.sampling)
 
 

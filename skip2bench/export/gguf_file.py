@@ -18,7 +18,7 @@ from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.errors import Skip2BenchError
-from skip2bench.export.chat import Chat, read_tokenizer_settings
+from skip2bench.export.chat import TOKENIZER_FILE, Chat, read_settings
 from skip2bench.models.gguf_rows import interleave_halves, split_halves
 
 QUANTISED = "q8_0"
@@ -283,7 +283,7 @@ def _describe_tokenizer(base_folder: Path, config: Config) -> dict[str, Any]:
         if (unknown := vocabulary.get(model.get("unk_token"))) is not None:
             types[unknown] = _UNKNOWN
     own = Tokenizer(base_folder)
-    settings = read_tokenizer_settings(base_folder)
+    settings = read_settings(base_folder / TOKENIZER_FILE)
     return {
         "model": "llama" if is_spm else "gpt2",
         "pre": None if is_spm else _pre_tokenizer(content, base_folder),

@@ -3,9 +3,7 @@
 What `AutoModelForCausalLM.from_pretrained` loads without code of anybody's.
 """
 
-import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.errors import Skip2BenchError
-from skip2bench.export.chat import TEMPLATE_FILE, Chat, read_tokenizer_settings
+from skip2bench.export.chat import TEMPLATE_FILE, TOKENIZER_FILE, Chat, read_settings
 from skip2bench.io.whole import let_others_read, write_json
 
 _TOKENIZER_FILES = (
@@ -75,7 +73,7 @@ def convert_weights(config: Config, weights: dict[str, Tensor]) -> dict[str, Ten
         convert = conversion.copy_weights_llama
     else:
         convert, keep_head = conversion.copy_weights_gpt_neox, {}
-    partial(convert, config, **keep_head)(result, weights)
+    convert(config, result, weights, **keep_head)
     if name.startswith("phi-4"):  # which LitGPT leaves out
         result.setdefault(_HEAD, weights[_HEAD])
     return result
@@ -95,7 +93,7 @@ def describe_model(config: Config, base_folder: Path, dtype: torch.dtype) -> dic
     Raises:
         Skip2BenchError: Hugging Face has no such architecture.
     """
-    known = _read_base(base_folder)
+    known = read_settings(base_folder / "config.json")
     described = _describe(config, known)
     if described.get("model_type") == known.get("model_type"):
         described = known | described
@@ -103,14 +101,6 @@ def describe_model(config: Config, base_folder: Path, dtype: torch.dtype) -> dic
         "tie_word_embeddings": False,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
-
-
-def _read_base(base_folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _describe(config: Config, known: dict[str, Any]) -> dict[str, Any]:
@@ -292,11 +282,8 @@ def _own_memory(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _special_tokens(folder: Path) -> dict[str, Any]:
     """Ids that generation begins and ends with, as the tokenizer has them."""
-    try:
-        own = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        own = {}
-    ids = {key: own[key] for key in ("bos_token_id", "eos_token_id") if key in own}
+    own = read_settings(folder / "generation_config.json")
+    ids: dict[str, Any] = {key: own[key] for key in ("bos_token_id", "eos_token_id") if key in own}
     if ids:
         return ids
     tokenizer = Tokenizer(folder)
@@ -310,9 +297,9 @@ def _write_chat_template(base_folder: Path, folder: Path, chat: Chat) -> None:
         if own.is_file():
             shutil.copy(own, folder)
         return
-    settings = read_tokenizer_settings(folder)
+    settings = read_settings(folder / TOKENIZER_FILE)
     settings.pop("chat_template", None)  # of another style than the one that was trained with
     if chat.template is not None:
         bos = "{{ bos_token }}" if chat.adds_bos else ""
         settings["chat_template"] = bos + chat.template
-    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / TOKENIZER_FILE, settings)

@@ -3,9 +3,9 @@
 import gc
 import math
 import time
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from litgpt.config import Config
@@ -18,7 +18,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.export import gguf_file, peft_folder
 from skip2bench.export.card import write_card
 from skip2bench.export.chat import describe_chat
-from skip2bench.export.check import Agreement, check_agreement, compare_with, run_reference
+from skip2bench.export.check import check_agreement, compare_with, run_reference
 from skip2bench.export.hugging_face import (
     copy_tokenizer,
     describe_model,
@@ -53,6 +53,23 @@ _ROOM = 1.05
 """Files take so many times their weights: tokenizer, headers."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """What is made of what."""
+
+    source: Source
+    to: str
+    out_dir: Path
+    dtype: str
+    layout: Layout | None
+    """Channels of the exported model; None where it is the base's own."""
+
+    @property
+    def kind(self) -> torch.dtype:
+        """Of the weights that are made; GGUF's are quantised where they are written."""
+        return torch.float32 if self.dtype == gguf_file.QUANTISED else DTYPES[self.dtype]
+
+
 def run_export(
     path: Path,
     to: str,
@@ -78,35 +95,32 @@ def run_export(
     source = open_source(path, checkpoint_dir)
     dtype = _choose_dtype(source, dtype)
     layout = _plan(source, to, dtype)
+    order = _Order(source=source, to=to, out_dir=out_dir, dtype=dtype, layout=layout)
     with Waiting(f"running {source.label} on its validation samples"):
         samples, data = source.load_validation()
         reference = run_reference(source.model, samples)
-    needed = _needed_bytes(source, layout, to, dtype)
+    needed = _needed_bytes(order)
     try:
         with making_folder(out_dir, needed, what="exporting", flag="--out-dir") as aside:
             with Waiting("making the weights"):
-                made = _make(source, layout, dtype, reference.spread)
+                made = _make(order, reference.spread)
             with Waiting(f"writing {out_dir}"):
-                rank = _write(aside, source, made, to, dtype, out_dir)
+                rank = _write(order, made, aside)
             _release(source)
             checked_at = time.monotonic()
             with Waiting("running the exported model beside the original"):
                 forward, checked_with = load_again(aside, made, to)
                 agreement = compare_with(reference, forward)
             check_agreement(agreement, dtype)
-            seconds = (checked_at - started, time.monotonic() - checked_at)
-            result = _describe(
-                source,
-                made,
-                to,
-                dtype,
-                data,
-                agreement,
-                checked_with,
-                rank,
-                aside,
-                seconds,
-                out_dir,
+            result = ExportResult(
+                **_describe(order, made, aside),
+                **asdict(agreement),
+                relative_difference=agreement.relative_difference,
+                rank=rank,
+                data=data,
+                checked_with=checked_with,
+                export_seconds=checked_at - started,
+                check_seconds=time.monotonic() - checked_at,
             )
             if to in ("hf", "peft"):
                 write_card(aside, source, result)
@@ -167,10 +181,11 @@ def _plan(source: Source, to: str, dtype: str) -> Layout | None:
     )
 
 
-def _needed_bytes(source: Source, layout: Layout | None, to: str, dtype: str) -> int:
+def _needed_bytes(order: _Order) -> int:
     """What the files take, to the weights' byte and with room for the rest."""
-    own = source.config if layout is None else widened_config(source.config, layout)
-    itemsize = 34 / 32 if dtype == gguf_file.QUANTISED else DTYPES[dtype].itemsize
+    config = order.source.config
+    own = config if order.layout is None else widened_config(config, order.layout)
+    itemsize = 34 / 32 if order.dtype == gguf_file.QUANTISED else order.kind.itemsize
     return int(_count_parameters(own) * itemsize * _ROOM) + (64 << 20)
 
 
@@ -179,19 +194,18 @@ def _count_parameters(config: Config) -> int:
         return sum(p.numel() for p in GPT(config).parameters())
 
 
-def _make(source: Source, layout: Layout | None, dtype: str, spread: float) -> OrdinaryModel:
-    """The ordinary model; the float32 weights of GGUF are narrowed where it is written."""
-    kind = torch.float32 if dtype == gguf_file.QUANTISED else DTYPES[dtype]
-    model = source.model
+def _make(order: _Order, spread: float) -> OrdinaryModel:
+    """The ordinary model."""
+    model, layout, kind = order.source.model, order.layout, order.kind
     if layout is None:
         weights = {name: value.to(kind) for name, value in merged_weights(model).items()}
         return OrdinaryModel(
-            config=_plain_config(source.config), weights=weights, layout=None, epsilon=None
+            config=_plain_config(model.config), weights=weights, layout=None, epsilon=None
         )
     assert isinstance(model, SkipGPT)
-    epsilon = choose_epsilon(model, DTYPES[dtype], spread)
+    epsilon = choose_epsilon(model, DTYPES[order.dtype], spread)
     return OrdinaryModel(
-        config=widened_config(source.config, layout),
+        config=widened_config(model.config, layout),
         weights=dict(Widening(model, layout, epsilon, kind).weights()),
         layout=layout,
         epsilon=epsilon,
@@ -203,26 +217,24 @@ def _plain_config(config: Config) -> Config:
     return Config(**{item.name: getattr(config, item.name) for item in fields(Config) if item.init})
 
 
-def _write(
-    folder: Path, source: Source, made: OrdinaryModel, to: str, dtype: str, out_dir: Path
-) -> int | None:
+def _write(order: _Order, made: OrdinaryModel, folder: Path) -> int | None:
     """Write the files; return the rank of a PEFT adapter."""
+    source, kind = order.source, order.kind
     base_folder, style = source.base_folder, source.prompt_style
     chat = describe_chat(base_folder, style, is_own_style=_has_own_style(source))
-    if to == "litgpt":
+    if order.to == "litgpt":
         save_whole(made.weights, folder / FULL_FILE)
         save_config(made.config, folder)
         save_prompt_style(style, folder)
         copy_tokenizer(base_folder, folder)
         keep_beginning(base_folder, folder)
         return None
-    if to == "gguf":
+    if order.to == "gguf":
         name = f"{source.config.name} {source.label}"
-        path = folder / f"{source.config.name or 'model'}-{dtype}.gguf"
-        gguf_file.write_gguf(path, made.config, made.weights, base_folder, dtype, name, chat)
+        path = folder / f"{source.config.name or 'model'}-{order.dtype}.gguf"
+        gguf_file.write_gguf(path, made.config, made.weights, base_folder, order.dtype, name, chat)
         return None
-    kind = DTYPES[dtype]
-    if to == "hf":
+    if order.to == "hf":
         write_hugging_face(folder, made.config, made.weights, base_folder, kind, chat)
         return None
     assert made.layout is not None
@@ -230,10 +242,7 @@ def _write(
     (folder / peft_folder.BASE).mkdir()
     write_hugging_face(folder / peft_folder.BASE, made.config, base, base_folder, kind, chat)
     return peft_folder.write_adapter(
-        folder / peft_folder.ADAPTER,
-        made.config,
-        pairs,
-        out_dir / peft_folder.BASE,
+        folder / peft_folder.ADAPTER, made.config, pairs, order.out_dir / peft_folder.BASE
     )
 
 
@@ -248,46 +257,24 @@ def _release(source: Source) -> None:
     gc.collect()
 
 
-def _describe(
-    source: Source,
-    made: OrdinaryModel,
-    to: str,
-    dtype: str,
-    data: str,
-    agreement: Agreement,
-    checked_with: str,
-    rank: int | None,
-    folder: Path,
-    seconds: tuple[float, float],
-    out_dir: Path,
-) -> ExportResult:
-    settings, layout = source.settings, made.layout
-    return ExportResult(
-        to=to,
-        label=source.label,
-        model=source.base_name,
-        source=str(source.run.folder if source.run else source.final),
-        folder=str(out_dir),
-        dtype=dtype,
-        base_width=source.config.n_embd,
-        width=made.config.n_embd,
-        added_channels=layout.added if layout else 0,
-        epsilon=made.epsilon,
-        blocks=settings.blocks if settings else None,
-        rank=rank,
-        parameters=sum(value.numel() for value in made.weights.values()),
-        base_parameters=_count_parameters(source.config),
-        size_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        data=data,
-        positions=agreement.positions,
-        checked_with=checked_with,
-        logit_scale=agreement.logit_scale,
-        max_logit_difference=agreement.max_logit_difference,
-        relative_difference=agreement.relative_difference,
-        same_token_ratio=agreement.same_token_share,
-        original_val_loss=agreement.original_val_loss,
-        exported_val_loss=agreement.exported_val_loss,
-        export_seconds=seconds[0],
-        check_seconds=seconds[1],
-        prompt_style=source.prompt_style,
-    )
+def _describe(order: _Order, made: OrdinaryModel, folder: Path) -> dict[str, Any]:
+    """What was made, by the result's names."""
+    source = order.source
+    settings = source.settings
+    return {
+        "to": order.to,
+        "label": source.label,
+        "model": source.base_name,
+        "source": str(source.run.folder if source.run else source.final),
+        "folder": str(order.out_dir),
+        "dtype": order.dtype,
+        "base_width": source.config.n_embd,
+        "width": made.config.n_embd,
+        "added_channels": made.layout.added if made.layout else 0,
+        "epsilon": made.epsilon,
+        "blocks": settings.blocks if settings else None,
+        "parameters": sum(value.numel() for value in made.weights.values()),
+        "base_parameters": _count_parameters(source.config),
+        "size_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "prompt_style": source.prompt_style,
+    }

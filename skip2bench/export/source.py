@@ -122,8 +122,8 @@ def open_source(path: Path, checkpoint_dir: Path | None = None) -> Source:
     final = path / _FINAL if (path / _FINAL).is_dir() else path
     model, settings, base_folder = load_trained_model(final, checkpoint_dir)
     recorded = run.environment.checkpoint if run is not None and run.environment else None
-    if recorded is not None and base_folder != final:
-        _check_base(final, base_folder, recorded.sha256)
+    if recorded is not None and settings is not None and settings.lora is not None:
+        _check_lora_base(final, base_folder, recorded.sha256)
     return Source(
         final=final,
         run=run,
@@ -134,8 +134,8 @@ def open_source(path: Path, checkpoint_dir: Path | None = None) -> Source:
     )
 
 
-def _check_base(final: Path, base_folder: Path, wanted: str | None) -> None:
-    """Check that a base is the run's; LoRA's own files do not say which it was.
+def _check_lora_base(final: Path, base_folder: Path, wanted: str | None) -> None:
+    """Check that a base is the run's: unlike others, LitGPT's LoRA does not say which it was.
 
     Raises:
         Skip2BenchError: it is another.

@@ -18,7 +18,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from skip2bench.errors import Skip2BenchError
@@ -152,6 +151,8 @@ def making_folder(folder: Path, needed_bytes: int, *, what: str, flag: str) -> I
 
 def _remove_what_was_killed(left: Path) -> None:
     """Remove what a process left that was making the same folder, and is no more."""
+    import psutil  # not before: most commands need none
+
     pid = left.name.split(".")[-3]
     if pid.isdigit() and not psutil.pid_exists(int(pid)):
         shutil.rmtree(left, ignore_errors=True)

@@ -171,6 +171,17 @@ def load_skip_model(
             f"{str(folder)!r} holds no Skip adapter; give the 'final' folder of a skip or skip2 run"
         )
     base_folder = _find_base(folder, saved, checkpoint_dir)
+    return _put_on_base(folder, saved, base_folder, device, dtype)
+
+
+def _put_on_base(
+    folder: Path,
+    saved: dict[str, Any],
+    base_folder: Path,
+    device: str,
+    dtype: torch.dtype,
+) -> SkipGPT:
+    """A saved Skip adapter on its base, which has been found."""
     base = load_checkpoint(base_folder, torch.device(device), dtype)
     skip = SkipSettings(
         blocks=tuple(saved["blocks"]),
@@ -217,9 +228,10 @@ def load_trained_model(
     """
     saved = _read_settings(folder)
     if saved and METHODS[saved["method"]].is_skip:
-        model = load_skip_model(folder, checkpoint_dir)
+        base_folder = _find_base(folder, saved, checkpoint_dir)
+        model = _put_on_base(folder, saved, base_folder, "cpu", torch.float32)
         skip = MethodSettings(method=METHODS[saved["method"]], lora=None, skip=model.settings)
-        return model, skip, _find_base(folder, saved, checkpoint_dir)
+        return model, skip, base_folder
     cpu = torch.device("cpu")
     if saved:
         base_folder = _find_base(folder, saved, checkpoint_dir)

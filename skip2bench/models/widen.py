@@ -26,7 +26,7 @@ product would lose them. What else architectures bring:
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -179,18 +179,13 @@ def choose_epsilon(model: SkipGPT, dtype: torch.dtype, spread: float) -> float:
 
 def widened_config(config: Config, layout: Layout) -> Config:
     """LitGPT's configuration of the exported model."""
-    own = {item.name for item in fields(config) if item.init}
-    values = {key: value for key, value in asdict(config).items() if key in own}
     is_grown = layout.n_head != config.n_head
-    return Config(
-        **values
-        | {
-            "n_embd": layout.width,
-            "head_size": config.head_size,
-            "n_head": layout.n_head,
-            "n_query_groups": layout.n_head if is_grown else config.n_query_groups,
-            "norm_eps": config.norm_eps * layout.d / layout.width,
-        }
+    return replace(
+        config,
+        n_embd=layout.width,
+        n_head=layout.n_head,
+        n_query_groups=layout.n_head if is_grown else config.n_query_groups,
+        norm_eps=config.norm_eps * layout.d / layout.width,
     )
 
 
@@ -201,7 +196,7 @@ class Widening:
         """Nothing is computed yet.
 
         Args:
-            model: With its adapters, on the CPU.
+            model: With its adapters; the weights are made where it lies.
             layout: Of its channels.
             epsilon: What the added channels are multiplied by, a power of two.
             dtype: Of the weights.
@@ -236,13 +231,14 @@ class Widening:
             )
             return self._write(value.t(), block=-1).t() * scale
         if first == "ln_f":
-            return self._final_norm(rest[-1], value)
+            return self._norm(rest[-1], value, self._final_gain)
         if first == "lm_head":
             return self._head(value) if rest[-1] == "weight" else value
         block, part = int(rest[0]), rest[1:]
         kind = part[-1]
         if part[0].startswith(("norm_", "post_")):
-            return self._norm(kind, value, is_behind=part[0].startswith("post_"))
+            # one behind attention or MLP lets all through
+            return self._norm(kind, value, 1.0 if part[0].startswith("post_") else 0.0)
         if part[-2] == "proj":
             written = self._write(value, block, behind=_gain_behind(part[0], block, state, self))
             return (
@@ -328,12 +324,8 @@ class Widening:
         """What a norm multiplies by, of its weight."""
         return weight.double() + 1 if self._has_offset else weight.double()
 
-    def _norm(self, kind: str, value: Tensor, *, is_behind: bool) -> Tensor:
-        """A block's norm, whose weight is (d,); one behind attention or MLP lets all through."""
-        added = 1.0 if is_behind else 0.0
-        return self._wide_norm(kind, value, added)
-
-    def _wide_norm(self, kind: str, value: Tensor, added: float) -> Tensor:
+    def _norm(self, kind: str, value: Tensor, added: float) -> Tensor:
+        """A norm's weight or bias (d,), with the gain of the added channels."""
         layout = self._layout
         result = value.new_zeros(layout.width, dtype=torch.float64)
         if kind != "weight":
@@ -350,9 +342,6 @@ class Widening:
             return 1.0
         gain = 2.0 ** round(math.log2(self._layout.f / self._epsilon))
         return gain + 1 if self._has_offset else gain
-
-    def _final_norm(self, kind: str, value: Tensor) -> Tensor:
-        return self._wide_norm(kind, value, self._final_gain)
 
     def _head(self, weight: Tensor) -> Tensor:
         """[W_head, f / (ε g) · s W_head B_k ...], (V, d')."""
