@@ -129,15 +129,19 @@ class SkipAdapters(nn.Module):
         if is_dropping:
             features = [dropped(h, self.dropout) for h in features]
         parts = [
-            nn.functional.linear(h, A) for h, A in zip(features, self._divided_A(), strict=True)
+            nn.functional.linear(h, A) for h, A in zip(features, self.divided_A(), strict=True)
         ]
+        return self.join(parts, size, is_dropping=is_dropping)
+
+    def join(self, parts: list[Tensor], size: Tensor | None, *, is_dropping: bool) -> Tensor:
+        """What `reduce` gives, of the K products A_k / ρ_k · h_k (..., r), masked or not."""
         reduced = torch.stack(parts).sum(0) if self.is_shared else torch.cat(parts, dim=-1)
         if is_dropping:
             reduced = reduced * keep_scale(self.dropout, reduced.device)
         return reduced if size is None else (reduced / size).to(reduced.dtype)
 
-    def _divided_A(self) -> Tensor:
-        """A_k / ρ_k."""
+    def divided_A(self) -> Tensor:
+        """A_k / ρ_k, (K, r, d)."""
         if self.relative_sizes is None:
             return self.lora_A
         return (self.lora_A / self.relative_sizes[:, None, None]).to(self.lora_A.dtype)
@@ -236,10 +240,13 @@ class SkipGPT(GPT):  # type: ignore[misc]
 
     def base_logits(self, last_output: Tensor) -> Tensor:
         """Logits (N, V) of the base model, before any cap, from the last block's output (N, d)."""
-        norm, head = self.transformer.ln_f, self.lm_head
-        # called below the hooks: no adapter
-        logits: Tensor = head.forward(norm.forward(last_output))
+        logits: Tensor = self.lm_head.forward(self.base_hidden(last_output))  # below the hooks
         return logits
+
+    def base_hidden(self, last_output: Tensor) -> Tensor:
+        """What enters `lm_head` of the base model, (N, d), from the last block's output (N, d)."""
+        hidden: Tensor = self.transformer.ln_f.forward(last_output)  # below the hooks: no adapter
+        return hidden
 
     def fold_head(self) -> Tensor:
         """Everything that follows A, as one matrix (V, K r): s · W_head · B, or s · B.
@@ -247,13 +254,16 @@ class SkipGPT(GPT):  # type: ignore[misc]
         With it, logits are `base_logits` + `adapters.reduce(features)` · its transpose.
         """
         stacked = self.adapters.stack_B()
-        if self.settings.target == "logits":
-            return stacked
+        return stacked if self.settings.target == "logits" else self.through_head(stacked)
+
+    def through_head(self, stacked: Tensor) -> Tensor:
+        """W_head · columns, (V, w) for (d, w)."""
         # through the module, not its weight, which may be quantised; without its bias
+        head = self.lm_head.forward
         zero = torch.zeros(1, stacked.size(0), dtype=stacked.dtype, device=stacked.device)
-        folded = self.lm_head(stacked.t())
+        folded = head(stacked.t())
         has_bias = getattr(self.lm_head, "bias", None) is not None
-        matrix: Tensor = (folded - self.lm_head(zero) if has_bias else folded).t()
+        matrix: Tensor = (folded - head(zero) if has_bias else folded).t()
         return matrix
 
     def reduce(self, features: Tensor) -> Tensor:

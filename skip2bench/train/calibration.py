@@ -6,7 +6,7 @@ or the blocks, so every run that is compared divides by the same. From Skip-Cach
 without one, a forward pass of the frozen layers over those samples.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -16,7 +16,7 @@ from skip2bench.cache.skip_cache import Served
 from skip2bench.data.samples import Samples
 from skip2bench.models.skip import SkipGPT
 from skip2bench.train.cached_objective import CachedObjective
-from skip2bench.train.ranks.ranks import share
+from skip2bench.train.ranks.ranks import Ranks, share
 from skip2bench.train.ranks.sharded import even_out_passes
 from skip2bench.train.training import TrainingRun
 
@@ -33,23 +33,36 @@ def has_sizes(run: TrainingRun) -> bool:
     return isinstance(run.model, SkipGPT) and run.model.adapters.relative_sizes is not None
 
 
-@torch.no_grad()
 def calibrate(run: TrainingRun) -> None:
-    """Set the relative sizes of a Skip model's features.
+    """Set the relative sizes of a run's Skip model.
 
     Raises:
         Skip2BenchError: blocks give zeros, or what is not finite.
     """
-    model = run.model
-    assert isinstance(model, SkipGPT)
+    assert isinstance(run.model, SkipGPT)
+    run.model.eval()
+    set_relative_sizes(run.model, _frozen(run, calibration_ids(run.data.train)), run.ranks)
+
+
+@torch.no_grad()
+def set_relative_sizes(model: SkipGPT, frozen: Iterable[Served], ranks: Ranks) -> None:
+    """Set the relative sizes of a Skip model's features.
+
+    Args:
+        model: Has scaled features.
+        frozen: What its frozen layers give for this rank's share of the samples to look at.
+        ranks: Those of the run.
+
+    Raises:
+        Skip2BenchError: blocks give zeros, or what is not finite.
+    """
     assert model.adapters.relative_sizes is not None
-    model.eval()
     sums = torch.zeros(len(model.settings.blocks), dtype=torch.float64)
     positions = 0
-    for served in _frozen(run, calibration_ids(run.data.train)):
+    for served in frozen:
         sums += model.measure_relative_sizes(served.features).double().sum(0).cpu()
         positions += len(served.targets)
-    *totals, n = run.ranks.sum(*sums.tolist(), positions)
+    *totals, n = ranks.sum(*sums.tolist(), positions)
     model.adapters.relative_sizes.copy_(torch.tensor(totals) / n)
 
 

@@ -16,9 +16,9 @@ from skip2bench.errors import DivergedError
 from skip2bench.io.console import Bar
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
+from skip2bench.models.optimizer import learning_rate_factor, set_learning_rate
 from skip2bench.train.best import drop_outdated, set_aside_best
 from skip2bench.train.calibration import calibrate, has_sizes
-from skip2bench.train.parts import learning_rate_factor
 from skip2bench.train.ranks.ranks import RankStop
 from skip2bench.train.ranks.sharded import local_tensors
 from skip2bench.train.sample_answer import show_answer
@@ -142,8 +142,7 @@ def _take_step(run: TrainingRun, step: int) -> tuple[float, float]:
     run.model.train()
     factor = learning_rate_factor(step, run.attempt.plan.warmup_steps, run.total_steps)
     learning_rate = run.config.learning_rate * factor
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_learning_rate(run.optimizer, learning_rate)
     batch, *following = run.batches[step : step + 2]
     losses = make_passes(
         run.objective.portions(batch, *following),

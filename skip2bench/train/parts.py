@@ -1,6 +1,5 @@
-"""The parts of a training run: its model, caches, objective on tokens, optimizer and schedule."""
+"""The parts of a training run: its model, caches, objective on tokens and optimizer."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from skip2bench.io.units import parse_bytes
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model
+from skip2bench.models.optimizer import build_optimizer
 from skip2bench.models.quantised import quantise
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.switches import checkpoint_blocks, compile_model
@@ -177,32 +177,14 @@ def _cache_folder(attempt: Attempt, tier: Tier) -> CacheFolder | None:
     return CacheFolder(attempt.scratch) if tier == "disk" else None
 
 
-def build_optimizer(
+def build_run_optimizer(
     model: nn.Module, config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW over what trains, the same for every method."""
-    return torch.optim.AdamW(
+    """The optimizer of a run over what trains of its model."""
+    return build_optimizer(
         [p for p in model.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
+        device,
+        learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
+        betas=(config.adam_beta1, config.adam_beta2),
     )
-
-
-def learning_rate_factor(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Factor on the peak learning rate for one update.
-
-    Args:
-        step: The update, counted from 0.
-        warmup_steps: Updates until the peak; a run may be shorter and then ends on the way up.
-        total_steps: Updates of the whole run.
-
-    Returns:
-        (step + 1) / warmup_steps during the warm-up, so that no update is wasted on a rate of zero;
-        after it a half cosine from 1 that would reach 0 one update past the end.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * progress))

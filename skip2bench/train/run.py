@@ -33,7 +33,7 @@ from skip2bench.train.logs import NoLogs, RunLogs
 from skip2bench.train.loop import fit
 from skip2bench.train.objective import Objective, token_validation_loss
 from skip2bench.train.parts import (
-    build_optimizer,
+    build_run_optimizer,
     build_token_objective,
     load_model,
     plan_caches,
@@ -179,7 +179,7 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
     else:
         objective = build_token_objective(attempt, model)
     before = state.values["domain_loss_before"] if state else _domain_loss(attempt, model)
-    optimizer = build_optimizer(model, config, plan.device)
+    optimizer = build_run_optimizer(model, config, plan.device)
     with_tensorboard = config.logger == "tensorboard"
     return TrainingRun(
         attempt=attempt,

@@ -20,7 +20,8 @@ from skip2bench.data.samples import collate, micro_batches
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
-from skip2bench.train.parts import build_optimizer, learning_rate_factor
+from skip2bench.models.optimizer import learning_rate_factor
+from skip2bench.train.parts import build_run_optimizer
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.training import planned_batches
 
@@ -135,7 +136,7 @@ def _build_trainer(
     from transformers import Trainer, TrainingArguments
 
     config = plan.config
-    optimizer = build_optimizer(model, config, plan.device)
+    optimizer = build_run_optimizer(model, config, plan.device)
     scheduler = LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, plan.warmup_steps, plan.steps)
     )

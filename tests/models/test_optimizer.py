@@ -1,6 +1,6 @@
 import pytest
 
-from skip2bench.train.parts import learning_rate_factor
+from skip2bench.models.optimizer import learning_rate_factor
 
 
 def factors(warmup: int, total: int) -> list[float]:

@@ -1,0 +1,1 @@
+"""Many Skip configurations trained at once from one Skip-Cache."""

@@ -1,0 +1,1 @@
+"""`tune`: which blocks, rank and learning rate, by many configurations in one pass."""
