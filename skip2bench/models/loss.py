@@ -219,10 +219,12 @@ def _slice_by_slice(
 ) -> tuple[Tensor, Tensor]:
     """Summed loss of hidden states (n, d), and its gradient (n, d) in float32 where needed.
 
-    After each slice, `gathered` is Σ e^(logit - maximum) times the head's rows so far.
+    After each slice, `sums` and `gathered` are Σ e^(logit - highest), and that times the head's
+    rows, over the vocabulary so far.
     """
     n, vocabulary = hidden.size(0), weight.size(0)
-    softmax = RunningSoftmax(n, hidden.device)
+    highest = torch.full((n, 1), float("-inf"), dtype=torch.float32)
+    sums = torch.zeros(n, 1, dtype=torch.float32)
     gathered = torch.zeros(hidden.shape if needs_gradient else (0,), dtype=torch.float32)
     width = max(256, _SLICE_BYTES // (4 * max(1, n)) // 64 * 64)
     own = weight[targets]
@@ -234,41 +236,19 @@ def _slice_by_slice(
         logits = torch.mm(hidden, part.t()).float()
         if bias is not None:
             logits += bias[start : start + width].float()
-        shrink = softmax.absorb(logits)
+        higher = torch.maximum(highest, logits.amax(dim=1, keepdim=True))
+        logits.sub_(higher).clamp_(min=_LEAST_POWER).exp_()
+        shrink = (highest - higher).exp_()
+        highest = higher
+        sums.mul_(shrink).add_(logits.sum(dim=1, keepdim=True))
         if needs_gradient:
             gathered.mul_(shrink)
             if hidden.dtype == torch.float32:
                 torch.addmm(gathered, logits, part, out=gathered)
             else:
                 gathered += torch.mm(logits.to(hidden.dtype), part)
-    loss = (softmax.log_sums() - target).sum()
-    return loss, gathered.div_(softmax.sums).sub_(own) if needs_gradient else gathered
-
-
-class RunningSoftmax:
-    """Maximum and sum of powers over the vocabulary so far, of n positions (see the module)."""
-
-    def __init__(self, n: int, device: torch.device) -> None:
-        """Nothing is absorbed yet."""
-        self.highest = torch.full((n, 1), float("-inf"), dtype=torch.float32, device=device)
-        self.sums = torch.zeros(n, 1, dtype=torch.float32, device=device)
-
-    def absorb(self, logits: Tensor) -> Tensor:
-        """Take up a slice of logits (n, v) in float32, which become e^(logit - maximum) in place.
-
-        Returns:
-            (n, 1): what all that was gathered with earlier maxima is to be multiplied by.
-        """
-        higher = torch.maximum(self.highest, logits.amax(dim=1, keepdim=True))
-        logits.sub_(higher).clamp_(min=_LEAST_POWER).exp_()
-        shrink = (self.highest - higher).exp_()
-        self.highest = higher
-        self.sums.mul_(shrink).add_(logits.sum(dim=1, keepdim=True))
-        return shrink
-
-    def log_sums(self) -> Tensor:
-        """Logarithm of the sum of all powers, (n, 1)."""
-        return self.highest + self.sums.log()
+    loss = (highest + sums.log() - target).sum()
+    return loss, gathered.div_(sums).sub_(own) if needs_gradient else gathered
 
 
 def _same(tensor: Tensor) -> Tensor:

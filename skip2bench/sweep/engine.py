@@ -2,8 +2,8 @@
 
 For a portion of positions, the rows are read once, the base logits are made once (one product with
 the head), and every configuration takes what its own update costs. Each follows the losses of the
-same configuration trained alone, but for rounding: the same initial values, order of samples, masks
-and schedule.
+same configuration trained alone, but for rounding: the same initial values, order of samples and
+schedule. The masks of dropout are the same for all configurations, but not those of a run alone.
 
     folded   logits are the base's plus a thin product (see `folded`)
     head     the configuration's own product with the head, where its update is no thinner
@@ -40,6 +40,8 @@ class Schedule:
     batches: Sequence[Sequence[int]]
     """Sample ids of every step of a whole run."""
     warmup_steps: int
+    seed: int
+    """Of dropout."""
 
     def factor(self, step: int) -> float:
         """On the peak learning rate, for one update."""
@@ -88,8 +90,10 @@ class Sweep:
         with self._place.autocast():
             folds = Folds(self._model, trials, self.ways(trials), with_gradient=True)
         sums = [torch.zeros((), device=self._place.device) for _ in trials]
-        for served in self.serve("train", ids, following):
-            losses = self._portion(served, trials, folds, 1 / sum(supervised[i] for i in ids))
+        scale = 1 / sum(supervised[i] for i in ids)
+        for number, served in enumerate(self.serve("train", ids, following)):
+            mask_seed = (self._schedule.seed * 1_000_003 + step) * 65_537 + number
+            losses = self._portion(served, trials, folds, scale, mask_seed)
             sums = [total + loss for total, loss in zip(sums, losses, strict=True)]
         folds.pass_on()
         factor = self._schedule.factor(step)
@@ -128,7 +132,12 @@ class Sweep:
         return [choose_way(self._model, trial, self._positions_per_step) for trial in trials]
 
     def _portion(
-        self, served: Served, trials: Sequence[Trial], folds: Folds, scale: float
+        self,
+        served: Served,
+        trials: Sequence[Trial],
+        folds: Folds,
+        scale: float,
+        mask_seed: int | None = None,
     ) -> list[Tensor]:
         """Losses of the configurations on some positions; gradients are left where they belong."""
         model, with_gradient = self._model, torch.is_grad_enabled()
@@ -139,7 +148,7 @@ class Sweep:
                 features,
                 [trial.adapters for trial in trials],
                 [trial.settings for trial in trials],
-                is_training=with_gradient,
+                mask_seed,
             )
             with torch.no_grad():
                 hidden = model.base_hidden(features[:, -1])

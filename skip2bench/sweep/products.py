@@ -1,8 +1,8 @@
 """What the A of many configurations make of the same features, one product a block.
 
 Ranks of any sizes stand side by side: a block's rows are read once for all configurations that
-adapt it. Configurations with dropout share its random numbers, as runs of one seed do, and those
-with the same share to drop share the masked features.
+adapt it. Configurations with dropout share its random numbers, and those with the same share to
+drop share the masked features.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,7 @@ def reduce_all(
     features: Tensor,
     adapters: Sequence[SkipAdapters],
     settings: Sequence[SkipSettings],
-    *,
-    is_training: bool,
+    mask_seed: int | None,
 ) -> list[Tensor]:
     """What `SkipAdapters.reduce` would give of each configuration, by itself.
 
@@ -29,49 +28,42 @@ def reduce_all(
         features: (n, K', d).
         adapters: Of the configurations.
         settings: Theirs.
-        is_training: With dropout.
+        mask_seed: Of the random numbers of dropout, see `dropped_block`; None without dropout.
 
     Returns:
         (n, w) of each, with gradients to the A where they are asked for.
     """
     size = model.last_size(features[:, -1])
-    shares = [s.dropout if is_training else 0.0 for s in settings]
+    shares = [0.0 if mask_seed is None else s.dropout for s in settings]
     divided = [own.divided_A() for own in adapters]
     parts: list[list[Tensor]] = [[torch.empty(0)] * len(s.blocks) for s in settings]
-    start = torch.get_rng_state()
-    for share in sorted(set(shares)):
-        torch.set_rng_state(start)  # the same draws, so that a larger share drops more of the same
-        members = [i for i, own in enumerate(shares) if own == share]
-        _reduce_members(model, features, share, members, divided, settings, parts)
+    for column, block in enumerate(model.feature_blocks):
+        readers = [(i, s.blocks.index(block)) for i, s in enumerate(settings) if block in s.blocks]
+        for share in sorted({shares[i] for i, _ in readers}):
+            own = features[:, column]
+            if share > 0:
+                assert mask_seed is not None
+                own = dropped_block(own, share, mask_seed, block)
+            members = [(i, place) for i, place in readers if shares[i] == share]
+            stacked = torch.cat([divided[i][place] for i, place in members])
+            widths = [settings[i].r for i, _ in members]
+            products = torch.split(nn.functional.linear(own, stacked), widths, dim=1)
+            for (i, place), product in zip(members, products, strict=True):
+                parts[i][place] = product
     return [
-        own.join(
-            its, size if s.features == "scaled" else None, is_dropping=is_training and s.dropout > 0
-        )
-        for own, its, s in zip(adapters, parts, settings, strict=True)
+        own.join(its, size if s.features == "scaled" else None, is_dropping=share > 0)
+        for own, its, s, share in zip(adapters, parts, settings, shares, strict=True)
     ]
 
 
-def _reduce_members(
-    model: SkipGPT,
-    features: Tensor,
-    share: float,
-    members: Sequence[int],
-    divided: Sequence[Tensor],
-    settings: Sequence[SkipSettings],
-    parts: list[list[Tensor]],
-) -> None:
-    """Fill in the products of the configurations that drop the same share."""
-    for column, block in enumerate(model.feature_blocks):
-        readers = [
-            (i, settings[i].blocks.index(block)) for i in members if block in settings[i].blocks
-        ]
-        if not readers:
-            continue
-        own = features[:, column]
-        if share > 0:
-            own = dropped(own, share)
-        stacked = torch.cat([divided[i][place] for i, place in readers])
-        products = nn.functional.linear(own, stacked)
-        widths = [settings[i].r for i, _ in readers]
-        for (i, place), product in zip(readers, torch.split(products, widths, dim=1), strict=True):
-            parts[i][place] = product
+def dropped_block(features: Tensor, share: float, mask_seed: int, block: int) -> Tensor:
+    """Features (n, d) of a block with elements zeroed, still to be scaled by `keep_scale`.
+
+    The draws depend on seed and block alone, not on who else reads which blocks; so what trains
+    later, or in other company, has the same masks, and on a CPU a larger share drops more of the
+    same elements.
+    """
+    devices = [] if features.device.type != "cuda" else [features.device]
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed((mask_seed * 65_537 + block) % 2**63)
+        return dropped(features, share)

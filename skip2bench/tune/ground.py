@@ -110,7 +110,7 @@ def lay_ground(
     caches = plan_caches(attempt, model, batches)
     clock = Clock(plan.device)
     caches.provide(clock)
-    schedule = Schedule(batches=batches, warmup_steps=plan.warmup_steps)
+    schedule = Schedule(batches=batches, warmup_steps=plan.warmup_steps, seed=plan.config.seed)
     sweep = Sweep(attempt.fabric, model, plan.data, caches.sides, schedule)
     with clock.part("calibration"):
         served = sweep.serve("train", calibration_ids(plan.data.train))

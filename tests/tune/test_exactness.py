@@ -1,6 +1,9 @@
 """Every configuration of a sweep follows the losses of the same configuration trained alone."""
 
+import shutil
+
 import pytest
+import yaml
 
 from skip2bench.config.blocks import parse_blocks
 from skip2bench.models.skip import SkipSettings
@@ -17,10 +20,11 @@ MIXED = (
 PARTIAL = "160000"
 
 
-def start(ground, changes):
+def start(ground, changes, dropout=0.0):
     settings = SkipSettings(
         blocks=parse_blocks(changes["blocks"], 4),
         r=changes["skip_r"],
+        dropout=dropout,
         alpha=changes.get("lora_alpha", 16),
         target=changes.get("target", "hidden"),
         features=changes.get("features", "scaled"),
@@ -41,14 +45,52 @@ def start(ground, changes):
     ids=str,
 )
 def test_a_sweep_follows_runs_of_their_own(ground, train, where):
+    assert_follows(ground, train, MIXED, where, {"folded", "head"})
+
+
+def test_so_it_does_where_logits_are_capped(ground, train, tmp_path):
+    folder = shutil.copytree(train.checkpoint, tmp_path / "capped")
+    config = yaml.safe_load((folder / "model_config.yaml").read_text())
+    (folder / "model_config.yaml").write_text(
+        yaml.safe_dump(config | {"final_logit_softcapping": 3.0})
+    )
+    mixed = [changes | {"checkpoint_dir": folder} for changes in (MIXED[0], MIXED[4], MIXED[5])]
+    assert_follows(ground, train, mixed, {"checkpoint_dir": folder}, {"capped", "head"})
+
+
+def test_masks_do_not_depend_on_the_company(ground):
+    made = ground()
+    changes = {"blocks": "1,3", "skip_r": 3}
+    company = [start(made, changes, dropout=0.4), start(made, MIXED[0], dropout=0.1)]
+    alone, without = start(made, changes, dropout=0.4), start(made, changes)
+    for _ in range(4):
+        made.sweep.take_step(company)
+    for _ in range(4):
+        made.sweep.take_step([alone])
+        made.sweep.take_step([without])
+    assert alone.losses == pytest.approx(company[0].losses, abs=1e-6)
+    assert alone.losses[3] != pytest.approx(without.losses[3], abs=1e-4)
+
+
+def test_one_that_diverges_leaves_the_others_alone(ground):
+    made = ground()
+    good, bad = start(made, MIXED[0]), start(made, MIXED[2] | {"learning_rate": 1e20})
+    alone = start(made, MIXED[0])
+    while bad.diverged_at_step is None:
+        made.sweep.take_step([good, bad])
+        made.sweep.take_step([alone])
+    assert good.losses == pytest.approx(alone.losses, abs=1e-6)
+    assert good.step == alone.step == bad.step + 1
+
+
+def assert_follows(ground, train, mixed, where, expected_ways):
     alone = [
         train(f"alone{number}", cache_tier="ram", eval_interval=5, **changes)
-        for number, changes in enumerate(MIXED)
+        for number, changes in enumerate(mixed)
     ]
     made = ground(**where)
-    trials = [start(made, changes) for changes in MIXED]
-    ways = made.sweep.ways(trials)
-    assert set(ways) == {"folded", "head"}
+    trials = [start(made, changes) for changes in mixed]
+    assert set(made.sweep.ways(trials)) == expected_ways
     val_losses = [made.sweep.validation_losses(trials)]
     for step in range(10):
         made.sweep.take_step(trials)
