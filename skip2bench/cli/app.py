@@ -18,6 +18,7 @@ from skip2bench.cli.standard_output import print_result, print_text
 from skip2bench.config.commands import BenchConfig, DoctorConfig, ReportConfig
 from skip2bench.config.compare import OWN_TRAIN_KEYS, CompareConfig, load_compare_config
 from skip2bench.config.train import TrainConfig
+from skip2bench.config.tune import SET_BY_SWEEP, TuneConfig, load_tune_config
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.command_end import end_interrupted, run_to_end
 
@@ -143,6 +144,24 @@ def compare(**flags: Any) -> None:
     error = getattr(results, "error", None)  # a dry run has none
     if error:
         raise Skip2BenchError(error)
+
+
+@app.command()
+@flags_from(
+    TuneConfig,
+    TrainConfig,
+    extra=(_JSON, extra_flag("config", Optional[Path], "YAML file that describes the sweep.")),
+    without=SET_BY_SWEEP,
+)
+def tune(**flags: Any) -> None:
+    """Find blocks, rank and learning rate: many configurations train in one pass over the cache."""
+    as_json, path = flags.pop("json"), flags.pop("config")
+    config = load_tune_config(given(flags), path)
+
+    from skip2bench.cli.tune_screen import print_tune
+    from skip2bench.tune.run import run_tune
+
+    print_result(run_tune(config, sys.argv[1:]), as_json, print_tune)
 
 
 @app.command()

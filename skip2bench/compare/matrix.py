@@ -93,7 +93,11 @@ def list_configurations(config: CompareConfig, model: Config) -> list[Configurat
 
 
 def list_cells(
-    config: CompareConfig, configurations: list[Configuration], cache_dir: Path
+    config: CompareConfig,
+    configurations: list[Configuration],
+    cache_dir: Path,
+    *,
+    is_filled: bool = False,
 ) -> list[Cell]:
     """All cells in the order they run.
 
@@ -101,17 +105,20 @@ def list_cells(
         config: The comparison.
         configurations: What `list_configurations` found.
         cache_dir: Folder of the cache that `reused` cells share.
+        is_filled: The folder holds the caches of all cells, which all read them then: there are no
+            `reused` ones beside, and no clock holds building.
     """
     first_seed = config.cell_config({}).seed
-    cells = _cache_cells(config, configurations, cache_dir)
+    own_cache = cache_dir if is_filled else None
+    cells = [] if is_filled else _cache_cells(config, configurations, cache_dir)
     for seed in range(first_seed, first_seed + config.seeds):
         for position in range(max(len(one.learning_rates) for one in configurations)):
             for one in configurations:
                 if position >= len(one.learning_rates):
                     continue
                 rate = one.learning_rates[position]
-                cells.append(_make_cell(config, one, rate, seed, "run"))
-                if position == 0 and one.settings.method.is_cached:
+                cells.append(_make_cell(config, one, rate, seed, "run", own_cache))
+                if position == 0 and one.settings.method.is_cached and not is_filled:
                     cells.append(_make_cell(config, one, rate, seed, "reused", cache_dir))
     return cells
 

@@ -254,7 +254,7 @@ def _count_cell(plan: TrainingPlan, cell: Cell, flops: Flops) -> float:
     own = supervised * cached_step
     # without gradients, half of what a step takes, nearly all of which is products with the head
     own += evaluations * sum(val.supervised_counts) * cached_step / 2
-    if cell.role != "reused":
+    if cell.config.cache_dir is None or cell.role == "cache":
         used = min(served, len(train)) * _mean(train.lengths)
         own += (used + sum(val.lengths)) * forward
     return own + domain

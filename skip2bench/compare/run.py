@@ -59,13 +59,15 @@ class _Comparison:
 
 
 def run_comparison(
-    config: CompareConfig, arguments: Sequence[str] = ()
+    config: CompareConfig, arguments: Sequence[str] = (), cache: Path | None = None
 ) -> ComparisonResult | DryRun:
     """Run every cell that is not done, write the results, and return them.
 
     Args:
         config: The matrix.
         arguments: The command line, recorded so that it can be repeated; a program has none.
+        cache: A folder that holds the Skip-Caches of all cells, which is left as it is; None for
+            runs that build their own.
 
     Returns:
         What `comparison_results.json` holds, and `folder`; after a dry run, `cells`, a list of
@@ -76,7 +78,8 @@ def run_comparison(
     """
     started = time.monotonic()
     plan = plan_comparison(config, arguments)
-    cells = list_cells(config, plan.configurations, Path("cache"))
+    is_filled = cache is not None
+    cells = list_cells(config, plan.configurations, cache or Path("cache"), is_filled=is_filled)
     seconds = plan.estimate(cells)
     announce(plan, cells, seconds)
     if config.dry_run:
@@ -85,7 +88,7 @@ def run_comparison(
             cells=tuple(cell.name for cell in cells),
             estimated_seconds=sum(seconds.values()),
         )
-    comparison, tasks = _open(plan, find_folder(config, plan.training.model_name))
+    comparison, tasks = _open(plan, find_folder(config, plan.training.model_name), cache)
     if len(comparison.cells) > len(cells):  # at their best micro-batch too
         seconds = comparison.plan.estimate(comparison.cells)
         announce(comparison.plan, comparison.cells, seconds)
@@ -93,7 +96,9 @@ def run_comparison(
         return _run(comparison, tasks, seconds, started)
 
 
-def _open(plan: ComparisonPlan, path: Path) -> tuple[_Comparison, list["_Task"]]:
+def _open(
+    plan: ComparisonPlan, path: Path, cache: Path | None
+) -> tuple[_Comparison, list["_Task"]]:
     """The comparison in its folder; in a new one where that holds runs of something else.
 
     Raises:
@@ -102,7 +107,8 @@ def _open(plan: ComparisonPlan, path: Path) -> tuple[_Comparison, list["_Task"]]
     folder, config = CompareFolder(path), plan.config
     sizes = find_sizes(config, plan.configurations, path)
     settled = replace(plan, configurations=settle(config, plan.configurations, sizes))
-    cells = list_cells(config, settled.configurations, folder.cache)
+    is_filled, place = cache is not None, cache or folder.cache
+    cells = list_cells(config, settled.configurations, place, is_filled=is_filled)
     comparison = _Comparison(plan=settled, folder=folder, cells=cells, micro_batch_sizes=sizes)
     tasks = _list_tasks(comparison)
     others = [task.name for task in tasks if folder.holds_another(task.name, task.key)]
@@ -114,7 +120,8 @@ def _open(plan: ComparisonPlan, path: Path) -> tuple[_Comparison, list["_Task"]]
             f"machine or version ({', '.join(others[:3])}); choose another --out-dir, or add "
             "--force to replace them"
         )
-    return _open(plan, create_run_folder("compare", plan.training.model_name, config.flow))
+    another = create_run_folder("compare", plan.training.model_name, config.flow)
+    return _open(plan, another, cache)
 
 
 def _run(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from skip2bench.config.blocks import blocks_text
 from skip2bench.config.load import read_flat_file
 from skip2bench.config.methods import TRADITIONAL, MethodName
 from skip2bench.config.options import (
@@ -21,7 +20,7 @@ from skip2bench.config.options import (
     option_names,
     refuse_unknown,
 )
-from skip2bench.config.train import TrainConfig, default_values, name_model
+from skip2bench.config.train import TrainConfig, make_train_config
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
 
@@ -161,10 +160,7 @@ class CompareConfig:
 
     def cell_config(self, values: dict[str, Any]) -> TrainConfig:
         """A cell's configuration: what holds for all, and `values` over it."""
-        merged = name_model(self.train | values)
-        if "blocks" in merged:
-            merged["blocks"] = blocks_text(merged["blocks"])
-        return TrainConfig(**coerce(TrainConfig, default_values(merged) | merged))
+        return make_train_config(self.train | values)
 
 
 _FLOWS: dict[str, dict[str, Any]] = {

@@ -11,8 +11,8 @@ from typing import Any
 
 from skip2bench.config.blocks import blocks_text
 from skip2bench.config.methods import TRADITIONAL, find_method, list_names
-from skip2bench.config.options import coerce, refuse_unknown
-from skip2bench.config.train import TrainConfig, default_values, name_model
+from skip2bench.config.options import refuse_unknown
+from skip2bench.config.train import TrainConfig, make_train_config
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import find_resource
 from skip2bench.io.text import read_yaml
@@ -39,10 +39,10 @@ def load_train_config(
     """
     values, ignored = (_read_train_file(path, flags.get("method"))) if path else ({}, [])
     ignored += _flags_without_effect(flags, values | flags)
-    values = name_model(values | flags)
+    values = values | flags
     if isinstance(target := values.get("target"), str):
         values["target"] = _TARGETS.get(target, target)
-    return TrainConfig(**coerce(TrainConfig, default_values(values) | values)), ignored
+    return make_train_config(values), ignored
 
 
 def read_flat_file(path: Path) -> dict[str, Any]:

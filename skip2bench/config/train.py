@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from skip2bench.config.blocks import blocks_text
 from skip2bench.config.methods import LORA_TARGETS, METHODS, MethodName, find_method
-from skip2bench.config.options import MAX_COUNT, MAX_RANKS, check_choice, check_positive, option
+from skip2bench.config.options import (
+    MAX_COUNT,
+    MAX_RANKS,
+    check_choice,
+    check_positive,
+    coerce,
+    option,
+)
 from skip2bench.config.run import EMBEDDED_DATA, RunConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import EMBEDDED_MODEL
@@ -308,6 +316,14 @@ def default_values(values: Mapping[str, Any]) -> dict[str, Any]:
     method = find_method(values.get("method", TrainConfig.method))
     is_scaled = method.is_skip and values.get("features", TrainConfig.features) == "scaled"
     return {"learning_rate": SCALED_LEARNING_RATE} if is_scaled else {}
+
+
+def make_train_config(values: Mapping[str, Any]) -> TrainConfig:
+    """A configuration of values as flags and files have them, the defaults that suit it added."""
+    merged = name_model(values)
+    if "blocks" in merged:
+        merged["blocks"] = blocks_text(merged["blocks"])
+    return TrainConfig(**coerce(TrainConfig, default_values(merged) | merged))
 
 
 SCALED_LEARNING_RATE = 3e-3

@@ -140,3 +140,21 @@ def parse_bytes(name: str, text: str) -> int:
     if size > MAX_BYTES:
         raise Skip2BenchError(f"{name} is {text!r}; give at most {MAX_BYTES >> 40}TiB")
     return int(size)
+
+
+_SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
+
+
+def parse_duration(name: str, text: str) -> float:
+    """Seconds: 90s, 5min, 1.5h.
+
+    Raises:
+        Skip2BenchError: it is none, or 0, or beyond a year.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(s|sec|m|min|h)", text.strip().lower())
+    if not match:
+        raise Skip2BenchError(f"{name} is {text!r}; give a number, or a time such as 90s or 5min")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if not 0 < seconds <= 366 * 86_400:
+        raise Skip2BenchError(f"{name} is {text!r}; give a time above 0 and below a year")
+    return seconds

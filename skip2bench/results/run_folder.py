@@ -167,7 +167,7 @@ def record_run(
     started: float,
     *,
     earlier_seconds: float = 0.0,
-    can_resume: bool = False,
+    go_on: str | None = None,
 ) -> Iterator["Recording[AnySummary]"]:
     """Write the run's files at once, and `summary.json` again with the status when the block ends.
 
@@ -180,7 +180,7 @@ def record_run(
         started: `time.monotonic()` when the command began; `wall_seconds` counts from there, and
             `preparation_seconds` are those until now (checking input, loading and tokenizing data).
         earlier_seconds: What earlier processes took for the same run; added to `wall_seconds`.
-        can_resume: True where `train --resume` could go on with what a failed block leaves.
+        go_on: The command that could go on with what a failed block leaves; None where none can.
 
     Raises:
         Skip2BenchError: the block ran out of memory, or a file could not be read or written; any
@@ -188,7 +188,7 @@ def record_run(
     """
     recording = Recording(summary)
     recording.set(preparation_seconds=time.monotonic() - started)
-    remedy = f"; go on with: skip2bench train --resume --out-dir {folder}" if can_resume else ""
+    remedy = f"; go on with: {go_on}" if go_on else ""
     with _described(folder, ""):  # nothing can go on with a run that has not begun
         write_yaml(folder / "config.yaml", config)
         write_json(folder / "environment.json", environment)

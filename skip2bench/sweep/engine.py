@@ -76,7 +76,8 @@ class Sweep:
             for side in caches
         }
         self._folded = FoldedLoss()
-        self._positions_per_step = _positions_per_step(data, schedule)
+        self.positions_per_step = count_positions_per_step(data, schedule)
+        """Supervised positions of a step, on average."""
 
     def take_step(self, trials: Sequence[Trial]) -> None:
         """Make one update of every configuration; all have made as many before.
@@ -129,7 +130,8 @@ class Sweep:
 
     def ways(self, trials: Sequence[Trial]) -> list[Way]:
         """How the losses of each are computed."""
-        return [choose_way(self._model, trial, self._positions_per_step) for trial in trials]
+        positions = self.positions_per_step
+        return [choose_way(self._model, trial.settings, positions) for trial in trials]
 
     def _portion(
         self,
@@ -204,7 +206,8 @@ def _portion_rows(model: SkipGPT, device: torch.device) -> int:
     return max(1, _PORTION_BYTES.get(device.type, _PORTION_BYTES["cpu"]) // row)
 
 
-def _positions_per_step(data: TokenizedData, schedule: Schedule) -> float:
+def count_positions_per_step(data: TokenizedData, schedule: Schedule) -> float:
+    """Supervised positions of a step, on average."""
     supervised = data.train.supervised_counts
     used = [sum(supervised[i] for i in batch) for batch in schedule.batches]
     return sum(used) / len(used)

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from skip2bench.models.skip import SkipGPT
+from skip2bench.models.skip import SkipGPT, SkipSettings
 from skip2bench.sweep.folded import Update
 from skip2bench.sweep.trial import Trial
 
@@ -19,18 +19,38 @@ Way = Literal["folded", "head", "capped"]
 """How the losses of a configuration are computed, see `engine`."""
 
 
-def choose_way(model: SkipGPT, trial: Trial, positions_per_step: float) -> Way:
-    """How the losses of a configuration cost least, by FLOPs of a supervised position."""
-    settings, config = trial.settings, model.config
-    has_cap = config.final_logit_softcapping is not None
+def choose_way(model: SkipGPT, settings: SkipSettings, positions_per_step: float) -> Way:
+    """How the losses of a configuration cost least, by FLOPs."""
+    has_cap = model.config.final_logit_softcapping is not None
     if settings.target == "logits":
         return "capped" if has_cap else "folded"
     if has_cap:
         return "head"
-    width, d, vocabulary = settings.width, config.n_embd, config.padded_vocab_size
-    # forward, gradients of R and of F; F itself and its gradient, once a step
-    folded = 6 * width * vocabulary + 4 * width * d * vocabulary / positions_per_step
-    return "folded" if folded < 4 * d * vocabulary + 6 * width * d else "head"
+    by_head = _count_head(model, settings)
+    return "folded" if _count_folded(model, settings, positions_per_step) < by_head else "head"
+
+
+def count_flops(model: SkipGPT, settings: SkipSettings, positions_per_step: float) -> float:
+    """FLOPs that a configuration adds to a step of a sweep, for each supervised position.
+
+    What all share, base logits above all, is not in them.
+    """
+    reduce = float(4 * settings.r * len(settings.blocks) * model.config.n_embd)
+    if choose_way(model, settings, positions_per_step) == "head":
+        return reduce + _count_head(model, settings)
+    return reduce + _count_folded(model, settings, positions_per_step)
+
+
+def _count_head(model: SkipGPT, settings: SkipSettings) -> float:
+    d, vocabulary = model.config.n_embd, model.config.padded_vocab_size
+    return float(4 * d * vocabulary + 6 * settings.width * d)
+
+
+def _count_folded(model: SkipGPT, settings: SkipSettings, positions_per_step: float) -> float:
+    """Forward, gradients of R and of F; F itself and its gradient, once a step."""
+    width, d, vocabulary = settings.width, model.config.n_embd, model.config.padded_vocab_size
+    fold = 0 if settings.target == "logits" else 4 * width * d * vocabulary
+    return float(6 * width * vocabulary + fold / positions_per_step)
 
 
 @dataclass(frozen=True, kw_only=True)

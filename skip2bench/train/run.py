@@ -96,7 +96,7 @@ def _record(attempt: Attempt) -> TrainResult | None:
             ),
             attempt.started,
             earlier_seconds=place.earlier_seconds,
-            can_resume=True,
+            go_on=f"skip2bench train --resume --out-dir {place.folder}",
         ) as recording,
     ):
         with watch_anonymous_memory() if plan.config.stream_blocks else nullcontext() as read_peak:

@@ -39,6 +39,7 @@ class Ground:
     sweep: Sweep
     schedule: Schedule
     clock: Clock
+    stop: StopRequest
 
     def start(self, settings: SkipSettings, learning_rate: float, **values: Any) -> Trial:
         """A configuration before its first step.
@@ -116,7 +117,13 @@ def lay_ground(
         served = sweep.serve("train", calibration_ids(plan.data.train))
         set_relative_sizes(model, served, ranks)
     return Ground(
-        plan=plan, model=model, caches=caches, sweep=sweep, schedule=schedule, clock=clock
+        plan=plan,
+        model=model,
+        caches=caches,
+        sweep=sweep,
+        schedule=schedule,
+        clock=clock,
+        stop=stop,
     )
 
 

@@ -1,0 +1,213 @@
+"""What `skip2bench tune` runs: the space of configurations, and how much of it is tried.
+
+A key that is none of the sweep's own is one of `train`, and holds for every configuration.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from skip2bench.config.load import read_flat_file
+from skip2bench.config.methods import METHODS, MethodName, list_names
+from skip2bench.config.options import (
+    MAX_RANK,
+    check_choice,
+    check_positive,
+    coerce,
+    option,
+    option_names,
+    refuse_unknown,
+)
+from skip2bench.config.run import Features
+from skip2bench.config.train import TrainConfig, make_train_config
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.units import parse_duration
+
+SET_BY_SWEEP: dict[str, str] = {
+    "skip_r": "use ranks",
+    "learning_rate": "use learning_rates",
+    "lora_r": "a sweep has no LoRA; use ranks",
+    "patience": "a sweep stops configurations by itself",
+    "sample_prompt": "ask the adapter of a run of its own",
+    "devices": "a sweep is one process",
+    "num_nodes": "a sweep is one process",
+    "strategy": "a sweep is one process",
+    "stream_blocks": "build the cache with 'train --stream-blocks --cache-dir DIR' first",
+    "save_interval": "a sweep saves after every rung",
+    "keep": "the lowest validation loss counts",
+    "logger": "tune.csv has every curve",
+}
+"""Fields of `train` that a sweep sets itself, and what to do instead."""
+DEFAULT_BLOCKS = ("fast", "balanced", "accurate", "last:8", "even:8", "all")
+_MAX_CONFIGURATIONS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """Which configurations a sweep has, and how they are narrowed down."""
+
+    budget: str = option(
+        "16",
+        "Configurations to begin with, or time for the sweep such as 5min; building the cache "
+        "before it and training the finalists after it are not in it.",
+        role="matrix",
+    )
+    method: MethodName = option(
+        "skip2", "Method; only skip2 has the cache that a sweep reads.", role="matrix"
+    )
+    blocks: tuple[str, ...] = option(
+        DEFAULT_BLOCKS,
+        "Blocks to try; repeat the flag for several.",
+        repeatable=True,
+        role="matrix",
+    )
+    ranks: tuple[int, ...] = option((4, 16, 64), "Ranks to try, comma-separated.", role="matrix")
+    learning_rates: tuple[float, ...] = option(
+        (),
+        "Learning rates to try, comma-separated; auto: around the default, and beyond while the "
+        "best is at an edge.",
+        role="matrix",
+    )
+    alphas: tuple[int, ...] = option(
+        (), "Scales to try (default: --lora-alpha alone).", role="matrix"
+    )
+    dropouts: tuple[float, ...] = option(
+        (), "Dropout to try (default: --lora-dropout alone).", role="matrix"
+    )
+    weight_decays: tuple[float, ...] = option(
+        (), "Weight decay to try (default: --weight-decay alone).", role="matrix"
+    )
+    features: tuple[str, ...] = option(
+        ("scaled",), "What the adapters read: scaled, raw, or both.", role="matrix"
+    )
+    screening: bool = option(
+        True,
+        "Try every block alone as well, and the best of them together.",
+        role="matrix",
+    )
+    finalists: int = option(
+        3, "Configurations at most that are trained again alone; 0 for none.", role="matrix"
+    )
+    seeds: int = option(3, "Runs of each finalist, each with a seed of its own.", role="matrix")
+    train: dict[str, Any] = field(default_factory=dict, metadata={"help": "", "role": "matrix"})
+    """Values of `train` for every configuration, by field name."""
+    resume: bool = option(
+        True, "Go on with the newest sweep of the same configuration that was stopped.", role="call"
+    )
+    force: bool = option(
+        False, "Replace the sweep that the folder holds.", role="call", one_way=True
+    )
+    out_dir: Path | None = option(
+        None, "Folder of the sweep (default: below results).", role="call"
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(MethodName))
+        if not METHODS[self.method].is_cached:
+            raise Skip2BenchError(
+                f"method {self.method!r} has no Skip-Cache for many configurations to read "
+                f"({list_names('is_cached')} has); compare runs of it instead: skip2bench compare "
+                f"--methods {self.method} --learning-rates 3e-4,1e-3,3e-3"
+            )
+        for name in ("blocks", "ranks", "features"):
+            if not getattr(self, name):
+                raise Skip2BenchError(
+                    f"{name} is empty: there is nothing to try; name at least one"
+                )
+        for name in ("ranks", "learning_rates", "alphas", "dropouts", "weight_decays", "features"):
+            _check_distinct(name, getattr(self, name))
+        for rank in self.ranks:
+            check_positive("ranks", rank, MAX_RANK)
+        for name in self.features:
+            check_choice("features", name, get_args(Features))
+        check_positive("seeds", self.seeds, 1000)
+        if not 0 <= self.finalists <= 100:
+            raise Skip2BenchError(f"finalists is {self.finalists}; give a number from 0 to 100")
+        _ = self.budget_configurations, self.budget_seconds
+        self.train_config({})  # raises where a value of `train` is not good
+        for key, values in self._tried():
+            for value in values:
+                self.train_config({key: value})
+
+    def _tried(self) -> list[tuple[str, Sequence[Any]]]:
+        return [
+            ("learning_rate", self.learning_rates),
+            ("lora_alpha", self.alphas),
+            ("lora_dropout", self.dropouts),
+            ("weight_decay", self.weight_decays),
+        ]
+
+    @property
+    def budget_configurations(self) -> int | None:
+        """Configurations to begin with; None where the budget is a time."""
+        if not re.fullmatch(r"[0-9]+", self.budget.strip()):
+            return None
+        number = int(self.budget.strip()[:18])
+        if number < 2:
+            raise Skip2BenchError(
+                f"budget is {self.budget}: there is nothing to choose between; give 2 or more, or "
+                "a time such as 5min"
+            )
+        return min(number, _MAX_CONFIGURATIONS)
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """Time for the sweep; None where the budget is a number of configurations."""
+        if self.budget_configurations is not None:
+            return None
+        return parse_duration("budget", self.budget)
+
+    def train_config(self, values: dict[str, Any]) -> TrainConfig:
+        """A configuration of `train`: what holds for all, and `values` over it."""
+        return make_train_config({"method": self.method} | self.train | values)
+
+
+def _check_distinct(name: str, values: Sequence[Any]) -> None:
+    if len(set(values)) < len(values):
+        raise Skip2BenchError(f"{name} names a value twice; give each once")
+
+
+_OWN_KEYS = frozenset(item.name for item in fields(TuneConfig)) - {"train"}
+
+
+def load_tune_config(flags: dict[str, Any], path: Path | None = None) -> TuneConfig:
+    """Resolve the configuration of `tune`.
+
+    Args:
+        flags: Values given on the command line or by the caller, by field name; those of `train`
+            among them.
+        path: A YAML file with keys of `tune` and of `train`, or None.
+
+    Raises:
+        Skip2BenchError: the file cannot be read, or a key or value is unknown.
+    """
+    given = (read_flat_file(path) if path else {}) | flags
+    train = given.pop("train", None) or {}  # as a sweep's own config.yaml has it
+    if not isinstance(train, dict):
+        raise Skip2BenchError(f"train is {train!r}; write a mapping below it")
+    given |= train
+    refuse_unknown(given, {*_OWN_KEYS, *(item.name for item in fields(TrainConfig))})
+    if given.get("learning_rates") == "auto":
+        del given["learning_rates"]
+    own = {key: value for key, value in given.items() if key in _OWN_KEYS}
+    train = {key: value for key, value in given.items() if key not in _OWN_KEYS}
+    for key, remedy in SET_BY_SWEEP.items():
+        if key in train:
+            raise Skip2BenchError(f"{key!r} is no option of a sweep; {remedy}")
+    return TuneConfig(**coerce(TuneConfig, own), train=train)
+
+
+def to_plain(config: TuneConfig) -> dict[str, Any]:
+    """The configuration as YAML can hold it, without where it goes and what it finds there."""
+    of_call = option_names(config, "call")
+    plain: dict[str, Any] = {}
+    for item in fields(config):
+        if item.name not in of_call:
+            value = getattr(config, item.name)
+            plain[item.name] = list(value) if isinstance(value, tuple) else value
+    plain["train"] = {
+        key: str(value) if isinstance(value, Path) else value for key, value in config.train.items()
+    }
+    return plain

@@ -1,0 +1,40 @@
+"""How many configurations train at once: what each takes, and what is free."""
+
+from collections.abc import Sequence
+
+from skip2bench.models.skip import SkipGPT
+from skip2bench.sweep.folds import choose_way
+from skip2bench.sweep.trial import Trial
+
+_COPIES = 4
+"""Of what trains: itself, its gradient, AdamW's two moments."""
+_FLOAT32_BYTES = 4
+
+
+def trial_bytes(model: SkipGPT, trial: Trial, positions_per_step: float) -> int:
+    """What a configuration holds while it trains, a portion's tensors left out."""
+    trained = sum(p.numel() for p in trial.adapters.parameters())
+    folded = 0
+    if choose_way(model, trial.settings, positions_per_step) != "head":
+        # F and its gradient
+        folded = 2 * int(model.config.padded_vocab_size) * trial.settings.width
+    return _FLOAT32_BYTES * (_COPIES * trained + folded)
+
+
+def pack(trials: Sequence[Trial], sizes: Sequence[int], room_bytes: int) -> list[list[Trial]]:
+    """Cut configurations into groups that train at once, one after the other; their order is kept.
+
+    Args:
+        trials: All that are to train.
+        sizes: What each holds.
+        room_bytes: What a group may hold; one configuration trains whatever it takes.
+    """
+    groups: list[list[Trial]] = []
+    used = 0
+    for trial, size in zip(trials, sizes, strict=True):
+        if not groups or used + size > room_bytes:
+            groups.append([])
+            used = 0
+        groups[-1].append(trial)
+        used += size
+    return groups

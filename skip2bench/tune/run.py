@@ -1,0 +1,333 @@
+"""`tune` from its configuration to its run folder.
+
+config.yaml, environment.json, summary.json     as every run has them
+tune.csv                                        every configuration's curve
+tune.json                                       the ranking, the finalists, what is recommended
+finalists/                                      a comparison: the finalists, each by several seeds
+state/, .cache/                                 while it goes on: the last rung, and Skip-Cache
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import yaml
+
+from skip2bench.config.tune import TuneConfig, to_plain
+from skip2bench.errors import Skip2BenchError
+from skip2bench.io.console import note
+from skip2bench.io.locks import locked_folder
+from skip2bench.io.resources import embedded_checkpoint
+from skip2bench.io.units import format_amount
+from skip2bench.io.whole import utc_now, write_json
+from skip2bench.machine.environment_record import Environment
+from skip2bench.machine.memory import read_peak_memory
+from skip2bench.machine.signals import StopRequest, interrupted_by_sigterm, stop_on_signals
+from skip2bench.models.base import check_checkpoint, load_config
+from skip2bench.results.comparison_records import ComparedConfiguration
+from skip2bench.results.run_folder import (
+    RESULTS,
+    Recording,
+    create_run_folder,
+    holds_run,
+    record_run,
+)
+from skip2bench.results.run_records import SCHEMA_VERSION
+from skip2bench.results.tune_records import (
+    TUNE_FILE,
+    Sensitivity,
+    TuneFigures,
+    TuneResult,
+    TuneResults,
+    TuneStart,
+    TuneSummary,
+)
+from skip2bench.train.attempt import SCRATCH
+from skip2bench.train.plan import TrainingPlan, plan_training
+from skip2bench.train.state import StateFolder
+from skip2bench.tune import state
+from skip2bench.tune.entrant import rank
+from skip2bench.tune.explore import Exploration
+from skip2bench.tune.finalists import choose_finalists, recommend, run_finalists
+from skip2bench.tune.ground import lay_ground
+from skip2bench.tune.space import Space, guides_choice, single_choices
+
+FINALISTS = "finalists"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tune:
+    """A sweep in its folder."""
+
+    config: TuneConfig
+    plan: TrainingPlan
+    space: Space
+    folder: Path
+    environment: Environment
+    arguments: Sequence[str]
+    started: float
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides the sweep's figures."""
+        environment = self.environment
+        named = environment.model_dump(include={"checkpoint", "torch", "litgpt", "skip2bench"})
+        plain = to_plain(self.config)
+        for name in ("finalists", "seeds"):
+            del plain[name]
+        content = {"config": plain, "data": self.plan.data.sha256, **named}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def cache(self) -> Path:
+        """Folder that keeps the cache, until the sweep is done where nobody named it."""
+        return self.plan.config.cache_dir or self.folder / SCRATCH
+
+
+def run_tune(config: TuneConfig, arguments: Sequence[str] = ()) -> TuneResult:
+    """Sweep, train the finalists, write the run folder, and return what was found.
+
+    Args:
+        config: What to try.
+        arguments: The command line, recorded so that it can be repeated; a program has none.
+
+    Raises:
+        Skip2BenchError: bad input (nothing is written then), or no configuration that did not
+            diverge.
+        KeyboardInterrupt: it was interrupted; the same command goes on.
+    """
+    started = time.monotonic()
+    folder_of_base = config.train_config({}).checkpoint_dir or embedded_checkpoint()
+    check_checkpoint(folder_of_base)
+    model_config = load_config(folder_of_base)
+    space = Space.of(config, model_config)
+    guide = guides_choice(space, model_config)
+    adapted = {block for _, blocks in space.blocks for block in blocks} | set(guide.blocks)
+    if config.screening:
+        adapted = set(range(model_config.n_layer))
+    blocks = ",".join(map(str, sorted(adapted)))
+    plan = plan_training(config.train_config({"blocks": blocks}))
+    environment = plan.describe_environment(arguments)
+    folder = _find_folder(config, plan)
+    with locked_folder(folder):
+        if config.force:
+            _clear(folder)
+        elif config.out_dir is not None and holds_run(folder) and not StateFolder(folder).files():
+            raise Skip2BenchError(
+                f"{str(folder)!r} holds a run already; choose another --out-dir, or --force to "
+                "replace it"
+            )
+        tune = _Tune(
+            config=config,
+            plan=plan,
+            space=space,
+            folder=folder,
+            environment=environment,
+            arguments=arguments,
+            started=started,
+        )
+        return _record(tune)
+
+
+def _find_folder(config: TuneConfig, plan: TrainingPlan) -> Path:
+    """`out_dir`, the newest of the same configuration that was stopped, or a new one."""
+    if config.out_dir is None and config.resume and not config.force:
+        wanted = json.loads(json.dumps(to_plain(config)))
+        for folder in sorted((RESULTS / "tune").glob(f"*-{plan.model_name}-*"), reverse=True):
+            try:
+                stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            except (OSError, ValueError, yaml.YAMLError):
+                continue
+            if stored == wanted and StateFolder(folder).files():
+                note(f"going on with {folder}")
+                return folder
+    return create_run_folder("tune", plan.model_name, "skip2", config.out_dir)
+
+
+def _clear(folder: Path) -> None:
+    for name in (FINALISTS, SCRATCH):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    StateFolder(folder).clear()
+
+
+def _record(tune: _Tune) -> TuneResult:
+    plan, config = tune.plan, tune.config
+    known = TuneStart(
+        kind="tune",
+        label=f"tune --budget {config.budget}",
+        model=plan.model_name,
+        data=plan.data.name,
+        prompt_style=plan.prompt_style,
+        device=str(plan.device),
+        precision=plan.precision,
+        train_samples=len(plan.data.train),
+        val_samples=len(plan.data.val),
+        seed=plan.config.seed,
+        epochs=plan.config.epochs,
+        planned_steps=plan.steps,
+        budget=config.budget,
+        error=None,
+    )
+    with record_run(
+        tune.folder,
+        to_plain(config),
+        tune.environment,
+        TuneSummary.begin(known),
+        tune.started,
+        go_on="the same command",
+    ) as recording:
+        with stop_on_signals() as stop:
+            exploration = _explore(tune, stop, recording)
+        found = _end(tune, exploration, recording)
+    StateFolder(tune.folder).clear()
+    shutil.rmtree(tune.folder / SCRATCH, ignore_errors=True)
+    return TuneResult.of(recording.summary, found=found, folder=str(tune.folder))
+
+
+def _explore(tune: _Tune, stop: StopRequest, recording: Recording[TuneSummary]) -> Exploration:
+    """All rungs of the sweep, or those that a stopped one has left."""
+    config = tune.config
+    kept = replace(tune.plan, config=replace(tune.plan.config, cache_dir=tune.cache))
+    ground = lay_ground(kept, tune.folder, tune.environment, stop, tune.started)
+    exploration = Exploration(config=config, ground=ground)
+    if state.restore(exploration, tune.folder, tune.key):
+        note(f"{format_amount(len(exploration.rungs), 'rung')} done already in {tune.folder}")
+    else:
+        _enter_first(tune, exploration)
+    common = config.train_config({})
+
+    def after_rung() -> None:
+        state.save(exploration, tune.folder, tune.key)
+        entrants = exploration.entrants
+        state.write_curves(entrants, tune.folder, common.target, share_b=common.share_b)
+        write_json(tune.folder / TUNE_FILE, _describe(tune, exploration))
+        recording.add(_count(exploration))
+
+    exploration.run(after_rung)
+    recording.add(_count(exploration))
+    return exploration
+
+
+def _enter_first(tune: _Tune, exploration: Exploration) -> None:
+    config, space, model_config = tune.config, tune.space, tune.plan.model_config
+    n = config.budget_configurations
+    seed = tune.plan.config.seed
+    exploration.enter([guides_choice(space, model_config)], "guide")
+    if n is None:
+        from skip2bench.tune.budget import fit_budget
+
+        fit_budget(exploration, space, seed)
+        return
+    exploration.enter(space.draw(n, seed), "drawn")
+    if config.screening:
+        exploration.enter(single_choices(space, model_config), "single")
+
+
+def _end(tune: _Tune, exploration: Exploration, recording: Recording[TuneSummary]) -> TuneResults:
+    """Train the finalists and write what was found."""
+    config, initial = tune.config, exploration.initial_val_loss
+    if not any(one.status == "finished" for one in exploration.entrants) or initial is None:
+        raise Skip2BenchError(
+            "every configuration has diverged; give lower --learning-rates, or a longer "
+            "--lr-warmup-steps"
+        )
+    guide = guides_choice(tune.space, tune.plan.model_config)
+    finalists = choose_finalists(exploration.entrants, initial, config.finalists, guide)
+    results: list[ComparedConfiguration] = []
+    if finalists and config.finalists:
+        names = ", ".join(one.choice.name for one in finalists)
+        note(f"finalists, each alone by {format_amount(config.seeds, 'seed')}: {names}")
+        began = time.monotonic()
+        with interrupted_by_sigterm():
+            compared = run_finalists(
+                config, finalists, tune.folder / FINALISTS, tune.cache, tune.arguments
+            )
+        recording.set(finalists_seconds=time.monotonic() - began)
+        results = list(compared.configurations)
+    found = _describe(tune, exploration, [one.choice.name for one in finalists], results)
+    write_json(tune.folder / TUNE_FILE, found)
+    return found
+
+
+def _count(exploration: Exploration) -> TuneFigures:
+    ground, entrants = exploration.ground, exploration.entrants
+    caches, seconds = ground.describe_caches(), exploration.ground.clock.seconds
+    last = [one.curve[-1].step for one in entrants if one.curve]
+    ranked = [one for one in rank(entrants) if one.best is not None and one.status != "diverged"]
+    return TuneFigures(
+        configurations=len(entrants),
+        diverged=sum(one.status == "diverged" for one in entrants),
+        initial_val_loss=exploration.initial_val_loss,
+        best_val_loss=min((one.best_val_loss for one in ranked), default=None),
+        cache_bytes=caches.cache_bytes,
+        cache_tier=caches.cache_tier,
+        cache_kept=caches.cache_kept,
+        cache_build_seconds=seconds.get("cache_build", 0.0),
+        sweep_seconds=seconds.get("sweep", 0.0),
+        validation_seconds=seconds.get("validation", 0.0),
+        peak_memory_bytes=read_peak_memory(ground.plan.device),
+        steps_of_all=sum(last),
+    )
+
+
+def _describe(
+    tune: _Tune,
+    exploration: Exploration,
+    finalist_names: Sequence[str] = (),
+    results: Sequence[ComparedConfiguration] = (),
+) -> TuneResults:
+    config, initial = tune.config, exploration.initial_val_loss
+    common, entrants = config.train_config({}), exploration.entrants
+    by_name = dict(zip(finalist_names, results, strict=False))
+    is_over = len(exploration.rungs) == len(exploration.rung_steps)
+    picks = recommend(config, entrants, by_name, initial) if is_over and initial is not None else ()
+    return TuneResults(
+        schema_version=SCHEMA_VERSION,
+        written_at=utc_now(),
+        command=tune.environment.command,
+        initial_val_loss=initial,
+        planned_steps=exploration.steps,
+        rungs=tuple(exploration.rungs),
+        configurations=tuple(
+            one.describe(config.method, common.target, share_b=common.share_b)
+            for one in rank(entrants)
+        ),
+        sensitivity=find_sensitivity(exploration),
+        finalists=tuple(results),
+        finalist_names=tuple(finalist_names) if results else (),
+        picks=picks,
+    )
+
+
+_FACTORS = ("blocks_text", "rank", "learning_rate", "alpha", "dropout", "weight_decay", "features")
+
+
+def find_sensitivity(exploration: Exploration) -> tuple[Sensitivity, ...]:
+    """What each choice made of the losses after the first rung, of choices that differ at all.
+
+    Single blocks are left out: they were all tried at one rank and rate.
+    """
+    step = exploration.rung_steps[0]
+    entered = [one for one in exploration.entrants if one.origin != "single"]
+    rows = []
+    for factor in _FACTORS:
+        values = sorted({getattr(one.choice, factor) for one in entered})
+        for value in values if len(values) > 1 else ():
+            own = [one for one in entered if getattr(one.choice, factor) == value]
+            losses = [loss for one in own if (loss := one.best_until(step)) < float("inf")]
+            if losses:
+                rows.append(
+                    Sensitivity(
+                        factor=factor.removesuffix("_text"),
+                        value=f"{value:g}" if isinstance(value, float) else str(value),
+                        n=len(losses),
+                        best_val_loss=min(losses),
+                        median_val_loss=median(losses),
+                    )
+                )
+    return tuple(rows)
