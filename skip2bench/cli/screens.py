@@ -81,6 +81,7 @@ def print_train(summary: TrainResult) -> None:
         ),
         "steps": f"{summary.steps:,} ({summary.epochs:.2f} epochs"
         + (", stopped early)" if summary.stopped_early else ")"),
+        "learning rate": _describe_rate(summary),
         "validation loss": f"{summary.initial_val_loss:.4f} → {summary.final_val_loss:.4f}",
         "best validation loss": f"{summary.best_val_loss:.4f} (step {summary.best_step:,})",
         "training clock": _or_dash(summary.train_seconds, format_seconds),
@@ -191,6 +192,16 @@ def _print_configuration(entry: BenchConfiguration) -> None:
 
 def _or_dash(value: Value | None, render: Callable[[Value], str]) -> str:
     return "-" if value is None else render(value)
+
+
+def _describe_rate(summary: TrainResult) -> str:
+    if summary.learning_rate is None:
+        return "-"
+    source = summary.learning_rate_source or "given"
+    if source == "search":
+        n, seconds = len(summary.learning_rates_tried or {}), summary.rate_search_seconds
+        source = f"best of {n} in {_or_dash(seconds, format_seconds)}, in no other clock"
+    return f"{summary.learning_rate:g} ({source})"
 
 
 def _speed(summary: TrainResult) -> str:

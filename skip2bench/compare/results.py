@@ -55,6 +55,7 @@ def read_result(
         if not curve and outcome.status == "ok" and cell.peer:
             curve = [_end_of(summary)]
     # of a run that was stopped in between, its own sum: a process's end tells of the last one alone
+    assert cell.config.learning_rate != "auto"  # the matrix gives every cell its rate
     resumed = summary if summary and summary.resumed_at_steps else None
     wall_seconds = outcome.wall_seconds if outcome else None
     return CellResult(

@@ -20,7 +20,7 @@ from skip2bench.config.options import (
     option_names,
     refuse_unknown,
 )
-from skip2bench.config.train import TrainConfig, make_train_config
+from skip2bench.config.train import TrainConfig, make_train_config, usual_learning_rate
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
 
@@ -204,7 +204,7 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
         raise Skip2BenchError("configurations is no list of mappings; write '- method: lora'")
     config = CompareConfig(**coerce(CompareConfig, own), configurations=tuple(listed), train=train)
     if flow == "detailed" and not config.learning_rates:
-        middle = config.cell_config({}).learning_rate
+        middle = usual_learning_rate(config.cell_config({}))
         own["learning_rates"] = (middle / _LR_STEP, middle, middle * _LR_STEP)
         config = CompareConfig(
             **coerce(CompareConfig, own), configurations=tuple(listed), train=train

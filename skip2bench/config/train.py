@@ -107,10 +107,10 @@ class TrainConfig(RunConfig):
         role="variant",
         recorded_as="micro_batch_size",
     )
-    learning_rate: float = option(
+    learning_rate: float | Literal["auto"] = option(
         1e-3,
         "Peak learning rate of AdamW (default: LitGPT's 1e-3; 3e-3 for scaled Skip features and "
-        "for the embedded model).",
+        "for the embedded model), or auto: the best of several in a short search.",
         role="tuned",
         recorded_as="learning_rate",
         set_by_matrix="use learning_rates",
@@ -318,6 +318,16 @@ def default_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"learning_rate": SCALED_LEARNING_RATE} if is_scaled else {}
 
 
+def usual_learning_rate(config: TrainConfig) -> float:
+    """The default of such a run, whatever it was given."""
+    values = {
+        "checkpoint_dir": config.checkpoint_dir,
+        "method": config.method,
+        "features": config.features,
+    }
+    return float(default_values(values).get("learning_rate", 1e-3))
+
+
 def make_train_config(values: Mapping[str, Any]) -> TrainConfig:
     """A configuration of values as flags and files have them, the defaults that suit it added."""
     merged = name_model(values)
@@ -392,6 +402,11 @@ def check_ranks(config: "TrainConfig") -> None:
     for name in ("devices", "num_nodes"):
         check_positive(name, getattr(config, name), MAX_RANKS)
     size = config.devices * config.num_nodes
+    if config.learning_rate == "auto" and size > 1:
+        raise Skip2BenchError(
+            f"learning_rate auto searches in one process, and devices x num_nodes is {size}; give "
+            "the rate that a run on one device finds"
+        )
     if config.stream_blocks and size > 1:
         raise Skip2BenchError(
             f"stream_blocks runs on one device, and devices x num_nodes is {size}; use --strategy "
@@ -438,9 +453,10 @@ def check_counts(config: "TrainConfig") -> None:
 
 def check_optimizer(config: "TrainConfig") -> None:
     """Raise a Skip2BenchError where a value of AdamW or its schedule is not good."""
-    if not 0 < config.learning_rate < math.inf:  # NaN is refused too, here and below
+    rate = config.learning_rate
+    if rate != "auto" and not 0 < rate < math.inf:  # NaN is refused too, here and below
         raise Skip2BenchError(
-            f"learning_rate is {config.learning_rate}; give a number above 0, such as 3e-3"
+            f"learning_rate is {rate}; give a number above 0, such as 3e-3, or auto"
         )
     if config.max_norm is not None and not 0 < config.max_norm < math.inf:
         raise Skip2BenchError(

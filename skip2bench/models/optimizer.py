@@ -6,6 +6,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+RATE_STEP = 3.0
+"""Neighbouring learning rates that are tried differ by this factor."""
+
 
 def build_optimizer(
     trained: Iterable[nn.Parameter],
@@ -29,6 +32,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """Have the next update take this rate."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def scale_warmup(warmup_steps: int, total_steps: int, steps: int) -> int:
+    """Warm-up of a schedule of fewer steps, the same share of it."""
+    return -(-warmup_steps * steps // total_steps)
 
 
 def learning_rate_factor(step: int, warmup_steps: int, total_steps: int) -> float:

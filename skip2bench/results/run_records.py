@@ -198,6 +198,19 @@ class LoopFigures(Record):
     reserved_memory_bytes: Bytes | None = None
 
 
+class RateFigures(Record):
+    """Which learning rate a run took, and why."""
+
+    learning_rate: FromZero | None = None
+    """At its peak."""
+    learning_rate_source: Text | None = None
+    """`default`, `given`, or `search`: the best of `learning_rates_tried`."""
+    learning_rates_tried: dict[str, Loss | None] | None = None
+    """By rate, the loss that decided; None where it diverged."""
+    rate_search_seconds: Seconds | None = None
+    """In no other clock."""
+
+
 class LossFigures(Record):
     """Validation losses of a run."""
 
@@ -255,7 +268,13 @@ class RunEnd(Record):
 
 # here and below: the fields of the last base come first
 class TrainFigures(
-    AfterwardsFigures, RankFigures, LossFigures, ObjectiveFigures, LoopFigures, ParameterFigures
+    AfterwardsFigures,
+    RankFigures,
+    LossFigures,
+    RateFigures,
+    ObjectiveFigures,
+    LoopFigures,
+    ParameterFigures,
 ):
     """All that a training run measures."""
 

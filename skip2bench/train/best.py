@@ -70,5 +70,5 @@ def warn_of_rising_loss(run: TrainingRun, progress: Progress) -> None:
     reason = saved if saved and loss < first else "nothing was learned that helps"
     warn(
         f"the validation loss ends at {last:.4f}, above the {first:.4f} that it began with; "
-        f"{reason}; try --learning-rate {run.config.learning_rate / 3:.1g}, or fewer --epochs"
+        f"{reason}; try --learning-rate {progress.peak_rate / 3:.1g}, or fewer --epochs"
     )

@@ -6,24 +6,23 @@ them.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from skip2bench.cache.portions import count_largest_saved, make_passes
+from skip2bench.cache.portions import count_largest_saved
 from skip2bench.errors import DivergedError
 from skip2bench.io.console import Bar
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
-from skip2bench.models.optimizer import learning_rate_factor, set_learning_rate
 from skip2bench.train.best import drop_outdated, set_aside_best
 from skip2bench.train.calibration import calibrate, has_sizes
-from skip2bench.train.ranks.ranks import RankStop
 from skip2bench.train.ranks.sharded import local_tensors
+from skip2bench.train.rate import settle_rate
 from skip2bench.train.sample_answer import show_answer
 from skip2bench.train.saving import restore_state, save_state
 from skip2bench.train.state import Progress, State
+from skip2bench.train.step import count_supervised, evaluate_batch, take_step
 from skip2bench.train.training import (
     TRAINING_CLOCK,
     TrainingRun,
@@ -54,7 +53,7 @@ def fit(run: TrainingRun, progress: Progress, resumed: State | None = None) -> N
         for step in range(progress.step, run.total_steps):
             if is_patience_over(run, progress):
                 break
-            loss, learning_rate = _take_step(run, step)
+            loss, learning_rate = take_step(run, step, progress.peak_rate)
             _note_step(run, progress, loss, learning_rate)
             _check_finite(run, progress, loss)
             if progress.step % run.config.eval_interval == 0 or progress.step == run.total_steps:
@@ -81,7 +80,7 @@ def _note_step(run: TrainingRun, progress: Progress, loss: float, learning_rate:
         loss=loss,
         learning_rate=learning_rate,
         tokens=progress.tokens,
-        supervised_tokens=_count_supervised(run, batch),
+        supervised_tokens=count_supervised(run, batch),
         train_seconds=run.clock.total(TRAINING_CLOCK),
     )
 
@@ -93,11 +92,12 @@ def _begin(run: TrainingRun, progress: Progress) -> None:
     if has_sizes(run):
         with run.clock.part("calibration"):
             calibrate(run)
+    settle_rate(run, progress)
     progress.preparation_peak_bytes = read_peak_memory(run.fabric.device)
     reset_peak_memory(run.fabric.device)
     if not run.config.compile:
         progress.saved_bytes = _measure_saved_bytes(run, run.batches[0])
-    progress.losses.append(_evaluate_batch(run, run.batches[0]))
+    progress.losses.append(evaluate_batch(run, run.batches[0]))
     _evaluate(run, progress)
     _save_state(run, progress)
 
@@ -114,6 +114,7 @@ def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
         if progress.step == 0 and has_sizes(run):  # a state of later steps has what it gave
             calibrate(run)
     restore_state(run, resumed)
+    settle_rate(run, progress)
     run.clock.seconds["resume"] = run.clock.seconds.get("resume", 0.0) + aside.total(["resume"])
     peak = read_peak_memory(run.fabric.device)
     progress.preparation_peak_bytes = max(progress.preparation_peak_bytes, peak)
@@ -135,50 +136,6 @@ def _save_state(run: TrainingRun, progress: Progress) -> None:
             drop_outdated(run, progress)
     if not is_last:
         run.stop.check()
-
-
-def _take_step(run: TrainingRun, step: int) -> tuple[float, float]:
-    """Make one optimizer update; return the global batch's loss before it and the learning rate."""
-    run.model.train()
-    factor = learning_rate_factor(step, run.attempt.plan.warmup_steps, run.total_steps)
-    learning_rate = run.config.learning_rate * factor
-    set_learning_rate(run.optimizer, learning_rate)
-    batch, *following = run.batches[step : step + 2]
-    losses = make_passes(
-        run.objective.portions(batch, *following),
-        _count_supervised(run, batch),
-        run.clock.part,
-        run.fabric.backward,
-    )
-    with run.clock.part("backward"):
-        own = torch.stack(losses).sum() if losses else torch.zeros(())  # a rank may have no sample
-        read_sums = _add_up(run, own)
-    with run.clock.part("optimizer"):
-        if run.config.max_norm is not None:
-            run.fabric.clip_gradients(run.model, run.optimizer, max_norm=run.config.max_norm)
-        run.optimizer.step()
-        run.optimizer.zero_grad()
-    # last, and the only time that the host waits for the device: the clock's events are past then
-    loss_sum, is_wished = read_sums()
-    if is_wished:
-        run.stop.is_made = True  # on all ranks after the same step
-    return loss_sum, learning_rate
-
-
-def _add_up(run: TrainingRun, loss: Tensor) -> Callable[[], tuple[float, bool]]:
-    """Bring gradients, loss and the wish to stop of all ranks together; see `reduce_step`."""
-    trained = [p for p in run.model.parameters() if p.requires_grad]
-    wish = run.stop.is_wished if isinstance(run.stop, RankStop) else False
-    return run.ranks.reduce_step(trained, loss, wish)
-
-
-@torch.no_grad()
-def _evaluate_batch(run: TrainingRun, batch: Sequence[int]) -> float:
-    """Mean loss of a global batch without an update, outside the clock."""
-    run.model.eval()
-    losses = [portion.loss() for portion in run.objective.portions(batch)]
-    own = float(torch.stack(losses).sum()) if losses else 0.0
-    return run.ranks.sum(own)[0] / _count_supervised(run, batch)
 
 
 def _evaluate(run: TrainingRun, progress: Progress) -> None:
@@ -220,7 +177,7 @@ def _check_finite(run: TrainingRun, progress: Progress, loss: float) -> None:
         )
     raise DivergedError(
         f"the loss is {loss} at step {progress.step}; lower --learning-rate (it is "
-        f"{run.config.learning_rate}) or raise --lr-warmup-steps",
+        f"{progress.peak_rate:g}) or raise --lr-warmup-steps",
         step=progress.step,
     )
 
@@ -233,9 +190,3 @@ def _measure_saved_bytes(run: TrainingRun, batch: Sequence[int]) -> int:
         portions = run.objective.portions(batch)
         largest = count_largest_saved(portions, local_tensors(run.model))
     return int(run.ranks.max(largest)[0])
-
-
-def _count_supervised(run: TrainingRun, batch: Sequence[int]) -> int:
-    """Supervised positions of a global batch."""
-    supervised = run.data.train.supervised_counts
-    return sum(supervised[i] for i in batch)

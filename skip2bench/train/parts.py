@@ -13,7 +13,7 @@ from skip2bench.cache.kept import CacheFolder
 from skip2bench.cache.plan import CacheRoom, CacheUse, free_of_rank, plan_cache
 from skip2bench.cache.streaming import StreamedBackbone, load_without_blocks
 from skip2bench.config.options import default_of, list_options
-from skip2bench.config.train import TrainConfig
+from skip2bench.config.train import TrainConfig, usual_learning_rate
 from skip2bench.io.units import parse_bytes
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.models.base import load_checkpoint
@@ -180,11 +180,11 @@ def _cache_folder(attempt: Attempt, tier: Tier) -> CacheFolder | None:
 def build_run_optimizer(
     model: nn.Module, config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer of a run over what trains of its model."""
+    """The optimizer of a run over what trains of its model; every step sets its own rate."""
     return build_optimizer(
         [p for p in model.parameters() if p.requires_grad],
         device,
-        learning_rate=config.learning_rate,
+        learning_rate=usual_learning_rate(config),
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
     )

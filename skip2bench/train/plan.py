@@ -136,7 +136,7 @@ class TrainingPlan:
             seed=config.seed,
             global_batch_size=config.global_batch_size,
             micro_batch_size=self.micro_batch_size,
-            learning_rate=config.learning_rate,
+            learning_rate=None if config.learning_rate == "auto" else config.learning_rate,
             lr_warmup_steps=self.warmup_steps,
             precision=self.precision,
             gradient_checkpointing=config.gradient_checkpointing,

@@ -28,6 +28,10 @@ class Progress:
     """Where a run stands."""
 
     step: int = 0
+    peak_rate: float = 0.0
+    """Learning rate that the run takes, once it is settled."""
+    rates_tried: dict[str, float | None] = field(default_factory=dict)
+    """By learning rate, the loss that it came to in a search; None where it diverged."""
     tokens: int = 0
     losses: list[float] = field(default_factory=list)
     """Step losses since the last evaluation point."""

@@ -7,12 +7,12 @@ import torch
 from lightning.fabric import Fabric
 from litgpt.model import GPT
 
-from skip2bench.config.train import TrainConfig
+from skip2bench.config.train import TrainConfig, usual_learning_rate
 from skip2bench.data.samples import TokenizedData, global_batches
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import read_peak_memory, read_reserved_memory
 from skip2bench.machine.signals import StopRequest
-from skip2bench.results.run_records import RankFigures, TrainFigures
+from skip2bench.results.run_records import RankFigures, RateFigures, TrainFigures
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
 from skip2bench.train.logs import NoLogs, RunLogs
@@ -115,6 +115,7 @@ def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
     parts = (*TRAINING_CLOCK, "validation", "saving", "resume")
     return TrainFigures.of(
         run.objective.describe(),
+        _describe_rate(run, progress),
         train_seconds=run.clock.total(TRAINING_CLOCK),
         **{f"{part}_seconds": run.clock.seconds.get(part, 0.0) for part in parts},
         steps=progress.step,
@@ -133,6 +134,21 @@ def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
         kept_val_loss=dict(progress.val_losses)[kept_step],
         planned_steps=run.total_steps,
         stopped_early=progress.step < run.total_steps,
+    )
+
+
+def _describe_rate(run: TrainingRun, progress: Progress) -> RateFigures:
+    asked_for = run.config.learning_rate
+    if asked_for == "auto":
+        return RateFigures(
+            learning_rate=progress.peak_rate,
+            learning_rate_source="search",
+            learning_rates_tried=progress.rates_tried,
+            rate_search_seconds=run.clock.seconds.get("rate_search", 0.0),
+        )
+    is_default = asked_for == usual_learning_rate(run.config)
+    return RateFigures(
+        learning_rate=asked_for, learning_rate_source="default" if is_default else "given"
     )
 
 

@@ -14,12 +14,13 @@ from skip2bench.cache.algebra import Sizes, Use, count_costs
 from skip2bench.cache.plan import measure_free
 from skip2bench.config.tune import TuneConfig
 from skip2bench.io.console import Bar, note, warn
+from skip2bench.models.optimizer import RATE_STEP
 from skip2bench.results.tune_records import Rung
 from skip2bench.sweep.room import pack, trial_bytes
 from skip2bench.sweep.trial import Trial
 from skip2bench.tune.entrant import Entrant, Evaluation, Origin
 from skip2bench.tune.ground import Ground
-from skip2bench.tune.space import RATE_STEP, Choice
+from skip2bench.tune.space import Choice
 
 RUNGS = (1 / 4, 1 / 2, 1.0)
 """Of a whole run's updates, when those behind are cut. At an earlier rung, high rates that a whole

@@ -15,12 +15,11 @@ import torch
 from litgpt.config import Config
 
 from skip2bench.config.blocks import BLOCK_PRESETS, parse_blocks
-from skip2bench.config.train import TrainConfig
+from skip2bench.config.train import TrainConfig, usual_learning_rate
 from skip2bench.config.tune import TuneConfig
+from skip2bench.models.optimizer import RATE_STEP
 from skip2bench.models.skip import SkipSettings
 
-RATE_STEP = 3.0
-"""Neighbouring learning rates differ by this factor."""
 GUIDES_PRESET = "balanced"
 """What the guide recommends, and the finalists are compared with."""
 _MOST_DRAWS = 64
@@ -115,7 +114,7 @@ class Space:
         sets: dict[tuple[int, ...], str] = {}
         for text in config.blocks:
             sets.setdefault(parse_blocks(text, model.n_layer), text)
-        middle = common.learning_rate
+        middle = usual_learning_rate(common)
         around = tuple(float(f"{middle * factor:.3g}") for factor in (1 / RATE_STEP, 1, RATE_STEP))
         return cls(
             blocks=tuple((text, blocks) for blocks, text in sets.items()),
