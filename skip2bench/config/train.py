@@ -456,7 +456,7 @@ def check_optimizer(config: "TrainConfig") -> None:
     rate = config.learning_rate
     if rate != "auto" and not 0 < rate < math.inf:  # NaN is refused too, here and below
         raise Skip2BenchError(
-            f"learning_rate is {rate}; give a number above 0, such as 3e-3, or auto"
+            f"learning_rate is {rate}; give a number above 0, such as 3e-3"
         )
     if config.max_norm is not None and not 0 < config.max_norm < math.inf:
         raise Skip2BenchError(

@@ -95,14 +95,14 @@ def test_a_step_waits_once_and_its_parts_are_all_of_it(train, logged, method):
 
 
 def test_the_clock_of_a_stopped_run_goes_on(train, gpu, monkeypatch):
-    take_step = loop._take_step
+    take_step = loop.take_step
 
     def take(run, step, *arguments):
         run.stop.is_made = step == 6
         return take_step(run, step, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_take_step", take)
+        patch.setattr(loop, "take_step", take)
         with pytest.raises(KeyboardInterrupt):
             train(method="skip2")
     summary, _, steps, _ = train(method="skip2", resume=True)
@@ -126,7 +126,7 @@ def test_a_step_asks_for_nothing_that_the_device_has(train, monkeypatch, method)
     run = _to_meta(runs[0])
     reads = []
     monkeypatch.setattr(torch.Tensor, "__float__", lambda tensor: reads.append(tensor) or 0.5)
-    assert loop._take_step(run, 0)[0] == 0.5
+    assert loop.take_step(run, 0, 1e-2)[0] == 0.5
     assert [tensor.device for tensor in reads] == [META]
 
 
@@ -134,7 +134,7 @@ def test_a_step_asks_for_nothing_that_the_device_has(train, monkeypatch, method)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_on_a_gpu_waits_for_nothing_before_its_loss_is_read(train, monkeypatch, method):
     """torch raises where an operation would wait, until the loss is read."""
-    reduce_step, take_step, read = Ranks.reduce_step, loop._take_step, []
+    reduce_step, take_step, read = Ranks.reduce_step, loop.take_step, []
 
     def reduce(*arguments):
         read_sums = reduce_step(*arguments)
@@ -155,7 +155,7 @@ def test_a_step_on_a_gpu_waits_for_nothing_before_its_loss_is_read(train, monkey
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Ranks, "reduce_step", reduce)
-    monkeypatch.setattr(loop, "_take_step", take)
+    monkeypatch.setattr(loop, "take_step", take)
     train(method=method, device="cuda", precision="32-true")
     assert len(read) == 10
 

@@ -71,7 +71,7 @@ def test_a_run_takes_it_and_its_losses_stay(train, room_for, capsys, room, size)
 
 def test_what_is_found_is_that_of_the_run_to_its_end(train, room_for, monkeypatch):
     """Memory may be another when it goes on; the micro-batch is not."""
-    take_step = skip2bench.train.loop._take_step
+    take_step = skip2bench.train.loop.take_step
 
     def take(run, number, *arguments):
         if number == 6:
@@ -82,7 +82,7 @@ def test_what_is_found_is_that_of_the_run_to_its_end(train, room_for, monkeypatc
     room_for(4)
     _, _, expected, undisturbed = train("undisturbed", **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(skip2bench.train.loop, "_take_step", take)
+        patch.setattr(skip2bench.train.loop, "take_step", take)
         with pytest.raises(KeyboardInterrupt):
             train(**settings)
     room_for(1)

@@ -23,7 +23,7 @@ LOSSES = ["step", "epoch", "train_loss", "val_loss", "val_ppl", "learning_rate",
 @pytest.fixture
 def stop_after(monkeypatch):
     """Have runs asked to stop during a step; None for runs to their end."""
-    take_step = skip2bench.train.loop._take_step
+    take_step = skip2bench.train.loop.take_step
 
     def set_step(step: int | None) -> None:
         def take(run, number, *arguments):
@@ -31,7 +31,7 @@ def stop_after(monkeypatch):
                 run.stop.make()
             return take_step(run, number, *arguments)
 
-        monkeypatch.setattr(skip2bench.train.loop, "_take_step", take)
+        monkeypatch.setattr(skip2bench.train.loop, "take_step", take)
 
     return set_step
 
