@@ -455,9 +455,7 @@ def check_optimizer(config: "TrainConfig") -> None:
     """Raise a Skip2BenchError where a value of AdamW or its schedule is not good."""
     rate = config.learning_rate
     if rate != "auto" and not 0 < rate < math.inf:  # NaN is refused too, here and below
-        raise Skip2BenchError(
-            f"learning_rate is {rate}; give a number above 0, such as 3e-3"
-        )
+        raise Skip2BenchError(f"learning_rate is {rate}; give a number above 0, such as 3e-3")
     if config.max_norm is not None and not 0 < config.max_norm < math.inf:
         raise Skip2BenchError(
             f"max_norm is {config.max_norm}; give a number above 0, such as 1.0, or leave it out"

@@ -34,7 +34,7 @@ _CHEAP = 0.5
 _RATES = (1e-6, 1.0)
 """No learning rate beyond is tried."""
 _SCREENED = (4, 8)
-"""How many of the best single blocks are tried together."""
+"""How many of the best single blocks are tried together, half of all blocks at most."""
 
 
 @dataclass(kw_only=True)
@@ -123,14 +123,17 @@ class Exploration:
 
     def _climb(self, number: int) -> None:
         """Bring all to a rung, let in whom the losses there ask for, and cut."""
-        step = self.rung_steps[number]
+        step, began = self.rung_steps[number], self._spent_seconds
+        updates = sum(_known(one).step for one in self.entrants if one.is_training)
         self._advance(number, [one for one in self.entrants if one.is_training])
         if number == 0 and self.config.screening:
             self._advance(number, self._enter_screened(step))
         self._extend_rates(number, step)
         training = [one for one in self.entrants if one.is_training]
         is_last = number == len(self.rung_steps) - 1
-        kept = training if is_last else self._choose_kept(training, step)
+        updates = sum(_known(one).step for one in training) - updates
+        affordable = self._count_affordable((self._spent_seconds - began) / max(1, updates), step)
+        kept = training if is_last else self._choose_kept(training, step)[:affordable]
         for one in training:
             if is_last:
                 one.stop("finished")
@@ -155,6 +158,22 @@ class Exploration:
                 f"{leader.best_val_loss:.4f} ({leader.choice.name})"
             )
 
+    @property
+    def _spent_seconds(self) -> float:
+        seconds = self.ground.clock.seconds
+        return sum(seconds.get(part, 0.0) for part in ("budget", "sweep", "validation"))
+
+    def _count_affordable(self, seconds_per_update: float, step: int) -> int | None:
+        """How many can go on to the end in what is left of a budget of time; None for all."""
+        budget = self.config.budget_seconds
+        if budget is None:
+            return None
+        left = max(0.0, budget - self._spent_seconds)
+        needed = seconds_per_update * (self.steps - step)
+        if needed <= 0:
+            return None if left else 1
+        return max(1, int(left / needed))
+
     def _choose_kept(self, training: Sequence[Entrant], step: int) -> list[Entrant]:
         """Half of them by loss, and the best of those that are cheap beside the leader."""
         ranked = sorted(training, key=lambda one: one.best_until(step))
@@ -174,7 +193,7 @@ class Exploration:
         ranked = sorted(singles, key=lambda one: one.best_until(step))
         leader = min(others, key=lambda one: one.best_until(step)).choice
         choices = []
-        for n in _SCREENED:
+        for n in sorted({min(n, max(1, len(ranked) // 2)) for n in _SCREENED}):
             blocks = tuple(sorted(one.choice.blocks[0] for one in ranked[:n]))
             text = ",".join(map(str, blocks))
             choices.append(replace(leader, blocks_text=text, blocks=blocks))
