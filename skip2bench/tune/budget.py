@@ -56,12 +56,12 @@ def fit_budget(exploration: Exploration, space: Space, seed: int) -> None:
 def _measure(exploration: Exploration, choices: Sequence[Choice]) -> tuple[float, float]:
     """Seconds of a step without any configuration, and for each of their FLOPs a position."""
     ground = exploration.ground
-    trials = [
-        ground.start(choice.settings(exploration.config), choice.learning_rate)
-        for choice in choices
-    ]
     times = []
-    for group in (trials[:1], trials):
+    for together in (choices[:1], choices):
+        group = [
+            ground.start(choice.settings(exploration.config), choice.learning_rate)
+            for choice in together
+        ]
         ground.sweep.take_step(group)  # memory is taken, optimizers get their state
         step = partial(ground.sweep.take_step, group)
         with ground.clock.part("budget"):
