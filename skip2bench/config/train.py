@@ -22,6 +22,7 @@ CacheTier = Literal["auto", "device", "ram", "disk"]
 CacheDtype = Literal["model", "bf16", "int8"]
 Keep = Literal["best", "last"]
 AlgebraName = Literal["auto", "head", "folded"]
+ProjectionName = Literal["gradient", "pca", "random"]
 Quantize = Literal["bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8-training"]
 
 
@@ -187,6 +188,20 @@ class TrainConfig(RunConfig):
         role="variant",
         taken_by="is_cached",
     )
+    cache_project: int | None = option(
+        None,
+        "Have each Skip adapter read its block's output projected to N numbers, and Skip-Cache "
+        "store those; the saved adapter is an ordinary one.",
+        role="adapter",
+        taken_by="is_skip",
+    )
+    cache_projection: ProjectionName = option(
+        "gradient",
+        "What --cache-project projects to: directions of the loss's gradient, principal ones of "
+        "the output ('pca'), or random ones.",
+        role="adapter",
+        taken_by="is_skip",
+    )
     algebra: AlgebraName = option(
         "auto",
         "How losses come from Skip-Cache: by the head, by base logits that are cached too "
@@ -262,6 +277,7 @@ class TrainConfig(RunConfig):
         check_choice("cache_dtype", self.cache_dtype, get_args(CacheDtype))
         check_choice("keep", self.keep, get_args(Keep))
         check_choice("algebra", self.algebra, get_args(AlgebraName))
+        check_choice("cache_projection", self.cache_projection, get_args(ProjectionName))
         if self.cache_max_bytes is not None and not parse_bytes(
             "cache_max_bytes", self.cache_max_bytes
         ):
@@ -381,6 +397,11 @@ def check_ranks(config: "TrainConfig") -> None:
             f"stream_blocks runs on one device, and devices x num_nodes is {size}; use --strategy "
             "fsdp for a backbone that fits no single one"
         )
+    if config.cache_project is not None and METHODS[config.method].is_skip and size > 1:
+        raise Skip2BenchError(
+            f"cache_project finds its directions on one device, and devices x num_nodes is {size}; "
+            "leave it out, or train on one device"
+        )
     if config.strategy != "fsdp":
         return
     if size == 1:
@@ -411,7 +432,10 @@ def check_counts(config: "TrainConfig") -> None:
     ):
         if isinstance(value := getattr(config, name), int):
             check_positive(name, value)
-    for name in ("max_steps", "train_samples", "val_samples", "max_seq_length", "patience"):
+    for name in (
+        *("max_steps", "train_samples", "val_samples", "max_seq_length", "patience"),
+        "cache_project",
+    ):
         if getattr(config, name) is not None:
             check_positive(name, getattr(config, name))
     if config.max_seq_length == 1:

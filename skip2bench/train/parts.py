@@ -1,5 +1,6 @@
 """The parts of a training run: its model, caches, objective on tokens, optimizer and schedule."""
 
+import hashlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from litgpt.model import GPT
 from torch import nn
 
-from skip2bench.cache.arrays import Tier
+from skip2bench.cache.arrays import Tier, raw_bytes
 from skip2bench.cache.build import CacheBuilder
 from skip2bench.cache.kept import CacheFolder
 from skip2bench.cache.plan import CacheRoom, CacheUse, free_of_rank, plan_cache
@@ -24,7 +25,7 @@ from skip2bench.models.skip import SkipGPT
 from skip2bench.models.switches import checkpoint_blocks, compile_model
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
-from skip2bench.train.calibration import calibration_ids
+from skip2bench.train.calibration import calibration_ids, needs_sizes
 from skip2bench.train.micro_batch import find_micro_batch_size
 from skip2bench.train.objective import TokenObjective
 from skip2bench.train.plan import TrainingPlan
@@ -118,6 +119,7 @@ def plan_caches(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> R
             "device": plan.device.type,
             **versions,
             **_backbone_switches(config),
+            **_describe_projection(model),
         },
         about={"model": plan.base_folder.name, "data": plan.data.name},
         backbone=stream_backbone(attempt, model) if config.stream_blocks else None,
@@ -130,7 +132,7 @@ def _describe_use(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) ->
     data, ranks, plan_config = attempt.plan.data, attempt.ranks, attempt.plan.config
     used = sorted({i for batch in batches for i in batch})
     uses = sum(map(len, batches)) / len(used)
-    if model.adapters.relative_sizes is not None:
+    if needs_sizes(model):
         used = sorted({*used, *calibration_ids(data.train)})
     return CacheUse(
         train=data.train,
@@ -168,6 +170,15 @@ def _backbone_switches(config: TrainConfig) -> dict[str, Any]:
         if "recorded_as" not in item.metadata
         and (value := getattr(config, item.name)) != default_of(item)
     }
+
+
+def _describe_projection(model: SkipGPT) -> dict[str, Any]:
+    """What a projected cache depends on: the very numbers, whichever way they were found."""
+    projection = model.adapters.projection
+    if projection is None:
+        return {}
+    content = raw_bytes(projection.cpu().contiguous())
+    return {"projection_sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _cache_folder(attempt: Attempt, tier: Tier) -> CacheFolder | None:

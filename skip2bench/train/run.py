@@ -29,6 +29,7 @@ from skip2bench.results.run_records import TrainFigures, TrainResult, TrainSumma
 from skip2bench.train.attempt import SCRATCH, Attempt, open_attempt
 from skip2bench.train.best import bring_back_best, warn_of_rising_loss
 from skip2bench.train.cached_objective import CachedObjective
+from skip2bench.train.calibration import project_features
 from skip2bench.train.logs import NoLogs, RunLogs
 from skip2bench.train.loop import fit
 from skip2bench.train.objective import Objective, token_validation_loss
@@ -42,6 +43,7 @@ from skip2bench.train.parts import (
 from skip2bench.train.plan import check_shares, plan_training
 from skip2bench.train.ranks.launch import open_ranks
 from skip2bench.train.ranks.ranks import started_as_rank
+from skip2bench.train.saving import restore_projection
 from skip2bench.train.state import StateFolder
 from skip2bench.train.training import (
     TrainingRun,
@@ -171,6 +173,9 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
     batches = planned_batches(config, plan.data, plan.steps)
     if state is None and is_first:
         shutil.rmtree(attempt.scratch, ignore_errors=True)  # its cache counts in no clock yet
+    clock = Clock(plan.device)
+    if isinstance(model, SkipGPT) and model.settings.projected is not None:
+        _provide_projection(attempt, model, clock)
     caches = None
     if plan.settings.method.is_cached:
         assert isinstance(model, SkipGPT)
@@ -188,12 +193,23 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
         caches=caches,
         optimizer=attempt.fabric.setup_optimizers(optimizer),
         batches=batches,
-        clock=Clock(plan.device),
+        clock=clock,
         logs=RunLogs(place.log_folder, with_tensorboard=with_tensorboard, step=place.step)
         if is_first
         else NoLogs(),
         domain_loss_before=before,
     )
+
+
+def _provide_projection(attempt: Attempt, model: SkipGPT, clock: Clock) -> None:
+    """What a stopped run projected its features by, or one found now: caches are made of it."""
+    plan, state = attempt.plan, attempt.place.state
+    if state is not None and restore_projection(model, state):
+        return
+    streamed = stream_backbone(attempt, model) if plan.config.stream_blocks else None
+    with clock.part("calibration"):
+        kind = plan.config.cache_projection
+        project_features(attempt.fabric, model, plan.data.train, kind, streamed)
 
 
 def _domain_loss(attempt: Attempt, model: GPT) -> float | None:
