@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from skip2bench.config.blocks import count_auto
 from skip2bench.config.methods import LORA_TARGETS, METHODS, MethodName, find_method
 from skip2bench.config.options import MAX_COUNT, MAX_RANKS, check_choice, check_positive, option
 from skip2bench.config.run import EMBEDDED_DATA, RunConfig
@@ -42,8 +43,8 @@ class TrainConfig(RunConfig):
     )
     blocks: str = option(
         "balanced",
-        "Blocks of the Skip methods: '0,1,2,3', all, last:8, even:8, or the first ones: fast (4), "
-        "balanced (6), accurate (8).",
+        "Blocks of the Skip methods: '0,1,2,3', all, last:8, even:8, auto or auto:8 (chosen by the "
+        "loss's gradient), or the first ones: fast (4), balanced (6), accurate (8).",
         role="adapter",
         recorded_as="blocks",
         taken_by="is_skip",
@@ -396,6 +397,11 @@ def check_ranks(config: "TrainConfig") -> None:
         raise Skip2BenchError(
             f"stream_blocks runs on one device, and devices x num_nodes is {size}; use --strategy "
             "fsdp for a backbone that fits no single one"
+        )
+    if METHODS[config.method].is_skip and count_auto(config.blocks) is not None and size > 1:
+        raise Skip2BenchError(
+            f"blocks {config.blocks!r} are chosen on one device, and devices x num_nodes is "
+            f"{size}; give e.g. last:8, or the numbers that a run on one device chose"
         )
     if config.cache_project is not None and METHODS[config.method].is_skip and size > 1:
         raise Skip2BenchError(

@@ -28,6 +28,7 @@ from skip2bench.results.run_folder import record_run
 from skip2bench.results.run_records import TrainFigures, TrainResult, TrainSummary
 from skip2bench.train.attempt import SCRATCH, Attempt, open_attempt
 from skip2bench.train.best import bring_back_best, warn_of_rising_loss
+from skip2bench.train.block_choice import resolve_blocks
 from skip2bench.train.cached_objective import CachedObjective
 from skip2bench.train.calibration import project_features
 from skip2bench.train.logs import NoLogs, RunLogs
@@ -40,7 +41,7 @@ from skip2bench.train.parts import (
     plan_caches,
     stream_backbone,
 )
-from skip2bench.train.plan import check_shares, plan_training
+from skip2bench.train.plan import TrainingPlan, check_shares, plan_training
 from skip2bench.train.ranks.launch import open_ranks
 from skip2bench.train.ranks.ranks import started_as_rank
 from skip2bench.train.saving import restore_projection
@@ -66,11 +67,11 @@ def run_training(config: TrainConfig, arguments: Sequence[str] = ()) -> TrainRes
         KeyboardInterrupt: SIGINT or SIGTERM came; the run can be resumed.
     """
     started = time.monotonic()
-    plan = None if started_as_rank() else plan_training(config)  # errors before ranks are started
+    plan = None if started_as_rank() else _plan(config)  # errors before ranks are started
     if plan is not None:
         check_shares(plan, config.devices * config.num_nodes)
     with open_ranks(config, arguments) as (ranks, fabric):
-        plan = ranks.together(lambda: plan or plan_training(config))
+        plan = ranks.together(lambda: plan or _plan(config))
         check_shares(plan, ranks.size)
         if fabric is not None:
             plan = replace(plan, device=fabric.device)
@@ -78,6 +79,10 @@ def run_training(config: TrainConfig, arguments: Sequence[str] = ()) -> TrainRes
             finished = attempt.place.finished
             summary = _record(attempt) if finished is None else finished
         return summary if ranks.is_first else None
+
+
+def _plan(config: TrainConfig) -> TrainingPlan:
+    return resolve_blocks(plan_training(config))
 
 
 def _record(attempt: Attempt) -> TrainResult | None:
