@@ -85,41 +85,17 @@ def measure_energy(features: Tensor, gradients: Tensor) -> float:
 
 
 def rank_features(features: Sequence[Tensor], gradients: Tensor) -> list[tuple[int, float]]:
-    """Places of the features, the most useful first, each with what it adds to those before it.
+    """Places of the features by `measure_energy`, the highest first, each with its energy.
 
-    Outputs of neighbouring blocks are much alike, so the highest energies alone would choose the
-    same thing again and again. After each choice the gradient loses what that block's features can
-    explain of it (by ridge regression, its penalty their mean squared size), and the rest are
-    measured against what remains.
+    Each by itself: outputs of neighbouring blocks are much alike, but a choice that made up for it
+    ended higher (docs/defaults.md has the measurements).
 
     Args:
         features: What each adapter reads, K tensors (n, d).
         gradients: Of the loss at what enters `lm_head`, (n, d).
-
-    Returns:
-        K pairs of place and energy: `measure_energy` against the remaining gradient, by the size of
-        the whole one.
     """
-    kernels = [_unit_kernel(x) for x in features]
-    G = gradients.double()
-    whole, left, ranking = G.square().sum(), dict(enumerate(kernels)), []
-    while left:
-        energies = {k: float(((G @ G.T) * kernel).sum() / whole) for k, kernel in left.items()}
-        best = max(energies, key=energies.__getitem__)
-        ranking.append((best, energies[best]))
-        kernel = left.pop(best)
-        n = len(kernel)
-        # the residual of ridge regression on the features: λ (K + λ)⁻¹ G, λ = trace / n
-        penalty = torch.eye(n, dtype=torch.float64) / n
-        G = torch.linalg.solve(kernel + penalty, penalty @ G)
-    return ranking
-
-
-def _unit_kernel(features: Tensor) -> Tensor:
-    """X Xᵀ (n, n), scaled to a trace of 1."""
-    X = features.double()
-    kernel = X @ X.T
-    return kernel / kernel.trace()
+    energies = [(k, measure_energy(x, gradients)) for k, x in enumerate(features)]
+    return sorted(energies, key=lambda pair: (-pair[1], pair[0]))
 
 
 def _principal_directions(features: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def _resolve_blocks(config: CompareConfig, plan: TrainingPlan) -> CompareConfig:
 def _plan_bench(
     config: CompareConfig, plan: TrainingPlan, configurations: Sequence[Configuration]
 ) -> BenchConfig | None:
-    """The micro-benchmark of the same methods; None where it cannot have the same ranks."""
+    """The micro-benchmark of the same methods; None where it cannot have them."""
     own = [one for one in configurations if one.peer is None and not one.is_aa]
     cells = [config.cell_config(one.values) for one in own]
     ranks: dict[str, set[int]] = {"lora_r": set(), "skip_r": set()}
@@ -123,6 +123,9 @@ def _plan_bench(
             ranks[name].add(getattr(cell, name))
     if any(len(values) > 1 for values in ranks.values()):
         note("the micro-benchmark is left out: configurations differ in rank")
+        return None
+    if any(one.settings.skip and one.settings.skip.projected for one in own):
+        note("the micro-benchmark is left out: it has no adapters behind a projection")
         return None
     skip = [
         cell.blocks for one, cell in zip(own, cells, strict=True) if one.settings.method.is_skip

@@ -49,8 +49,8 @@ def choose_blocks(ranking: Ranking, count: int) -> str:
     best = ranking[:count]
     energies = ", ".join(f"{block} ({energy:.1e})" for block, energy in best)
     note(
-        f"blocks auto: {len(best)} of {len(ranking)}, the energy of the loss's gradient that each "
-        f"adds to those before it in brackets: {energies}"
+        f"blocks auto: {len(best)} of {len(ranking)} by the energy of the loss's gradient on their "
+        f"outputs: {energies}"
     )
     return ",".join(str(block) for block, _ in sorted(best))
 

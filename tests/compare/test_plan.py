@@ -76,4 +76,5 @@ def test_each_projection_has_a_cache_of_its_own(plan, tmp_path):
         "Skip2-LoRA (1 block, projected to 4)",
         "Skip2-LoRA (4 blocks, projected to 4)",
     ]
+    assert plan(cache_project=4, bench=True).bench is None
     assert made.estimate(cells).keys() == {cell.name for cell in cells}

@@ -42,7 +42,7 @@ def test_a_run_records_the_blocks_it_chose(train, capsys, plan, method):
     assert summary["blocks"] == chosen
     stored = yaml.safe_load((folder / "config.yaml").read_text())
     assert stored["blocks"] == ",".join(map(str, chosen))
-    assert "blocks auto: 2 of 4, the energy" in capsys.readouterr().err
+    assert "blocks auto: 2 of 4 by the energy" in capsys.readouterr().err
     # typed again, it means the same run
     assert train(method=method, blocks="auto:2", resume=True, **FEW)[0]["blocks"] == chosen
 
