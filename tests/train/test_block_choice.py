@@ -45,6 +45,8 @@ def test_a_run_records_the_blocks_it_chose(train, capsys, plan, method):
     assert "blocks auto: 2 of 4 by the energy" in capsys.readouterr().err
     # typed again, it means the same run
     assert train(method=method, blocks="auto:2", resume=True, **FEW)[0]["blocks"] == chosen
+    by_number = train("by-number", method=method, blocks=stored["blocks"], **FEW)[0]
+    assert summary["final_val_loss"] == by_number["final_val_loss"]
 
 
 def test_it_goes_with_a_projection(train):
