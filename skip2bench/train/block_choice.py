@@ -17,6 +17,7 @@ from skip2bench.cache.projection import rank_features
 from skip2bench.cache.streaming import StreamedBackbone
 from skip2bench.config.blocks import count_auto
 from skip2bench.config.methods import METHODS
+from skip2bench.config.train import TrainConfig
 from skip2bench.io.console import note
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.models.methods import resolve_method
@@ -70,7 +71,8 @@ def rank_blocks(plan: TrainingPlan) -> Ranking:
     Raises:
         Skip2BenchError: blocks give zeros, or what is not finite.
     """
-    method = plan.config.method if METHODS[plan.config.method].is_skip else "skip2"
+    # the default method is one of those with blocks
+    method = plan.config.method if METHODS[plan.config.method].is_skip else TrainConfig.method
     config = replace(plan.config, method=method, blocks="all", cache_project=None, compile=False)
     settings = resolve_method(method, config.blocks, config, plan.model_config)
     found = _probe_all(replace(plan, config=config, settings=settings))
