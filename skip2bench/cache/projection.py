@@ -76,12 +76,13 @@ def measure_energy(features: Tensor, gradients: Tensor) -> float:
 
     ‖M‖² over Σ‖g_n‖² · Σ‖x_n‖²: 1 where one outer product g xᵀ would serve all positions, about one
     over the positions where no two of them have anything in common. It does not depend on the size
-    of the features.
+    of the features; features of nothing but zeros have none.
     """
     X, G = features.double(), gradients.double()
     # ‖GᵀX‖² = <G Gᵀ, X Xᵀ>
     met = ((G @ G.T) * (X @ X.T)).sum()
-    return float(met / (X.square().sum() * G.square().sum()))
+    size = X.square().sum() * G.square().sum()
+    return float(met / size.clamp(min=torch.finfo(torch.float64).tiny))
 
 
 def rank_features(features: Sequence[Tensor], gradients: Tensor) -> list[tuple[int, float]]:

@@ -24,6 +24,7 @@ from skip2bench.cache.skip_cache import Served, supervised_rows
 from skip2bench.cache.streaming import StreamedBackbone
 from skip2bench.config.train import ProjectionName
 from skip2bench.data.samples import Samples
+from skip2bench.errors import Skip2BenchError
 from skip2bench.models.loss import logits_loss
 from skip2bench.models.skip import SkipGPT
 from skip2bench.train.cached_objective import CachedObjective
@@ -117,11 +118,17 @@ def probe(
         measured = [model.measure_relative_sizes(served.features) for served in own]
         relative_sizes = torch.cat(measured).double().mean(0).float().cpu()
     features = torch.cat([served.features.cpu() for served in everything])[:_MOST_PROBED]
-    gradients = torch.cat([_loss_gradients(place, model, served) for served in everything])
+    found = torch.cat([_loss_gradients(place, model, served) for served in everything])
+    gradients = found[:_MOST_PROBED]
+    if not (bool(torch.isfinite(features).all()) and bool(torch.isfinite(gradients).all())):
+        raise Skip2BenchError(
+            "the base model's blocks give what is not finite; use --precision 32-true, or check "
+            "the checkpoint"
+        )
     return Probe(
         features=features,
         sizes=model.last_size(features[:, -1]),
-        gradients=gradients[:_MOST_PROBED],
+        gradients=gradients,
         relative_sizes=relative_sizes,
     )
 

@@ -64,6 +64,7 @@ def test_energy_is_a_share_that_size_does_not_move():
     X, G = make(8)
     assert measure_energy(X, G) == pytest.approx(measure_energy(100 * X, 0.1 * G), rel=1e-6)
     assert 0 < measure_energy(X, G) < 1
+    assert measure_energy(0 * X, G) == 0
     same = torch.ones(5, 1)
     assert measure_energy(same * X[:1], same * G[:1]) == pytest.approx(1)
     assert measure_energy(torch.eye(8), torch.eye(8)) == pytest.approx(1 / 8)

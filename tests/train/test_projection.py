@@ -3,6 +3,8 @@
 import pytest
 import torch
 import yaml
+from caches import make_model
+from lightning.fabric import Fabric
 from safetensors.torch import load_file
 
 import skip2bench.train.loop
@@ -10,8 +12,10 @@ from skip2bench.cache.kept import CacheFolder
 from skip2bench.cache.skip_cache import supervised_rows
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.samples import collate
+from skip2bench.errors import Skip2BenchError
 from skip2bench.models.adapters import load_skip_model
 from skip2bench.models.loss import token_loss
+from skip2bench.models.skip import SkipGPT, SkipSettings
 from skip2bench.train import calibration
 from skip2bench.train.plan import plan_training
 
@@ -143,6 +147,14 @@ def test_a_stopped_run_goes_on_with_the_projection_it_had(train, monkeypatch, ch
     assert steps["loss"].equals(expected["loss"])
     name = "final/adapter.safetensors"
     assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_outputs_that_are_not_finite_are_one_line_for_raw_features_too(samples):
+    model = SkipGPT(make_model().config, SkipSettings(blocks=(0,), r=2, alpha=4, features="raw"))
+    torch.nn.init.constant_(model.transformer.h[0].mlp.proj.weight, torch.inf)
+    fabric = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    with pytest.raises(Skip2BenchError, match="not finite; use --precision 32-true"):
+        calibration.probe(fabric, model, samples)
 
 
 def test_few_supervised_positions_are_enough(train):
