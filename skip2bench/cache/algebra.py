@@ -39,12 +39,15 @@ class Sizes:
     n_embd: int
     vocabulary: int
     stored_blocks: int
+    """Of which the whole output is stored."""
     feature_bytes: float
     """Bytes of one stored feature element."""
     logit_bytes: int
     """Bytes of one stored base logit."""
     adds_to_logits: bool
     """Target "logits": B already has V rows, nothing is folded."""
+    projected: int = 0
+    """Numbers that each adapter reads and that are stored for it; 0 where it reads all of d."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ def count_costs(sizes: Sizes, use: Use) -> dict[Name, Cost]:
     """Cost of both algebras."""
     d, width, columns = sizes.n_embd, sizes.width, sizes.vocabulary
     # A forward, for each block; its gradient costs as much, and the features need none
-    reduce = 2 * sizes.n_adapters * sizes.rank * d
+    reduce = 2 * sizes.n_adapters * sizes.rank * (sizes.projected or d)
     up_hidden, up_logits, head = 2 * width * d, 2 * width * columns, 2 * d * columns
     fold = 0 if sizes.adds_to_logits else 2 * width * d * columns
     # forward, gradient of the input, gradient of the weight; with target "logits" nothing trains
@@ -93,7 +96,8 @@ def count_costs(sizes: Sizes, use: Use) -> dict[Name, Cost]:
     evaluated = use.val_ratio * use.evaluations / use.passes
     built = (1 + use.val_ratio) / use.passes
     folds = (2 + evaluated) * fold / use.positions_per_step  # made, its gradient; each evaluation's
-    stored = sizes.stored_blocks * d * sizes.feature_bytes
+    numbers = sizes.stored_blocks * d + sizes.n_adapters * sizes.projected
+    stored = numbers * sizes.feature_bytes
     logits = columns * sizes.logit_bytes
     return {
         "head": Cost(

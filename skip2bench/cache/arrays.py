@@ -21,6 +21,10 @@ from skip2bench.cache.checksums import Checksum, read_file
 from skip2bench.machine.clock import time_call
 
 Tier = Literal["device", "ram", "disk"]
+Stored = Literal["features", "projected"]
+"""Arrays of blocks' outputs: whole, and projected."""
+_SCALES: dict[str, str] = {"features": "scales", "projected": "projected_scales"}
+"""By array, that with its scales where it is stored as int8."""
 
 STORED_DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
 """What a cache can store in place of the model's own dtype, by the option's name."""
@@ -38,7 +42,7 @@ class Layout:
     """What is stored for a supervised position, and in which dtype."""
 
     blocks: tuple[int, ...]
-    """Blocks whose outputs are stored, ascending; the last one is the model's last."""
+    """Blocks whose outputs are stored whole, ascending; the last one is the model's last."""
     n_embd: int
     dtype: torch.dtype
     """Of the stored features; int8 has one scale a position and block beside it."""
@@ -46,6 +50,16 @@ class Layout:
     """Of the features as the model made them and gets them back."""
     n_logits: int = 0
     """Base logits of a position; 0 where they are not cached."""
+    projected: int = 0
+    """Numbers that each output of `projected_blocks` is stored as; 0 without a projection."""
+    projected_blocks: tuple[int, ...] = ()
+    """Those with an adapter, ascending."""
+
+    @property
+    def feature_numbers(self) -> int:
+        """Elements of all stored outputs of a position, whole and projected."""
+        whole, projected = len(self.blocks) * self.n_embd, len(self.projected_blocks)
+        return whole + projected * self.projected
 
     @property
     def specs(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -54,8 +68,10 @@ class Layout:
             "features": ((len(self.blocks), self.n_embd), self.dtype),
             "targets": ((), torch.int64),
         }
-        if self.dtype == torch.int8:
-            specs["scales"] = ((len(self.blocks),), torch.float32)
+        if self.projected:
+            specs["projected"] = ((len(self.projected_blocks), self.projected), self.dtype)
+        for name in [name for name in specs if name in _SCALES and self.dtype == torch.int8]:
+            specs[_SCALES[name]] = (specs[name][0][:1], torch.float32)
         if self.n_logits:
             specs["base_logits"] = ((self.n_logits,), self.compute_dtype)
         return specs
@@ -67,51 +83,75 @@ class Layout:
             torch.Size(shape).numel() * dtype.itemsize for shape, dtype in self.specs.values()
         )
 
-    def encode(self, outputs: list[Tensor], rows: Tensor, into: dict[str, Tensor]) -> None:
+    def encode(
+        self,
+        outputs: list[Tensor],
+        rows: Tensor,
+        into: dict[str, Tensor],
+        name: Stored = "features",
+    ) -> None:
         """Store the given rows of blocks' outputs.
 
         Args:
-            outputs: One tensor (m, d) for each of `blocks`.
+            outputs: One tensor (m, d) for each of `blocks`; for "projected", (m, N) for each of
+                `projected_blocks`.
             rows: (n,), places in the outputs.
             into: Arrays of n rows to write to.
+            name: Of the array that is written, and its scales.
         """
-        features = into["features"]
-        if features.device != rows.device:
-            self._encode_afar(outputs, rows, into)
+        if into[name].device != rows.device:
+            self._encode_afar(outputs, rows, into, name)
         elif self.dtype == outputs[0].dtype:
             # whole rows of all blocks at once, straight to their place
-            torch.index_select(torch.stack(outputs, dim=1), 0, rows, out=features)
+            torch.index_select(torch.stack(outputs, dim=1), 0, rows, out=into[name])
         else:
             for k, output in enumerate(outputs):
-                self.encode_block(k, output, rows, into)
+                self.encode_block(k, output, rows, into, name)
 
-    def _encode_afar(self, outputs: list[Tensor], rows: Tensor, into: dict[str, Tensor]) -> None:
+    def _encode_afar(
+        self,
+        outputs: list[Tensor],
+        rows: Tensor,
+        into: dict[str, Tensor],
+        name: Stored = "features",
+    ) -> None:
         """Encode where the outputs are; one copy for each array, that waits where it has to."""
         near = {
-            name: torch.empty((len(rows), *shape), dtype=dtype, device=rows.device)
-            for name, (shape, dtype) in self.specs.items()
-            if name in ("features", "scales")
+            own: torch.empty((len(rows), *shape), dtype=dtype, device=rows.device)
+            for own, (shape, dtype) in self.specs.items()
+            if own in (name, _SCALES[name])
         }
-        self.encode(outputs, rows, near)
-        for name, tensor in near.items():
-            into[name].copy_(tensor, non_blocking=into[name].is_pinned())
+        self.encode(outputs, rows, near, name)
+        for own, tensor in near.items():
+            into[own].copy_(tensor, non_blocking=into[own].is_pinned())
 
-    def encode_block(self, k: int, output: Tensor, rows: Tensor, into: dict[str, Tensor]) -> None:
-        """Store the given rows of the output (m, d) of the k-th of `blocks`, as `encode` would."""
+    def encode_block(
+        self,
+        k: int,
+        output: Tensor,
+        rows: Tensor,
+        into: dict[str, Tensor],
+        name: Stored = "features",
+    ) -> None:
+        """Store the given rows of the k-th of the outputs, as `encode` would."""
         picked = output.index_select(0, rows)
         if self.dtype == torch.int8:
             picked = picked.float()
             scale = picked.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-            into["scales"][:, k] = scale
+            into[_SCALES[name]][:, k] = scale
             picked = (picked / scale[:, None]).round_()
-        into["features"][:, k] = picked
+        into[name][:, k] = picked
 
-    def decode(self, rows: dict[str, Tensor]) -> Tensor:
-        """Features (n, K', d) in the compute dtype, from rows of the arrays."""
-        features = rows["features"]
+    def decode(self, rows: dict[str, Tensor], name: Stored = "features") -> Tensor:
+        """Features (n, K', d), or projected ones (n, K, N), in the compute dtype, from rows."""
+        stored = rows[name]
         if self.dtype == torch.int8:
-            return (features * rows["scales"].unsqueeze(-1)).to(self.compute_dtype)
-        return features.to(self.compute_dtype)
+            return (stored * rows[_SCALES[name]].unsqueeze(-1)).to(self.compute_dtype)
+        return stored.to(self.compute_dtype)
+
+    def decode_projected(self, rows: dict[str, Tensor]) -> Tensor | None:
+        """Projected features (n, K, N) in the compute dtype; None without a projection."""
+        return self.decode(rows, "projected") if self.projected else None
 
 
 @dataclass(frozen=True, kw_only=True)

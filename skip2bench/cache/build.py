@@ -28,7 +28,14 @@ from skip2bench.cache.kept import (
     write_arrays,
 )
 from skip2bench.cache.plan import CachePlan
-from skip2bench.cache.skip_cache import BuildOrder, SampleIndex, SkipCache, fill, supervised_rows
+from skip2bench.cache.skip_cache import (
+    BuildOrder,
+    SampleIndex,
+    Served,
+    SkipCache,
+    fill,
+    supervised_rows,
+)
 from skip2bench.cache.staging import PinnedWriter
 from skip2bench.cache.streaming import StreamedBackbone
 from skip2bench.data.samples import Samples, collate
@@ -138,7 +145,7 @@ class CacheBuilder:
         chosen = list(ids)[::step][:_CHECKED_SAMPLES]
         for i, fresh in zip(chosen, self._recompute(samples, chosen), strict=True):
             served = cache.serve(cache.index.find_rows([i]), self.device)
-            distance = (served.features.float() - fresh.float()).norm() / fresh.float().norm()
+            distance = _measure_distance(self.model, served, fresh)
             _, targets = supervised_rows(samples.labels[i][None])
             if not distance <= tolerance or not torch.equal(served.targets.cpu(), targets):
                 raise DamagedError(f"sample {i} is off by {float(distance):.1e} of its norm")
@@ -260,6 +267,17 @@ class CacheBuilder:
     def _place(self) -> Path:
         """What a full disk is about."""
         return Path() if self.folder is None else self.folder.root
+
+
+def _measure_distance(model: SkipGPT, served: Served, fresh: Tensor) -> Tensor:
+    """How far what is served is from features (n, K', d) made anew, as a share of their norm."""
+    pairs = [(served.features, fresh)]
+    if served.projected is not None:
+        blocks = [model.feature_blocks.index(block) for block in model.settings.blocks]
+        projected = model.adapters.project([fresh[:, k] for k in blocks])
+        pairs = [(served.features, fresh[:, -1:]), (served.projected, torch.stack(projected, 1))]
+    shares = [(kept.float() - new.float()).norm() / new.float().norm() for kept, new in pairs]
+    return torch.stack(shares).max()
 
 
 @contextmanager

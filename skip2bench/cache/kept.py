@@ -57,6 +57,9 @@ class Entry:
             dtype=getattr(torch, stored["dtype"]),
             compute_dtype=getattr(torch, stored["compute_dtype"]),
             n_logits=stored["n_logits"],
+            # not in those of runs without a projection
+            projected=stored.get("projected", 0),
+            projected_blocks=tuple(stored.get("projected_blocks", ())),
         )
 
     @property
@@ -190,6 +193,7 @@ class CacheFolder:
             for entry in self.entries()
             if entry.manifest["key"] == _whole_key(key, layout)
             and set(layout.blocks) <= set(entry.layout.blocks)
+            and layout.projected_blocks == entry.layout.projected_blocks
             and (not layout.n_logits or entry.layout.n_logits)
             and wanted <= set(entry.manifest["samples"])
         ]
@@ -317,6 +321,10 @@ def describe_content(
         order: Those that are stored, in the order of their rows.
     """
     supervised = samples.supervised_counts
+    projected = {
+        "projected": layout.projected,
+        "projected_blocks": list(layout.projected_blocks),
+    }
     return {
         "key": _whole_key(key, layout),
         "layout": {
@@ -325,6 +333,7 @@ def describe_content(
             "dtype": _dtype_name(layout.dtype),
             "compute_dtype": _dtype_name(layout.compute_dtype),
             "n_logits": layout.n_logits,
+            **(projected if layout.projected else {}),
         },
         "samples": [hash_sample(samples, i) for i in order],
         "counts": [supervised[i] for i in order],

@@ -15,7 +15,7 @@ _PORTION_BYTES = {"cpu": 24 * 2**20, "cuda": 2**30}
 
 def portion_rows(model: SkipGPT, layout: Layout, algebra: Name, device: torch.device) -> int:
     """Supervised positions that one forward and backward pass takes."""
-    features = 2 * len(layout.blocks) * layout.n_embd * layout.compute_dtype.itemsize
+    features = 2 * layout.feature_numbers * layout.compute_dtype.itemsize
     holds_logits = algebra == "folded" or model.settings.target == "logits"
     logits = 3 * 4 * model.config.padded_vocab_size if holds_logits else 0
     budget = _PORTION_BYTES.get(device.type, _PORTION_BYTES["cpu"])
@@ -39,16 +39,17 @@ class ServedLoss:
         """Summed loss, with gradients to the adapters or, folded, to where `finish_step` starts."""
         model = self._model
         if self._algebra == "folded" and served.base_logits is not None:
-            reduced = model.reduce(served.features)
+            reduced = model.reduce(served.features, served.projected)
             logits = served.base_logits + nn.functional.linear(reduced, self._shared_fold())
             return logits_loss(model.cap(logits), served.targets)
         if model.settings.target == "logits":
-            return logits_loss(model.forward_features(served.features), served.targets)
+            logits = model.forward_features(served.features, served.projected)
+            return logits_loss(logits, served.targets)
         has_cap = model.config.final_logit_softcapping is not None
         return head_loss(
             model.lm_head,
             model.cap if has_cap else None,
-            model.final_hidden(served.features),
+            model.final_hidden(served.features, served.projected),
             served.targets,
         )
 

@@ -134,12 +134,7 @@ def plan_cache(
         Skip2BenchError: the folded algebra is asked for, and its base logits have no room.
     """
     capacity = room.capacity_bytes
-    layout = Layout(
-        blocks=model.feature_blocks,
-        n_embd=model.config.n_embd,
-        dtype=STORED_DTYPES.get(dtype, compute_dtype),
-        compute_dtype=compute_dtype,
-    )
+    layout = make_layout(model, STORED_DTYPES.get(dtype, compute_dtype), compute_dtype)
     with_logits = replace(layout, n_logits=model.config.padded_vocab_size)
     rows = use.rows
     needed = rows * layout.position_bytes
@@ -176,6 +171,25 @@ def plan_cache(
         nbytes=(used + used_by_val) * layout.position_bytes,
         capacity_bytes=capacity[chosen],
         may_move=room.may_move,
+    )
+
+
+def make_layout(model: SkipGPT, dtype: torch.dtype, compute_dtype: torch.dtype) -> Layout:
+    """What a model reads of a cache: its blocks' outputs, behind a projection only the last whole.
+
+    Args:
+        model: The Skip model; its weights are not looked at.
+        dtype: Of what is stored.
+        compute_dtype: Of the backbone's activations.
+    """
+    projected = model.settings.projected or 0
+    return Layout(
+        blocks=model.whole_blocks,
+        n_embd=model.config.n_embd,
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        projected=projected,
+        projected_blocks=model.settings.blocks if projected else (),
     )
 
 
@@ -270,6 +284,7 @@ def _choose_algebra(
         feature_bytes=layout.dtype.itemsize,
         logit_bytes=layout.compute_dtype.itemsize,
         adds_to_logits=settings.target == "logits",
+        projected=layout.projected,
     )
     supervised, of_val = use.train.supervised_counts, use.val.supervised_counts
     rows = max(1, sum(supervised[i] for i in use.train_ids))  # a rank may have no sample

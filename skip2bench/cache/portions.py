@@ -57,8 +57,9 @@ def served_portion(place: Place, loss: ServedLoss, served: Served) -> Portion:
         with place.autocast():
             return loss(served)
 
-    logits = () if served.base_logits is None else (served.base_logits,)
-    return Portion(tensors=(served.features, served.targets, *logits), loss=autocast_loss)
+    others = (served.base_logits, served.projected)
+    tensors = (served.features, served.targets, *(t for t in others if t is not None))
+    return Portion(tensors=tensors, loss=autocast_loss)
 
 
 def even_portions(rows: Tensor, max_rows: int) -> tuple[Tensor, ...]:
@@ -215,4 +216,5 @@ class PortionSource:
         outputs = self._model.compute_features(input_ids)
         # plain tensors, that autograd may save
         features = torch.stack([h.flatten(0, 1)[rows] for h in outputs], dim=1)
+        # whole ones, where the cache has them projected: the model does both
         return Served(features=features, targets=targets)

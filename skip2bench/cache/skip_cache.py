@@ -69,11 +69,14 @@ class Served:
     """What the cache gives for n supervised positions."""
 
     features: Tensor
-    """(n, K', d): outputs of the Skip model's `feature_blocks`, in the compute dtype."""
+    """(n, K', d): outputs of the Skip model's `feature_blocks`, in the compute dtype; beside
+    `projected` those of its `whole_blocks` alone."""
     targets: Tensor
     """(n,): the token that follows each position."""
     base_logits: Tensor | None = None
     """(n, V), where they are cached."""
+    projected: Tensor | None = None
+    """(n, K, N): what is cached of the adapted blocks' outputs where they are projected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,10 @@ class SkipCache:
             # not by a list, which would wait for the device to have it
             features = torch.stack([features[:, k] for k in self.columns], dim=1)
         return Served(
-            features=features, targets=picked["targets"], base_logits=picked.get("base_logits")
+            features=features,
+            targets=picked["targets"],
+            base_logits=picked.get("base_logits"),
+            projected=self.layout.decode_projected(picked),
         )
 
     def prefetch(self, ids: Sequence[int]) -> None:
@@ -170,7 +176,7 @@ def fill(
         # not before: what a writer does with the rows before these, it does while a GPU computes
         space = writer.reserve(len(rows))
         with torch.inference_mode():
-            layout.encode(outputs, rows, space)
+            store_outputs(layout, model, outputs, rows, space)
             if layout.n_logits:
                 last, logits = outputs[-1].index_select(0, rows), space["base_logits"]
                 logits.copy_(model.base_logits(last), non_blocking=logits.is_pinned())
@@ -178,6 +184,29 @@ def fill(
         writer.commit()
         on_batch(ids, writer)
     model.train(was_training)
+
+
+def store_outputs(
+    layout: Layout, model: SkipGPT, outputs: list[Tensor], rows: Tensor, into: dict[str, Tensor]
+) -> None:
+    """Store the given rows of what `compute_features` gave, as the layout asks for it.
+
+    Args:
+        layout: Of the cache.
+        model: The Skip model, whose projection the layout has.
+        outputs: One tensor (m, d) for each of the model's `feature_blocks`.
+        rows: (n,), places in the outputs.
+        into: Arrays of n rows to write to.
+    """
+    if not layout.projected:
+        layout.encode(outputs, rows, into)
+        return
+    layout.encode(outputs[-1:], rows, into)
+    own = [outputs[model.feature_blocks.index(block)] for block in layout.projected_blocks]
+    # of the rows alone: most positions may be padding, or a prompt without loss
+    projected = model.adapters.project([output.index_select(0, rows) for output in own])
+    everything = torch.arange(len(rows), device=rows.device)
+    layout.encode(projected, everything, into, "projected")
 
 
 def supervised_rows(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -79,7 +79,7 @@ class StreamedBackbone:
 
     @property
     def layout(self) -> Layout:
-        """Of all features as the model makes them."""
+        """Of all features as the model makes them, none of them projected."""
         return Layout(
             blocks=self.model.feature_blocks,
             n_embd=self.model.config.n_embd,
@@ -295,7 +295,7 @@ def _pass_block(
         if not block.is_last:
             own = len(ids) * (input_ids.size(1) - len(task.order.prefix))
             states.write((side, number), output[:own].view(len(ids), -1, output.size(-1)))
-        if block.k in task.layout.blocks:
+        if block.k in (*task.layout.blocks, *task.layout.projected_blocks):
             space = task.space.view(first_row, len(rows))
             _store(block, task.layout, output, places, targets, space)
         first_row += len(rows)
@@ -311,7 +311,14 @@ def _store(
     targets: Tensor,
     space: dict[str, Tensor],
 ) -> None:
-    layout.encode_block(layout.blocks.index(block.k), output, places, space)
+    if block.k in layout.blocks:
+        layout.encode_block(layout.blocks.index(block.k), output, places, space)
+    if block.k in layout.projected_blocks:
+        k, rows = layout.projected_blocks.index(block.k), block.model.adapters.projection
+        assert rows is not None
+        projected = torch.nn.functional.linear(output.index_select(0, places), rows[k])
+        everything = torch.arange(len(places), device=places.device)
+        layout.encode_block(k, projected, everything, space, "projected")
     if block.is_last:
         space["targets"].copy_(targets)
         if layout.n_logits:

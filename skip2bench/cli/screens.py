@@ -26,6 +26,7 @@ from skip2bench.results.bench_records import BenchConfiguration, BenchResult
 from skip2bench.results.run_records import TrainResult
 
 if TYPE_CHECKING:
+    from skip2bench.cache.arrays import Layout
     from skip2bench.cache.kept import Entry
     from skip2bench.export.record import ExportResult
 
@@ -157,7 +158,7 @@ def print_caches(entries: Sequence["Entry"]) -> None:
             entry.name,
             about["model"],
             f"{about['data']}, {about['side']}",
-            " ".join(map(str, layout.blocks)),
+            _describe_blocks(layout),
             f"{key['precision']}{stored}",
             f"{about['samples']:,}",
             f"{entry.rows:,}",
@@ -166,6 +167,14 @@ def print_caches(entries: Sequence["Entry"]) -> None:
         )
     stdout.print(table)
     stdout.print(f"{len(entries)} caches, {format_bytes(sum(e.nbytes for e in entries))}")
+
+
+def _describe_blocks(layout: "Layout") -> str:
+    whole = " ".join(map(str, layout.blocks))
+    if not layout.projected:
+        return whole
+    projected = " ".join(map(str, layout.projected_blocks))
+    return f"{projected} projected to {layout.projected}; {whole} whole"
 
 
 def _print_configuration(entry: BenchConfiguration) -> None:

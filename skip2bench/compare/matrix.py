@@ -32,6 +32,8 @@ from skip2bench.models.methods import (
 Role = Literal["run", "reused", "cache"]
 """A run of its own; a run that finds its Skip-Cache kept; the run that makes that cache."""
 
+_OF_PROJECTION = ("cache_project", "cache_projection", "blocks", "features")
+"""Options by which projected caches differ."""
 _PEER_LABELS = {"litgpt": "LitGPT finetune_lora", "peft": "Hugging Face PEFT LoRA"}
 
 
@@ -264,6 +266,9 @@ def _cache_cells(
     for one in configurations:
         if one.settings.method.is_cached:
             shared = {k: v for k, v in one.values.items() if k not in adapter}
+            if one.settings.skip and one.settings.skip.projected:
+                # one cache has one projection, and that of all its blocks
+                shared |= {k: v for k, v in one.values.items() if k in _OF_PROJECTION}
             groups.setdefault(repr(sorted(shared.items())), []).append(one)
     cells = []
     for number, group in enumerate(groups.values(), start=1):

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from lightning.fabric import Fabric
 
@@ -16,9 +16,10 @@ from skip2bench import STARTED
 from skip2bench.bench.workload import Workload, count_workload_flops
 from skip2bench.compare.folder import BENCH
 from skip2bench.compare.matrix import Cell, Configuration, list_configurations
+from skip2bench.config.blocks import blocks_text, count_auto
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.compare import CompareConfig
-from skip2bench.config.methods import TRADITIONAL
+from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.config.options import option_names
 from skip2bench.config.run import RunConfig
 from skip2bench.config.train import TrainConfig
@@ -29,6 +30,7 @@ from skip2bench.machine.clock import time_call
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.environment_record import Environment
 from skip2bench.models.methods import build_empty_model, resolve_method
+from skip2bench.train.block_choice import choose_blocks, rank_blocks
 from skip2bench.train.plan import TrainingPlan, plan_training
 
 _PLANNED_KEYS = frozenset(option_names(TrainConfig, "input", "backbone", "place"))
@@ -60,13 +62,14 @@ class ComparisonPlan:
 
 
 def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> ComparisonPlan:
-    """Check all input; nothing is written yet.
+    """Check all input, and resolve blocks "auto"; nothing is written yet.
 
     Raises:
         Skip2BenchError: something of it is not good.
     """
     check_folder("out_dir", config.out_dir)
     plan = plan_training(config.cell_config({"method": TRADITIONAL}))
+    config = _resolve_blocks(config, plan)
     configurations = list_configurations(config, plan.model_config)
     if config.peers:
         from skip2bench.compare.peers.run import check_peers
@@ -85,10 +88,33 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
     )
 
 
+def _resolve_blocks(config: CompareConfig, plan: TrainingPlan) -> CompareConfig:
+    """The comparison with the blocks that "auto" means, ranked once for all of its cells."""
+    listed = [blocks_text(entry["blocks"]) for entry in config.configurations if "blocks" in entry]
+    has_skip = any(METHODS[name].is_skip for name in config.methods)
+    asked_for = listed if config.configurations else config.blocks if has_skip else ()
+    counts = {str(text): count for text in asked_for if (count := count_auto(str(text)))}
+    if not counts:
+        return config
+    ranking = rank_blocks(plan)
+    chosen = {text: choose_blocks(ranking, count) for text, count in counts.items()}
+    entries = (
+        {**entry, "blocks": chosen.get(str(blocks_text(entry["blocks"])), entry["blocks"])}
+        if "blocks" in entry
+        else entry
+        for entry in config.configurations
+    )
+    return replace(
+        config,
+        blocks=tuple(chosen.get(text, text) for text in config.blocks),
+        configurations=tuple(entries),
+    )
+
+
 def _plan_bench(
     config: CompareConfig, plan: TrainingPlan, configurations: Sequence[Configuration]
 ) -> BenchConfig | None:
-    """The micro-benchmark of the same methods; None where it cannot have the same ranks."""
+    """The micro-benchmark of the same methods; None where it cannot have them."""
     own = [one for one in configurations if one.peer is None and not one.is_aa]
     cells = [config.cell_config(one.values) for one in own]
     ranks: dict[str, set[int]] = {"lora_r": set(), "skip_r": set()}
@@ -97,6 +123,9 @@ def _plan_bench(
             ranks[name].add(getattr(cell, name))
     if any(len(values) > 1 for values in ranks.values()):
         note("the micro-benchmark is left out: configurations differ in rank")
+        return None
+    if any(one.settings.skip and one.settings.skip.projected for one in own):
+        note("the micro-benchmark is left out: it has no adapters behind a projection")
         return None
     skip = [
         cell.blocks for one, cell in zip(own, cells, strict=True) if one.settings.method.is_skip

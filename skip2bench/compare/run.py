@@ -88,7 +88,7 @@ def run_comparison(
             cells=tuple(cell.name for cell in cells),
             estimated_seconds=sum(seconds.values()),
         )
-    comparison, tasks = _open(plan, find_folder(config, plan.training.model_name), cache)
+    comparison, tasks = _open(plan, find_folder(plan.config, plan.training.model_name), cache)
     if len(comparison.cells) > len(cells):  # at their best micro-batch too
         seconds = comparison.plan.estimate(comparison.cells)
         announce(comparison.plan, comparison.cells, seconds)

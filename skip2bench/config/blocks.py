@@ -9,6 +9,19 @@ BLOCK_PRESETS = {"fast": 4, "balanced": 6, "accurate": 8}
 """The guide's presets (section 5.2): how many of the first blocks each one adapts."""
 
 
+AUTO_COUNT = 8
+"""Blocks that `auto` chooses where it names no number."""
+
+
+def count_auto(text: str) -> int | None:
+    """How many blocks "auto" or "auto:N" is to choose; None where the text is neither.
+
+    Which ones, the model and its data say: see `train.block_choice`.
+    """
+    found = re.fullmatch(r"auto(?::([1-9][0-9]{0,8}))?", text.strip().lower())
+    return None if found is None else int(found[1] or AUTO_COUNT)
+
+
 def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
     """Resolve `text` to block numbers of a model with `n_layer` blocks.
 
@@ -19,13 +32,19 @@ def parse_blocks(text: str, n_layer: int) -> tuple[int, ...]:
         n_layer: Number of blocks of the model.
 
     Raises:
-        Skip2BenchError: not a list of numbers, out of range, twice the same, or empty.
+        Skip2BenchError: not a list of numbers, out of range, twice the same, or empty; or "auto",
+            which no number of blocks resolves.
     """
     name = text.strip().lower()
     if name == "all":
         return tuple(range(n_layer))
     if name in BLOCK_PRESETS:
         return tuple(range(min(BLOCK_PRESETS[name], n_layer)))
+    if count_auto(name) is not None:
+        raise Skip2BenchError(
+            f"blocks {text!r} are chosen by the model on its data, which train and compare do; "
+            "here give e.g. last:8, or the numbers that train chose"
+        )
     if counted := re.fullmatch(r"(last|even):([1-9][0-9]{0,8})", name):
         n = min(int(counted[2]), n_layer)
         if counted[1] != "even":

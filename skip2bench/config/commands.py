@@ -94,6 +94,11 @@ class DoctorConfig(RunConfig):
     max_seq_length: int | None = option(
         None, "Cut samples to this many tokens (default: the model's context).", role="input"
     )
+    cache_project: int | None = option(
+        None,
+        "Numbers that Skip-Cache would project each block's output to.",
+        role="adapter",
+    )
     cache_dir: Path | None = option(
         None,
         "Folder that would keep Skip-Cache (default: it lives in the run folder).",
@@ -104,8 +109,9 @@ class DoctorConfig(RunConfig):
         for name in self.methods:
             check_choice("methods", name, get_args(MethodName))
         super().__post_init__()
-        if self.max_seq_length is not None:
-            check_positive("max_seq_length", self.max_seq_length)
+        for name in ("max_seq_length", "cache_project"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ class CompareConfig:
     )
     blocks: tuple[str, ...] = option(
         ("fast", "balanced", "accurate", "all"),
-        "Blocks of the Skip methods; repeat the flag for several.",
+        "Blocks of the Skip methods, as train takes them; repeat the flag for several.",
         repeatable=True,
         role="matrix",
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from skip2bench.config.blocks import blocks_text
+from skip2bench.config.blocks import blocks_text, count_auto
 from skip2bench.config.methods import LORA_TARGETS, METHODS, MethodName, find_method
 from skip2bench.config.options import (
     MAX_COUNT,
@@ -30,6 +30,7 @@ CacheTier = Literal["auto", "device", "ram", "disk"]
 CacheDtype = Literal["model", "bf16", "int8"]
 Keep = Literal["best", "last"]
 AlgebraName = Literal["auto", "head", "folded"]
+ProjectionName = Literal["gradient", "pca", "random"]
 Quantize = Literal["bnb.nf4", "bnb.nf4-dq", "bnb.fp4", "bnb.fp4-dq", "bnb.int8-training"]
 
 
@@ -49,8 +50,8 @@ class TrainConfig(RunConfig):
     )
     blocks: str = option(
         "balanced",
-        "Blocks of the Skip methods: '0,1,2,3', all, last:8, even:8, or the first ones: fast (4), "
-        "balanced (6), accurate (8).",
+        "Blocks of the Skip methods: '0,1,2,3', all, last:8, even:8, auto or auto:8 (chosen by the "
+        "loss's gradient), or the first ones: fast (4), balanced (6), accurate (8).",
         role="adapter",
         recorded_as="blocks",
         taken_by="is_skip",
@@ -195,6 +196,20 @@ class TrainConfig(RunConfig):
         role="variant",
         taken_by="is_cached",
     )
+    cache_project: int | None = option(
+        None,
+        "Have each Skip adapter read its block's output projected to N numbers, and Skip-Cache "
+        "store those; the saved adapter is an ordinary one.",
+        role="adapter",
+        taken_by="is_skip",
+    )
+    cache_projection: ProjectionName = option(
+        "gradient",
+        "What --cache-project projects to: directions of the loss's gradient, principal ones of "
+        "the output ('pca'), or random ones.",
+        role="adapter",
+        taken_by="is_skip",
+    )
     algebra: AlgebraName = option(
         "auto",
         "How losses come from Skip-Cache: by the head, by base logits that are cached too "
@@ -270,6 +285,7 @@ class TrainConfig(RunConfig):
         check_choice("cache_dtype", self.cache_dtype, get_args(CacheDtype))
         check_choice("keep", self.keep, get_args(Keep))
         check_choice("algebra", self.algebra, get_args(AlgebraName))
+        check_choice("cache_projection", self.cache_projection, get_args(ProjectionName))
         if self.cache_max_bytes is not None and not parse_bytes(
             "cache_max_bytes", self.cache_max_bytes
         ):
@@ -412,6 +428,16 @@ def check_ranks(config: "TrainConfig") -> None:
             f"stream_blocks runs on one device, and devices x num_nodes is {size}; use --strategy "
             "fsdp for a backbone that fits no single one"
         )
+    if METHODS[config.method].is_skip and count_auto(config.blocks) is not None and size > 1:
+        raise Skip2BenchError(
+            f"blocks {config.blocks!r} are chosen on one device, and devices x num_nodes is "
+            f"{size}; give e.g. last:8, or the numbers that a run on one device chose"
+        )
+    if config.cache_project is not None and METHODS[config.method].is_skip and size > 1:
+        raise Skip2BenchError(
+            f"cache_project finds its directions on one device, and devices x num_nodes is {size}; "
+            "leave it out, or train on one device"
+        )
     if config.strategy != "fsdp":
         return
     if size == 1:
@@ -442,7 +468,10 @@ def check_counts(config: "TrainConfig") -> None:
     ):
         if isinstance(value := getattr(config, name), int):
             check_positive(name, value)
-    for name in ("max_steps", "train_samples", "val_samples", "max_seq_length", "patience"):
+    for name in (
+        *("max_steps", "train_samples", "val_samples", "max_seq_length", "patience"),
+        "cache_project",
+    ):
         if getattr(config, name) is not None:
             check_positive(name, getattr(config, name))
     if config.max_seq_length == 1:

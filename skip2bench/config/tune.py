@@ -111,6 +111,21 @@ class TuneConfig:
                 f"({list_names('is_cached')} has); compare runs of it instead: skip2bench compare "
                 f"--methods {self.method} --learning-rates 3e-4,1e-3,3e-3"
             )
+        self._check_tried()
+        if self.train.get("cache_project") is not None and len(self.features) > 1:
+            raise Skip2BenchError(
+                "cache_project stores one kind of features, and features names several; name one"
+            )
+        check_positive("seeds", self.seeds, 1000)
+        if not 0 <= self.finalists <= 100:
+            raise Skip2BenchError(f"finalists is {self.finalists}; give a number from 0 to 100")
+        _ = self.budget_configurations, self.budget_seconds
+        self.train_config({})  # raises where a value of `train` is not good
+        for key, values in self._tried():
+            for value in values:
+                self.train_config({key: value})
+
+    def _check_tried(self) -> None:
         for name in ("blocks", "ranks", "features"):
             if not getattr(self, name):
                 raise Skip2BenchError(
@@ -122,14 +137,6 @@ class TuneConfig:
             check_positive("ranks", rank, MAX_RANK)
         for name in self.features:
             check_choice("features", name, get_args(Features))
-        check_positive("seeds", self.seeds, 1000)
-        if not 0 <= self.finalists <= 100:
-            raise Skip2BenchError(f"finalists is {self.finalists}; give a number from 0 to 100")
-        _ = self.budget_configurations, self.budget_seconds
-        self.train_config({})  # raises where a value of `train` is not good
-        for key, values in self._tried():
-            for value in values:
-                self.train_config({key: value})
 
     def _tried(self) -> list[tuple[str, Sequence[Any]]]:
         return [

@@ -25,7 +25,14 @@ from skip2bench.bench.workload import Workload
 from skip2bench.cache.algebra import Name
 from skip2bench.cache.arrays import Layout, MemoryWriter, Tier
 from skip2bench.cache.loss import ServedLoss, portion_rows
-from skip2bench.cache.plan import CachePlan, CacheRoom, CacheUse, plan_cache, share_of_free
+from skip2bench.cache.plan import (
+    CachePlan,
+    CacheRoom,
+    CacheUse,
+    make_layout,
+    plan_cache,
+    share_of_free,
+)
 from skip2bench.cache.portions import count_largest_saved, served_portion
 from skip2bench.cache.skip_cache import Served, token_budget
 from skip2bench.config.commands import DoctorConfig
@@ -283,16 +290,7 @@ class _Run:
     def _count_served(self, model: SkipGPT, plan: CachePlan | None) -> tuple[int, int]:
         """Positions of the largest pass from Skip-Cache, and the bytes it saves."""
         dtype = weights_dtype(self.precision)
-        layout = (
-            plan.layout
-            if plan
-            else Layout(
-                blocks=model.feature_blocks,
-                n_embd=model.config.n_embd,
-                dtype=dtype,
-                compute_dtype=dtype,
-            )
-        )
+        layout = plan.layout if plan else make_layout(model, dtype, dtype)
         algebra = plan.algebra.name if plan else "head"
         most = portion_rows(model, layout, algebra, self.device)
         smallest, largest = self.subject.batch_positions
@@ -388,6 +386,7 @@ def count_saved_on_features(
         features=layout.decode(rows),
         targets=torch.zeros_like(rows["targets"]),
         base_logits=rows.get("base_logits"),
+        projected=layout.decode_projected(rows),
     )
     model.train()
     portion = served_portion(fabric, ServedLoss(model, algebra), served)

@@ -68,6 +68,7 @@ def load_subject(config: DoctorConfig) -> Subject:
         data=config.data,
         max_seq_length=config.max_seq_length,
         cache_dir=config.cache_dir,
+        cache_project=config.cache_project,
         **(shared | (EMBEDDED_DEFAULTS if config.model == EMBEDDED_MODEL else {})),
     )
     data, problem = None, None

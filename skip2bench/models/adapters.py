@@ -39,7 +39,13 @@ from skip2bench.models.base import (
     load_config,
 )
 from skip2bench.models.methods import MethodSettings, build_model, trained_tensors
-from skip2bench.models.skip import RELATIVE_SIZES, SkipGPT, SkipSettings, merge_skip_adapter
+from skip2bench.models.skip import (
+    PROJECTION,
+    RELATIVE_SIZES,
+    SkipGPT,
+    SkipSettings,
+    merge_skip_adapter,
+)
 from skip2bench.models.weights import check_dtypes, check_finite, check_weights, read_weights
 
 LORA_FILE = "lit_model.pth.lora"
@@ -48,6 +54,8 @@ ADAPTER_FILE = "adapter.safetensors"
 ADAPTER_SETTINGS = "adapter_config.yaml"
 _LATER = ("features", "share_b")
 """Settings of Skip adapters that older ones do not have."""
+_NEVER_SAVED = ("projected",)
+"""What a Skip adapter is trained behind is multiplied out when it is saved."""
 
 
 def merged_weights(model: GPT) -> dict[str, Tensor]:
@@ -116,13 +124,14 @@ def _save_part(model: nn.Module, settings: MethodSettings, folder: Path, base_fo
     """Write only what trained, and which base it belongs to."""
     skip = settings.skip
     own = asdict(skip) | {"blocks": list(skip.blocks)} if skip else {}
+    own = {name: value for name, value in own.items() if name not in _NEVER_SAVED}
     is_embedded = base_folder == embedded_checkpoint()
     base = {
         "checkpoint_dir": None if is_embedded else str(base_folder.resolve()),
         "checkpoint_sha256": hash_file(base_folder / FULL_FILE),
     }
     # through bytes: safetensors' own writing has an error type of its own for a full disk
-    write_bytes(folder / ADAPTER_FILE, save(_on_cpu(model)))
+    write_bytes(folder / ADAPTER_FILE, save(_ordinary_tensors(model)))
     write_yaml(folder / ADAPTER_SETTINGS, {"method": settings.method.name, **own, **base})
     return (folder / ADAPTER_FILE).stat().st_size
 
@@ -142,6 +151,16 @@ def save_whole(content: dict[str, Any], path: Path) -> int:
                 raise error.__context__ from None
             raise
     return path.stat().st_size
+
+
+def _ordinary_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What has trained; Skip adapters behind a projection as those without it that are the same."""
+    tensors = _on_cpu(model)
+    name = f"adapters.{PROJECTION}"
+    if isinstance(model, SkipGPT) and tensors.pop(name, None) is not None:
+        # in float32: a product rounded to the run's dtype would no longer be the same adapter
+        tensors["adapters.lora_A"] = model.adapters.multiply_out().cpu().contiguous()
+    return tensors
 
 
 def _on_cpu(model: nn.Module) -> dict[str, Tensor]:
@@ -419,7 +438,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} names no method")
     needed = ["checkpoint_dir", "checkpoint_sha256"]
     if METHODS[saved["method"]].is_skip:
-        needed += [item.name for item in fields(SkipSettings) if item.name not in _LATER]
+        needed += [
+            item.name for item in fields(SkipSettings) if item.name not in (*_LATER, *_NEVER_SAVED)
+        ]
     if absent := [key for key in needed if key not in saved]:
         raise _broken_adapter(folder, f"{ADAPTER_SETTINGS} lacks {', '.join(absent)}")
     if not isinstance(saved["checkpoint_dir"], str | None):

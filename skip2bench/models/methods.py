@@ -22,7 +22,7 @@ from skip2bench.config.run import RunConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import format_amount
 from skip2bench.models.base import Base
-from skip2bench.models.skip import RELATIVE_SIZES, SkipGPT, SkipSettings
+from skip2bench.models.skip import FIXED, PROJECTION, RELATIVE_SIZES, SkipGPT, SkipSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ class MethodSettings:
         details = [format_amount(len(self.skip.blocks), "block")]
         details += ["raw features"] if self.skip.features == "raw" else []
         details += ["one B"] if self.skip.share_b else []
+        projected = self.skip.projected
+        details += [] if projected is None else [f"projected to {projected}"]
         return f"{self.method.title} ({', '.join(details)})"
 
     def describe_blocks(self, n_layer: int) -> str:
@@ -82,10 +84,17 @@ def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> 
     """Settings of method `name` on a model, from a command's configuration.
 
     Raises:
-        Skip2BenchError: blocks that the model does not have, or biases where it has none.
+        Skip2BenchError: blocks that the model does not have, a projection to more numbers than a
+            block gives, or biases where it has none.
     """
     method = METHODS[name]
     if method.is_skip:
+        projected = getattr(config, "cache_project", None)  # an option of `train` alone
+        if projected is not None and projected > model.n_embd:
+            raise Skip2BenchError(
+                f"cache_project is {projected}, and block outputs of {model.name!r} have "
+                f"{model.n_embd} numbers; give at most {model.n_embd}, or leave it out"
+            )
         skip = SkipSettings(
             blocks=parse_blocks(blocks, model.n_layer),
             r=config.skip_r,
@@ -94,6 +103,7 @@ def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> 
             target=config.target,
             features=config.features,
             share_b=config.share_b,
+            projected=projected,
         )
         return MethodSettings(method=method, lora=None, skip=skip)
     if method.weights == "biases" and not has_biases(model):
@@ -147,7 +157,7 @@ def build_model(settings: MethodSettings, base: Base, device: torch.device, seed
         raise Skip2BenchError(
             f"the weights of {base.name!r} do not fit its model_config.yaml: {error}"
         ) from error
-    absent = [key for key in missing if "lora_" not in key and not key.endswith(RELATIVE_SIZES)]
+    absent = [key for key in missing if "lora_" not in key and not key.endswith(FIXED)]
     if absent or unexpected:
         named = ", ".join([*absent, *unexpected][:3])
         raise Skip2BenchError(
@@ -168,11 +178,12 @@ def build_model(settings: MethodSettings, base: Base, device: torch.device, seed
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """What a run leaves, by its name in the model's state dict, detached.
 
-    That is what trains, and the relative sizes that scaled Skip features are divided by.
+    That is what trains, the relative sizes that scaled Skip features are divided by, and what they
+    are projected by.
     """
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    sizes = {name: b for name, b in model.named_buffers() if name.endswith(RELATIVE_SIZES)}
-    return trained | sizes
+    fixed = {name: b for name, b in model.named_buffers() if name.endswith(FIXED)}
+    return trained | fixed
 
 
 def _mark_trainable(model: GPT, settings: MethodSettings) -> None:
@@ -215,6 +226,9 @@ def _materialise_adapters(
                 setattr(module, name, nn.Parameter(initial))
             if (sizes := getattr(module, RELATIVE_SIZES, None)) is not None:
                 setattr(module, RELATIVE_SIZES, torch.ones(sizes.shape, device=device))
+            if (rows := getattr(module, PROJECTION, None)) is not None:
+                unknown = torch.full(rows.shape, torch.nan, device=device, dtype=dtype)
+                setattr(module, PROJECTION, unknown)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

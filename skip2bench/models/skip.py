@@ -10,10 +10,12 @@ h_k is the output of block k, h_L that of the last block. What an adapter reads 
     features "scaled":  x_k = h_k / size(h_L) / ρ_k    see `SkipGPT.last_size` and `calibration`
     features "raw":     x_k = h_k                      the paper's
 
-since block outputs of real models differ in size by orders of magnitude. With `share_b` all blocks
-have one B. The backbone is frozen, so no gradient enters a block: backward goes through `lm_head`
-and the adapters alone. The model is LitGPT's `GPT` with hooks, so generation with its KV cache
-works as it does there. Source: Matsutani et al., arXiv:2410.21073, section 3.
+since block outputs of real models differ in size by orders of magnitude. With a projection the
+adapter of block k reads P_k x_k, of N numbers, P_k frozen (`projected`): it is the ordinary one of
+A_k = A'_k P_k, and its Skip-Cache is smaller. With `share_b` all blocks have one B.
+The backbone is frozen, so no gradient enters a block: backward goes through `lm_head` and the
+adapters alone. The model is LitGPT's `GPT` with hooks, so generation with its KV cache works as it
+does there. Source: Matsutani et al., arXiv:2410.21073, section 3.
 """
 
 import math
@@ -35,6 +37,10 @@ from skip2bench.models.dropout import dropped, keep_scale
 
 RELATIVE_SIZES = "relative_sizes"
 """Name of the buffer with the ρ_k."""
+PROJECTION = "projection"
+"""Name of the buffer with the P_k."""
+FIXED = (RELATIVE_SIZES, PROJECTION)
+"""Buffers that are found before the first step and stay with what trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,8 @@ class SkipSettings:
     features: Features = "scaled"
     share_b: bool = False
     """One B for all blocks."""
+    projected: int | None = None
+    """N: numbers that each block's output is projected to; None where adapters read all of it."""
 
     @property
     def width(self) -> int:
@@ -73,29 +81,36 @@ class SkipSettings:
 class SkipAdapters(nn.Module):
     """One low-rank adapter a block, held as two stacked tensors.
 
-    `lora_A` is (K, r, d) and starts as an nn.Linear's weight would; `lora_B` is (K, d_out, r), or
-    (1, d_out, r) where it is shared, and starts at zero, so that the adapters add exactly nothing
-    before the first update. `relative_sizes` (K,) are the ρ_k of scaled features, in float32; 1
-    until `calibration` has found them, and None for raw features.
+    `lora_A` is (K, r, d), or (K, r, N) behind a projection, and starts as an nn.Linear's weight
+    would; `lora_B` is (K, d_out, r), or (1, d_out, r) where it is shared, and starts at zero, so
+    that the adapters add exactly nothing before the first update. `relative_sizes` (K,) are the ρ_k
+    of scaled features, in float32; 1 until `calibration` has found them, and None for raw features.
+    `projection` (K, N, d) are the P_k, NaN until they are found, and None without a projection.
     """
 
     relative_sizes: Tensor | None
+    projection: Tensor | None
 
     def __init__(self, settings: SkipSettings, n_embd: int, d_out: int) -> None:
         super().__init__()
         n_blocks = len(settings.blocks)
         self.scaling, self.is_shared = settings.scaling, settings.share_b
-        self.lora_A = nn.Parameter(torch.empty(n_blocks, settings.r, n_embd))
+        n_in = settings.projected or n_embd
+        self.lora_A = nn.Parameter(torch.empty(n_blocks, settings.r, n_in))
         n_up = 1 if settings.share_b else n_blocks
         self.lora_B = nn.Parameter(torch.empty(n_up, d_out, settings.r))
         is_scaled = settings.features == "scaled"
         ones = torch.ones(n_blocks, dtype=torch.float32) if is_scaled else None
         self.register_buffer(RELATIVE_SIZES, ones)
+        shape = (n_blocks, n_in, n_embd)
+        # nothing of a projection that nobody has found looks like a result
+        unknown = torch.full(shape, torch.nan) if settings.projected else None
+        self.register_buffer(PROJECTION, unknown)
         self.dropout = settings.dropout
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise A uniformly within ±1/sqrt(d), as nn.Linear does, and B to zero."""
+        """Initialise A uniformly within ±1/sqrt(d or N), as nn.Linear does, and B to zero."""
         bound = 1 / math.sqrt(self.lora_A.size(-1))
         nn.init.uniform_(self.lora_A, -bound, bound)
         nn.init.zeros_(self.lora_B)
@@ -112,7 +127,8 @@ class SkipAdapters(nn.Module):
         """Sum of all adapters.
 
         Args:
-            features: K tensors (..., d), the outputs of the K blocks.
+            features: K tensors (..., d), the outputs of the K blocks, or (..., N), what `project`
+                made of them.
             size: (..., 1), that of the last block's output; None for raw features.
 
         Returns:
@@ -139,6 +155,29 @@ class SkipAdapters(nn.Module):
         if is_dropping:
             reduced = reduced * keep_scale(self.dropout, reduced.device)
         return reduced if size is None else (reduced / size).to(reduced.dtype)
+
+    def project(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """All P_k h_k (..., N) of the K blocks' outputs (..., d); these without a projection."""
+        if self.projection is None:
+            return list(outputs)
+        pairs = zip(outputs, self.projection, strict=True)
+        return [nn.functional.linear(h, rows) for h, rows in pairs]
+
+    @torch.no_grad()
+    def set_fixed(self, relative_sizes: Tensor | None, projection: Tensor) -> None:
+        """Take over ρ_k (K,) and P_k (K, N, d), in the dtypes that the buffers have."""
+        assert self.projection is not None
+        self.projection.copy_(projection)
+        if self.relative_sizes is not None and relative_sizes is not None:
+            self.relative_sizes.copy_(relative_sizes)
+
+    @torch.no_grad()
+    def multiply_out(self) -> Tensor:
+        """The A_k = A'_k P_k of the same adapters without a projection, (K, r, d), in float32."""
+        A = self.lora_A.detach()
+        if self.projection is None:
+            return A.float()
+        return torch.bmm(A.double(), self.projection.double()).float()
 
     def divided_A(self) -> Tensor:
         """A_k / ρ_k, (K, r, d)."""
@@ -175,6 +214,7 @@ class SkipGPT(GPT):  # type: ignore[misc]
             settings, config.n_embd, config.n_embd if is_hidden else config.padded_vocab_size
         )
         self._outputs: dict[int, Tensor] = {}
+        self._inputs: list[Tensor] | None = None
         self._next_position = 0
         for block in {*settings.blocks, config.n_layer - 1}:
             self.transformer.h[block].register_forward_hook(partial(self._keep_output, block))
@@ -192,6 +232,11 @@ class SkipGPT(GPT):  # type: ignore[misc]
     def feature_blocks(self) -> tuple[int, ...]:
         """Blocks whose outputs determine the logits: the adapters' and the last one, ascending."""
         return tuple(sorted({*self.settings.blocks, self.config.n_layer - 1}))
+
+    @property
+    def whole_blocks(self) -> tuple[int, ...]:
+        """Of `feature_blocks`, those that a cache holds whole: behind a projection the last one."""
+        return self.feature_blocks[-1:] if self.settings.projected else self.feature_blocks
 
     @torch.inference_mode()
     def compute_features(self, idx: Tensor) -> list[Tensor]:
@@ -218,25 +263,36 @@ class SkipGPT(GPT):  # type: ignore[misc]
         self._outputs.clear()
         return caught[0]
 
-    def forward_features(self, features: Tensor) -> Tensor:
+    def forward_features(self, features: Tensor, projected: Tensor | None = None) -> Tensor:
         """Logits from what `compute_features` gave, for any positions.
 
         The arithmetic is that of `forward`.
 
         Args:
-            features: Outputs of `feature_blocks`, (N, len(feature_blocks), d).
+            features: Outputs of `feature_blocks`, (n, K', d); beside `projected`, the last one's
+                alone, (n, 1, d).
+            projected: What `adapters.project` made of the adapted blocks' outputs, (n, K, N).
 
         Returns:
-            Logits, (N, padded_vocab_size).
+            Logits, (n, padded_vocab_size).
         """
-        return self.cap(self.lm_head(self.final_hidden(features)))
+        return self.cap(self.lm_head(self.final_hidden(features, projected)))
 
-    def final_hidden(self, features: Tensor) -> Tensor:
-        """What enters `lm_head`, (N, d); with target "hidden", the adapters' sum included."""
-        self._outputs = dict(zip(self.feature_blocks, features.unbind(dim=1), strict=True))
+    def final_hidden(self, features: Tensor, projected: Tensor | None = None) -> Tensor:
+        """What enters `lm_head`, (n, d); with target "hidden", the adapters' sum included."""
+        last = features[:, -1]
+        self._outputs = {self.config.n_layer - 1: last}
+        self._inputs = self.read_inputs(features, projected)
         self._next_position = 0
-        hidden: Tensor = self.transformer.ln_f(self._outputs[self.config.n_layer - 1])
+        hidden: Tensor = self.transformer.ln_f(last)
         return hidden
+
+    def read_inputs(self, features: Tensor, projected: Tensor | None) -> list[Tensor]:
+        """What each adapter reads, K tensors (n, d) or (n, N); see `forward_features`."""
+        if projected is not None:
+            return list(projected.unbind(dim=1))
+        columns = dict(zip(self.feature_blocks, features.unbind(dim=1), strict=True))
+        return self.adapters.project([columns[block] for block in self.settings.blocks])
 
     def base_logits(self, last_output: Tensor) -> Tensor:
         """Logits (N, V) of the base model, before any cap, from the last block's output (N, d)."""
@@ -266,10 +322,9 @@ class SkipGPT(GPT):  # type: ignore[misc]
         matrix: Tensor = (folded - head(zero) if has_bias else folded).t()
         return matrix
 
-    def reduce(self, features: Tensor) -> Tensor:
-        """What the adapters' A make of all features (N, K', d): (N, `settings.width`)."""
-        columns = dict(zip(self.feature_blocks, features.unbind(dim=1), strict=True))
-        own = [columns[block] for block in self.settings.blocks]
+    def reduce(self, features: Tensor, projected: Tensor | None = None) -> Tensor:
+        """What the adapters' A make of what `forward_features` takes: (n, `settings.width`)."""
+        own = self.read_inputs(features, projected)
         return self.adapters.reduce(own, self.last_size(features[:, -1]))
 
     def last_size(self, last_output: Tensor) -> Tensor | None:
@@ -357,12 +412,17 @@ class SkipGPT(GPT):  # type: ignore[misc]
 
     def _keep_output(self, block: int, _module: nn.Module, _args: Any, output: Tensor) -> None:
         self._outputs[block] = output
+        self._inputs = None
         self._next_position = 0
 
     def _update(self, pick: Callable[[Tensor], Tensor] = lambda output: output) -> Tensor:
         """What the adapters add, of the part of the blocks' outputs that `pick` takes."""
         last = pick(self._outputs[self.config.n_layer - 1])
-        own = [pick(self._outputs[block]) for block in self.settings.blocks]
+        if self._inputs is None:
+            outputs = [pick(self._outputs[block]) for block in self.settings.blocks]
+            own = self.adapters.project(outputs)
+        else:
+            own = [pick(read) for read in self._inputs]
         update: Tensor = self.adapters(own, self.last_size(last))
         return update
 

@@ -174,6 +174,7 @@ def _label_with_details(run: TrainRun, micro_batch_size: int | None) -> str:
         "r": summary.rank,
         "alpha": config.get("lora_alpha"),
         "dropout": config.get("lora_dropout"),
+        "projection": config.get("cache_projection") if config.get("cache_project") else None,
         "micro-batch": micro_batch_size,
         **{name: value for name, value in read_switches(run).items() if value != OFF},
         **read_variant(run),

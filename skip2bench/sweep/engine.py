@@ -147,7 +147,7 @@ class Sweep:
         with self._place.autocast():
             reduced = reduce_all(
                 model,
-                features,
+                served,
                 [trial.adapters for trial in trials],
                 [trial.settings for trial in trials],
                 mask_seed,

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from skip2bench.cache.skip_cache import Served
 from skip2bench.models.dropout import dropped
 from skip2bench.models.skip import SkipAdapters, SkipGPT, SkipSettings
 
 
 def reduce_all(
     model: SkipGPT,
-    features: Tensor,
+    served: Served,
     adapters: Sequence[SkipAdapters],
     settings: Sequence[SkipSettings],
     mask_seed: int | None,
@@ -24,8 +25,8 @@ def reduce_all(
     """What `SkipAdapters.reduce` would give of each configuration, by itself.
 
     Args:
-        model: Its `feature_blocks` are what the features are of.
-        features: (n, K', d).
+        model: Reads the blocks of all configurations.
+        served: What its frozen layers give for n positions.
         adapters: Of the configurations.
         settings: Theirs.
         mask_seed: Of the random numbers of dropout, see `dropped_block`; None without dropout.
@@ -33,17 +34,18 @@ def reduce_all(
     Returns:
         (n, w) of each, with gradients to the A where they are asked for.
     """
-    size = model.last_size(features[:, -1])
+    size = model.last_size(served.features[:, -1])
+    inputs = model.read_inputs(served.features, served.projected)
     shares = [0.0 if mask_seed is None else s.dropout for s in settings]
     divided = [own.divided_A() for own in adapters]
     parts: list[list[Tensor]] = [[torch.empty(0)] * len(s.blocks) for s in settings]
-    for column, block in enumerate(model.feature_blocks):
+    for block, features in zip(model.settings.blocks, inputs, strict=True):
         readers = [(i, s.blocks.index(block)) for i, s in enumerate(settings) if block in s.blocks]
         for share in sorted({shares[i] for i, _ in readers}):
-            own = features[:, column]
+            own = features
             if share > 0:
                 assert mask_seed is not None
-                own = dropped_block(own, share, mask_seed, block)
+                own = dropped_block(features, share, mask_seed, block)
             members = [(i, place) for i, place in readers if shares[i] == share]
             stacked = torch.cat([divided[i][place] for i, place in members])
             widths = [settings[i].r for i, _ in members]
@@ -57,7 +59,7 @@ def reduce_all(
 
 
 def dropped_block(features: Tensor, share: float, mask_seed: int, block: int) -> Tensor:
-    """Features (n, d) of a block with elements zeroed, still to be scaled by `keep_scale`.
+    """Features (n, d or N) of a block, elements zeroed, still to be scaled by `keep_scale`.
 
     The draws depend on seed and block alone, not on who else reads which blocks; so what trains
     later, or in other company, has the same masks, and on a CPU a larger share drops more of the

@@ -1,9 +1,8 @@
 """One configuration of a sweep: its adapters, its optimizer, and how far it has come."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
 
 from skip2bench.models.optimizer import build_optimizer, set_learning_rate
 from skip2bench.models.skip import SkipAdapters, SkipGPT, SkipSettings
@@ -58,12 +57,13 @@ def start_trial(model: SkipGPT, recipe: Recipe, seed: int, dtype: torch.dtype) -
     """A configuration before its first step, its values those of a run of its own.
 
     Args:
-        model: Reads at least the blocks of the configuration, and knows their relative sizes.
+        model: Reads at least the blocks of the configuration, and knows their relative sizes; what
+            it projects them by, the configuration does too.
         recipe: The configuration.
         seed: What the adapters' initial values depend on.
         dtype: Of the adapters.
     """
-    settings, config = recipe.settings, model.config
+    settings, config = replace(recipe.settings, projected=model.settings.projected), model.config
     is_hidden = settings.target == "hidden"
     device = model.lm_head.weight.device if hasattr(model.lm_head, "weight") else None
     assert isinstance(device, torch.device)
@@ -73,8 +73,7 @@ def start_trial(model: SkipGPT, recipe: Recipe, seed: int, dtype: torch.dtype) -
             settings, config.n_embd, config.n_embd if is_hidden else config.padded_vocab_size
         )
     adapters = adapters.to(device=device, dtype=dtype)
-    if adapters.relative_sizes is not None:
-        adapters.relative_sizes = _pick_sizes(model, settings).to(device)
+    _take_over(adapters, model, settings)
     optimizer = build_optimizer(
         adapters.parameters(),
         device,
@@ -82,10 +81,17 @@ def start_trial(model: SkipGPT, recipe: Recipe, seed: int, dtype: torch.dtype) -
         weight_decay=recipe.weight_decay,
         betas=recipe.betas,
     )
+    recipe = replace(recipe, settings=settings)
     return Trial(recipe=recipe, adapters=adapters, optimizer=optimizer)
 
 
-def _pick_sizes(model: SkipGPT, settings: SkipSettings) -> Tensor:
-    sizes = model.adapters.relative_sizes
-    assert sizes is not None
-    return sizes[[model.settings.blocks.index(block) for block in settings.blocks]].clone()
+def _take_over(adapters: SkipAdapters, model: SkipGPT, settings: SkipSettings) -> None:
+    """Set relative sizes and projection of the configuration's blocks as the model has them."""
+    places = [model.settings.blocks.index(block) for block in settings.blocks]
+    sizes, projection = model.adapters.relative_sizes, model.adapters.projection
+    if adapters.relative_sizes is not None:
+        assert sizes is not None
+        adapters.relative_sizes.copy_(sizes[places])
+    if adapters.projection is not None:
+        assert projection is not None
+        adapters.projection.copy_(projection[places])

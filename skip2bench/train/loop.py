@@ -16,7 +16,7 @@ from skip2bench.io.console import Bar
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
 from skip2bench.train.best import drop_outdated, set_aside_best
-from skip2bench.train.calibration import calibrate, has_sizes
+from skip2bench.train.calibration import calibrate, needs_sizes
 from skip2bench.train.ranks.sharded import local_tensors
 from skip2bench.train.rate import settle_rate
 from skip2bench.train.sample_answer import show_answer
@@ -89,7 +89,7 @@ def _begin(run: TrainingRun, progress: Progress) -> None:
     """What comes before the first step: the cache, and the evaluation of the untrained model."""
     if run.caches is not None:
         run.caches.provide(run.clock)
-    if has_sizes(run):
+    if needs_sizes(run.model):
         with run.clock.part("calibration"):
             calibrate(run)
     settle_rate(run, progress)
@@ -111,7 +111,7 @@ def _go_on(run: TrainingRun, progress: Progress, resumed: State) -> None:
     with aside.part("resume"):
         if run.caches is not None:
             run.caches.provide(Clock(run.fabric.device))
-        if progress.step == 0 and has_sizes(run):  # a state of later steps has what it gave
+        if progress.step == 0 and needs_sizes(run.model):  # a state of later steps has what it gave
             calibrate(run)
     restore_state(run, resumed)
     settle_rate(run, progress)

@@ -1,5 +1,6 @@
 """The parts of a training run: its model, caches, objective on tokens and optimizer."""
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from litgpt.model import GPT
 from torch import nn
 
-from skip2bench.cache.arrays import Tier
+from skip2bench.cache.arrays import Tier, raw_bytes
 from skip2bench.cache.build import CacheBuilder
 from skip2bench.cache.kept import CacheFolder
 from skip2bench.cache.plan import CacheRoom, CacheUse, free_of_rank, plan_cache
@@ -15,6 +16,7 @@ from skip2bench.cache.streaming import StreamedBackbone, load_without_blocks
 from skip2bench.config.options import default_of, list_options
 from skip2bench.config.train import TrainConfig, usual_learning_rate
 from skip2bench.io.units import parse_bytes
+from skip2bench.machine.clock import Clock
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model
@@ -24,12 +26,13 @@ from skip2bench.models.skip import SkipGPT
 from skip2bench.models.switches import checkpoint_blocks, compile_model
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
-from skip2bench.train.calibration import calibration_ids
+from skip2bench.train.calibration import calibration_ids, needs_sizes, project_features
 from skip2bench.train.micro_batch import find_micro_batch_size
 from skip2bench.train.objective import TokenObjective
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.ranks.ranks import Ranks, share
 from skip2bench.train.ranks.sharded import shard_blocks
+from skip2bench.train.saving import restore_projection
 
 
 def load_model(plan: TrainingPlan, ranks: Ranks) -> GPT:
@@ -66,6 +69,17 @@ def stream_backbone(attempt: Attempt, model: SkipGPT) -> StreamedBackbone:
         dtype=weights_dtype(plan.precision),
         scratch=attempt.scratch,
     )
+
+
+def provide_projection(attempt: Attempt, model: SkipGPT, clock: Clock) -> None:
+    """What a stopped run projected its features by, or one found now: caches are made of it."""
+    plan, state = attempt.plan, attempt.place.state
+    if state is not None and restore_projection(model, state):
+        return
+    streamed = stream_backbone(attempt, model) if plan.config.stream_blocks else None
+    with clock.part("calibration"):
+        kind = plan.config.cache_projection
+        project_features(attempt.fabric, model, plan.data.train, kind, streamed)
 
 
 def build_token_objective(attempt: Attempt, model: GPT) -> TokenObjective:
@@ -118,6 +132,7 @@ def plan_caches(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> R
             "device": plan.device.type,
             **versions,
             **_backbone_switches(config),
+            **_describe_projection(model),
         },
         about={"model": plan.base_folder.name, "data": plan.data.name},
         backbone=stream_backbone(attempt, model) if config.stream_blocks else None,
@@ -130,7 +145,7 @@ def _describe_use(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) ->
     data, ranks, plan_config = attempt.plan.data, attempt.ranks, attempt.plan.config
     used = sorted({i for batch in batches for i in batch})
     uses = sum(map(len, batches)) / len(used)
-    if model.adapters.relative_sizes is not None:
+    if needs_sizes(model):
         used = sorted({*used, *calibration_ids(data.train)})
     return CacheUse(
         train=data.train,
@@ -168,6 +183,15 @@ def _backbone_switches(config: TrainConfig) -> dict[str, Any]:
         if "recorded_as" not in item.metadata
         and (value := getattr(config, item.name)) != default_of(item)
     }
+
+
+def _describe_projection(model: SkipGPT) -> dict[str, Any]:
+    """What a projected cache depends on: the very numbers, whichever way they were found."""
+    projection = model.adapters.projection
+    if projection is None:
+        return {}
+    content = raw_bytes(projection.cpu().contiguous())
+    return {"projection_sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _cache_folder(attempt: Attempt, tier: Tier) -> CacheFolder | None:

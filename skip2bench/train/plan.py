@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from litgpt.config import Config
 
+from skip2bench.config.blocks import count_auto
 from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.domain import load_domain
@@ -174,13 +175,17 @@ _MAX_STEPS = 10_000_000
 def plan_training(config: TrainConfig) -> TrainingPlan:
     """Check all input and load the data.
 
+    Blocks "auto" are all of them in its settings, until `block_choice.resolve_blocks`.
+
     Raises:
         Skip2BenchError: something of it is not good.
     """
     base_folder = config.checkpoint_dir or embedded_checkpoint()
     check_checkpoint(base_folder)
     model_config = load_config(base_folder)
-    settings = resolve_method(config.method, config.blocks, config, model_config)
+    # what auto means needs the data, and a model: `block_choice` resolves it on this plan
+    blocks = config.blocks if count_auto(config.blocks) is None else "all"
+    settings = resolve_method(config.method, blocks, config, model_config)
     device = choose_device(config.device)
     precision = _choose_precision(config, device)
     if config.compile:

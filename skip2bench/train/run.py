@@ -28,6 +28,7 @@ from skip2bench.results.run_folder import record_run
 from skip2bench.results.run_records import TrainFigures, TrainResult, TrainSummary
 from skip2bench.train.attempt import SCRATCH, Attempt, open_attempt
 from skip2bench.train.best import bring_back_best, warn_of_rising_loss
+from skip2bench.train.block_choice import resolve_blocks
 from skip2bench.train.cached_objective import CachedObjective
 from skip2bench.train.logs import NoLogs, RunLogs
 from skip2bench.train.loop import fit
@@ -37,9 +38,10 @@ from skip2bench.train.parts import (
     build_token_objective,
     load_model,
     plan_caches,
+    provide_projection,
     stream_backbone,
 )
-from skip2bench.train.plan import check_shares, plan_training
+from skip2bench.train.plan import TrainingPlan, check_shares, plan_training
 from skip2bench.train.ranks.launch import open_ranks
 from skip2bench.train.ranks.ranks import started_as_rank
 from skip2bench.train.state import StateFolder
@@ -64,11 +66,11 @@ def run_training(config: TrainConfig, arguments: Sequence[str] = ()) -> TrainRes
         KeyboardInterrupt: SIGINT or SIGTERM came; the run can be resumed.
     """
     started = time.monotonic()
-    plan = None if started_as_rank() else plan_training(config)  # errors before ranks are started
+    plan = None if started_as_rank() else _plan(config)  # errors before ranks are started
     if plan is not None:
         check_shares(plan, config.devices * config.num_nodes)
     with open_ranks(config, arguments) as (ranks, fabric):
-        plan = ranks.together(lambda: plan or plan_training(config))
+        plan = ranks.together(lambda: plan or _plan(config))
         check_shares(plan, ranks.size)
         if fabric is not None:
             plan = replace(plan, device=fabric.device)
@@ -76,6 +78,10 @@ def run_training(config: TrainConfig, arguments: Sequence[str] = ()) -> TrainRes
             finished = attempt.place.finished
             summary = _record(attempt) if finished is None else finished
         return summary if ranks.is_first else None
+
+
+def _plan(config: TrainConfig) -> TrainingPlan:
+    return resolve_blocks(plan_training(config))
 
 
 def _record(attempt: Attempt) -> TrainResult | None:
@@ -171,6 +177,9 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
     batches = planned_batches(config, plan.data, plan.steps)
     if state is None and is_first:
         shutil.rmtree(attempt.scratch, ignore_errors=True)  # its cache counts in no clock yet
+    clock = Clock(plan.device)
+    if isinstance(model, SkipGPT) and model.settings.projected is not None:
+        provide_projection(attempt, model, clock)
     caches = None
     if plan.settings.method.is_cached:
         assert isinstance(model, SkipGPT)
@@ -188,7 +197,7 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
         caches=caches,
         optimizer=attempt.fabric.setup_optimizers(optimizer),
         batches=batches,
-        clock=Clock(plan.device),
+        clock=clock,
         logs=RunLogs(place.log_folder, with_tensorboard=with_tensorboard, step=place.step)
         if is_first
         else NoLogs(),

@@ -14,6 +14,7 @@ from torch import Tensor
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import warn
 from skip2bench.models.methods import trained_tensors
+from skip2bench.models.skip import PROJECTION, RELATIVE_SIZES, SkipGPT
 from skip2bench.train.state import Progress, State, StateFolder
 from skip2bench.train.training import TrainingRun
 
@@ -70,6 +71,20 @@ def restore_state(run: TrainingRun, state: State) -> None:
         name: state.tensors[_of_rank(name, run.ranks.rank)] for name in _random_states(run.fabric)
     }
     _restore_random_states(run.fabric, own)
+
+
+def restore_projection(model: SkipGPT, state: State) -> bool:
+    """Bring back what the features of a stopped run were projected by, before its caches are made.
+
+    False where the state is of before the first step, which holds nothing that can be found again.
+    """
+    tensors = _below("trained.adapters.", state.tensors)
+    wanted = model.adapters.projection
+    projection = tensors.get(PROJECTION)
+    if wanted is None or projection is None or projection.shape != wanted.shape:
+        return False  # of another model, which `restore_state` says
+    model.adapters.set_fixed(tensors.get(RELATIVE_SIZES), projection)
+    return True
 
 
 def _trained_and_optimizer(run: TrainingRun) -> dict[str, Tensor]:

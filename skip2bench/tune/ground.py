@@ -21,8 +21,8 @@ from skip2bench.sweep.engine import Schedule, Sweep
 from skip2bench.sweep.trial import Recipe, Trial, start_trial
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
-from skip2bench.train.calibration import calibration_ids, set_relative_sizes
-from skip2bench.train.parts import load_model, plan_caches
+from skip2bench.train.calibration import calibration_ids, needs_sizes, set_relative_sizes
+from skip2bench.train.parts import load_model, plan_caches, provide_projection
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.ranks.ranks import Ranks
 from skip2bench.train.resume import RunPlace
@@ -107,15 +107,18 @@ def lay_ground(
     )
     model = load_model(wide, ranks)
     assert isinstance(model, SkipGPT)
+    clock = Clock(plan.device)
+    if model.settings.projected is not None:
+        provide_projection(attempt, model, clock)
     batches = planned_batches(plan.config, plan.data, plan.steps)
     caches = plan_caches(attempt, model, batches)
-    clock = Clock(plan.device)
     caches.provide(clock)
     schedule = Schedule(batches=batches, warmup_steps=plan.warmup_steps, seed=plan.config.seed)
     sweep = Sweep(attempt.fabric, model, plan.data, caches.sides, schedule)
-    with clock.part("calibration"):
-        served = sweep.serve("train", calibration_ids(plan.data.train))
-        set_relative_sizes(model, served, ranks)
+    if needs_sizes(model):
+        with clock.part("calibration"):
+            served = sweep.serve("train", calibration_ids(plan.data.train))
+            set_relative_sizes(model, served, ranks)
     return Ground(
         plan=plan,
         model=model,
@@ -130,8 +133,11 @@ def lay_ground(
 def _widen(plan: TrainingPlan) -> Any:
     """The plan's method with adapters that take next to nothing: those of the model are not used.
 
-    They read scaled features, whose sizes every configuration takes from them.
+    They have scaled features, whose sizes every configuration takes from them.
     """
     assert plan.settings.skip is not None
-    skip = SkipSettings(blocks=plan.settings.skip.blocks, r=1, alpha=1)
+    own = plan.settings.skip
+    # what features are projected by depends on their kind, which is one kind then
+    features = "scaled" if own.projected is None else own.features
+    skip = SkipSettings(blocks=own.blocks, r=1, alpha=1, projected=own.projected, features=features)
     return replace(plan.settings, skip=skip)

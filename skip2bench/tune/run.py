@@ -18,6 +18,7 @@ from statistics import median
 
 import yaml
 
+from skip2bench.config.blocks import count_auto
 from skip2bench.config.tune import TuneConfig, to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
@@ -29,6 +30,7 @@ from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.memory import read_peak_memory
 from skip2bench.machine.signals import StopRequest, interrupted_by_sigterm, stop_on_signals
 from skip2bench.models.base import check_checkpoint, load_config
+from skip2bench.models.methods import resolve_method
 from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.run_folder import (
     RESULTS,
@@ -48,6 +50,7 @@ from skip2bench.results.tune_records import (
     TuneSummary,
 )
 from skip2bench.train.attempt import SCRATCH
+from skip2bench.train.block_choice import choose_blocks, rank_blocks
 from skip2bench.train.plan import TrainingPlan, plan_training
 from skip2bench.train.state import StateFolder
 from skip2bench.tune import state
@@ -105,13 +108,14 @@ def run_tune(config: TuneConfig, arguments: Sequence[str] = ()) -> TuneResult:
     folder_of_base = config.train_config({}).checkpoint_dir or embedded_checkpoint()
     check_checkpoint(folder_of_base)
     model_config = load_config(folder_of_base)
-    space = Space.of(config, model_config)
-    guide = guides_choice(space, model_config)
-    adapted = {block for _, blocks in space.blocks for block in blocks} | set(guide.blocks)
-    if config.screening:
-        adapted = set(range(model_config.n_layer))
-    blocks = ",".join(map(str, sorted(adapted)))
-    plan = plan_training(config.train_config({"blocks": blocks}))
+    plan = plan_training(config.train_config({"blocks": "all", "features": config.features[0]}))
+    space = Space.of(config, model_config, _choose_auto(config, plan))
+    if not config.screening:
+        guide = guides_choice(space, model_config)
+        adapted = {block for _, blocks in space.blocks for block in blocks} | set(guide.blocks)
+        blocks = ",".join(map(str, sorted(adapted)))
+        settings = resolve_method(config.method, blocks, plan.config, model_config)
+        plan = replace(plan, config=replace(plan.config, blocks=blocks), settings=settings)
     environment = plan.describe_environment(arguments)
     folder = _find_folder(config, plan)
     with locked_folder(folder):
@@ -132,6 +136,16 @@ def run_tune(config: TuneConfig, arguments: Sequence[str] = ()) -> TuneResult:
             started=started,
         )
         return _record(tune)
+
+
+def _choose_auto(config: TuneConfig, plan: TrainingPlan) -> dict[str, str]:
+    """By text such as auto, the blocks that the model's gradient on the data chooses."""
+    counts = {text: count_auto(text) for text in config.blocks}
+    asked_for = {text: count for text, count in counts.items() if count is not None}
+    if not asked_for:
+        return {}
+    ranking = rank_blocks(plan)
+    return {text: choose_blocks(ranking, count) for text, count in asked_for.items()}
 
 
 def _find_folder(config: TuneConfig, plan: TrainingPlan) -> Path:

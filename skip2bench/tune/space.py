@@ -7,7 +7,7 @@ every choice evenly however few they are. Source: I. M. Sobol', USSR Comput. Mat
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,15 +104,23 @@ class Space:
     features: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: TuneConfig, model: Config) -> "Space":
+    def of(
+        cls, config: TuneConfig, model: Config, chosen: Mapping[str, str] | None = None
+    ) -> "Space":
         """The space of a configuration on a model.
+
+        Args:
+            config: What to try.
+            model: The base model's.
+            chosen: By text of blocks such as auto, the numbers that it stands for.
 
         Raises:
             Skip2BenchError: blocks that the model does not have.
         """
         common = config.train_config({})
         sets: dict[tuple[int, ...], str] = {}
-        for text in config.blocks:
+        for given in config.blocks:
+            text = (chosen or {}).get(given, given)
             sets.setdefault(parse_blocks(text, model.n_layer), text)
         middle = usual_learning_rate(common)
         around = tuple(float(f"{middle * factor:.3g}") for factor in (1 / RATE_STEP, 1, RATE_STEP))

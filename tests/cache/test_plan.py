@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from caches import CPU, make_model
+from litgpt.config import Config
 
 from skip2bench.cache import algebra
 from skip2bench.cache import plan as cache_plan
@@ -11,6 +13,7 @@ from skip2bench.cache.plan import (
     CacheUse,
     break_even_epoch,
     describe_projection,
+    make_layout,
     measure_free,
     plan_cache,
 )
@@ -18,6 +21,7 @@ from skip2bench.data.samples import Samples
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
 from skip2bench.machine.hardware import Memory
+from skip2bench.models.skip import SkipGPT, SkipSettings
 
 POSITION_BYTES = 3 * 16 * 4 + 8
 
@@ -171,3 +175,36 @@ def test_bytes_are_read(text, nbytes):
 def test_what_are_no_bytes_is_refused(text):
     with pytest.raises(Skip2BenchError, match="cache_max_bytes is"):
         parse_bytes("cache_max_bytes", text)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_all_blocks_of_llama_2_projected_take_less_than_four_whole_ones(dtype):
+    config = Config.from_name("Llama-2-7b-hf")
+    config_of = {"r": 16, "alpha": 16}
+    with torch.device("meta"):
+        four = SkipGPT(config, SkipSettings(blocks=(28, 29, 30, 31), **config_of))
+        every = SkipGPT(config, SkipSettings(blocks=tuple(range(32)), projected=128, **config_of))
+    layouts = [make_layout(model, dtype, torch.bfloat16) for model in (four, every)]
+    scales = [4 * 4, 33 * 4] if dtype == torch.int8 else [0, 0]
+    numbers = [4 * 4096, 4096 + 32 * 128]
+    expected = [n * dtype.itemsize + s + 8 for n, s in zip(numbers, scales, strict=True)]
+    assert [layout.position_bytes for layout in layouts] == expected
+    # four that do not end with the last block need that one too: five
+    assert expected[1] < expected[0] < 5 * 4096 * dtype.itemsize
+
+
+def test_a_projected_cache_is_counted_as_what_it_holds(use):
+    whole = SkipSettings(blocks=(0, 2), r=2, alpha=4)
+    costs = {}
+    for settings in (whole, replace(whole, projected=5)):
+        model = SkipGPT(make_model().config, settings)
+        room = CacheRoom.of(CPU, {"ram": 10**9})
+        made = plan_cache(model, use, room, torch.float32, algebra="head")
+        assert made.nbytes == 44 * made.layout.position_bytes
+        costs[settings.projected] = made.algebra.costs["head"]
+    assert made.layout.position_bytes == (16 + 2 * 5) * 4 + 8
+    assert costs[None].bytes_per_position == 3 * 16 * 4
+    assert costs[5].bytes_per_position == (16 + 2 * 5) * 4
+    # A and its gradient, two adapters of rank 2
+    less = 2 * 2 * 2 * 2 * (16 - 5)
+    assert costs[None].flops_per_position - costs[5].flops_per_position == less

@@ -101,6 +101,25 @@ def test_known_numbers_of_llama_2_7b(subject):
     assert disk.recomputed_samples == 0
 
 
+def test_a_projected_cache_of_llama_2_7b_is_counted_as_what_it_holds(subject):
+    """All blocks projected to 128 take less than four whole ones."""
+    config = DoctorConfig(
+        model="Llama-2-7b-hf",
+        data=subject.training.data,
+        methods=("skip2",),
+        blocks=("all",),
+        cache_project=128,
+    )
+    llama = load_subject(config)
+    found = project(config, llama, CPU, "bf16-true", 2, {"ram": 64 * GIB}).methods[0]
+    assert found.label == "Skip2-LoRA (32 blocks, projected to 128)"
+    assert found.trainable_parameters == 32 * 16 * (128 + 4096)
+    own = found.caches[0].position_bytes
+    assert own - ((4096 + 32 * 128) * 2 + 8) in (0, 32_000 * 2)
+    assert (4096 + 32 * 128) * 2 < 4 * 4096 * 2
+    assert found.saved_for_backward_bytes > 0
+
+
 def test_a_cache_without_room_says_what_is_recomputed(config, subject):
     skip2 = run(config, subject, free={"ram": 0, "disk": 16 * GIB}).methods[1]
     ram, disk = skip2.caches

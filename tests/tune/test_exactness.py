@@ -41,11 +41,14 @@ def start(ground, changes, dropout=0.0):
         {"cache_tier": "disk"},
         {"cache_tier": "ram", "algebra": "folded"},
         {"cache_max_bytes": PARTIAL},
+        {"cache_project": 5},
     ],
     ids=str,
 )
 def test_a_sweep_follows_runs_of_their_own(ground, train, where):
-    assert_follows(ground, train, MIXED, where, {"folded", "head"})
+    # a projection is of one kind of features
+    mixed = [it for it in MIXED if "cache_project" not in where or "features" not in it]
+    assert_follows(ground, train, mixed, where, {"folded", "head"})
 
 
 def test_so_it_does_where_logits_are_capped(ground, train, tmp_path):
@@ -84,8 +87,9 @@ def test_one_that_diverges_leaves_the_others_alone(ground):
 
 
 def assert_follows(ground, train, mixed, where, expected_ways):
+    projected = {k: v for k, v in where.items() if k == "cache_project"}
     alone = [
-        train(f"alone{number}", cache_tier="ram", eval_interval=5, **changes)
+        train(f"alone{number}", cache_tier="ram", eval_interval=5, **changes, **projected)
         for number, changes in enumerate(mixed)
     ]
     made = ground(**where)

@@ -157,6 +157,18 @@ def test_where_time_runs_out_fewer_go_on(tune, monkeypatch):
     assert [rung.kept for rung in result.found.rungs] == [1, 1, 1]
 
 
+def test_blocks_auto_are_chosen_on_the_data(tune):
+    result, *_ = tune(blocks=("auto:2",), screening=False, learning_rates=(1e-2,))
+    drawn = [row for row in result.found.configurations if row.origin == "drawn"]
+    (blocks,) = {row.blocks for row in drawn}
+    assert len(blocks) == 2
+
+
+def test_a_sweep_of_projected_features(tune):
+    result, *_ = tune(cache_project=4, screening=False, learning_rates=(1e-2,))
+    assert result.found.configurations[0].best_val_loss < result.found.initial_val_loss
+
+
 def test_a_budget_of_time_decides_how_many_begin(tune, monkeypatch):
     monkeypatch.setattr(budget, "_measure", lambda *_: (0.1, 0.0))  # a step costs what it costs
     result, *_ = tune(budget="60s")
