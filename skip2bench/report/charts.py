@@ -283,7 +283,7 @@ def finish(axes: "Axes") -> None:
     axes.grid(True, alpha=0.35)
     for spine in axes.spines.values():
         spine.set_color(INK)
-    axes.tick_params(colors=INK)
+    axes.tick_params(which="both", colors=INK)
     for text in (axes.xaxis.label, axes.yaxis.label):
         text.set_color(INK)
 
@@ -292,17 +292,22 @@ def add_legend(figure: "Figure", axes: "Axes") -> None:
     """A legend above the figure, in two columns where the labels leave room for them."""
     handles, labels = axes.get_legend_handles_labels()
     wide = max((_count_wide(label) for label in labels), default=0)
-    longest = max((len(label) + _count_wide(label) for label in labels), default=0)
     figure.legend(
         handles,
         labels,
         loc="outside upper center",
-        ncols=2 if longest <= LEGEND_LENGTH else 1,
+        ncols=count_columns(labels),
         # matplotlib's font has no Japanese: it measures too little for what a browser will draw
         columnspacing=2.0 + _UNMEASURED_EM * wide,
         frameon=False,
         labelcolor=INK,
     )
+
+
+def count_columns(labels: Sequence[str]) -> int:
+    """How many labels stand side by side in a legend."""
+    longest = max((len(label) + _count_wide(label) for label in labels), default=0)
+    return 2 if longest <= LEGEND_LENGTH else 1
 
 
 def _count_wide(text: str) -> int:
