@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from skip2bench.io.units import Language, format_count, format_loss
+from skip2bench.io.units import Language, format_loss, format_tick
 from skip2bench.report.charts import (
     COLOURS,
     INK,
@@ -208,7 +208,7 @@ def _draw_explored(axes: "Axes", shown: _Found, cost: _Cost, words: dict[str, st
                 [_loss(one) for one in own],
                 "o",
                 color=_PALE,
-                alpha=0.55,
+                alpha=0.75,
                 markersize=6,
                 fillstyle="full" if name == "finished" else "none",
                 label=words[name],
@@ -283,4 +283,4 @@ def _scale(axes: "Axes", costs: Sequence[float]) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(lambda value, _: format_count(round(value)))
+    axes.xaxis.set_major_formatter(lambda value, _: format_tick(value))

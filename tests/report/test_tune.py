@@ -25,7 +25,12 @@ from skip2bench.report.tune_charts import (
     draw_tune_charts,
     find_frontier,
 )
-from skip2bench.report.tune_columns import TUNE_TABLES, show_blocks
+from skip2bench.report.tune_columns import (
+    EXPLORED_SCREEN,
+    FINALIST_SCREENS,
+    TUNE_TABLES,
+    show_blocks,
+)
 from skip2bench.results.reading import check_tune, read_run
 from skip2bench.results.tune_records import GAIN_SHARES, TuneResult, TuneResults
 
@@ -359,6 +364,16 @@ def test_the_frontier_has_what_no_other_beats_in_both() -> None:
 )
 def test_blocks_in_a_row_are_a_range(blocks: tuple[int, ...], text: str) -> None:
     assert show_blocks(blocks) == text
+
+
+def test_the_terminals_columns_are_the_reports() -> None:
+    keys = {
+        name: {column.key for column in TUNE_TABLES[name].columns}
+        for name in ("tune_explored", "tune_finalists")
+    }
+    assert {column.key for column in EXPLORED_SCREEN} <= keys["tune_explored"]
+    shown = [column for columns in FINALIST_SCREENS.values() for column in columns]
+    assert {column.key for column in shown} <= keys["tune_finalists"]
 
 
 def test_the_terminal_is_readable_at_80_columns(
