@@ -21,6 +21,7 @@ from skip2bench.machine.environment_record import Environment
 from skip2bench.results.bench_records import BenchSummary
 from skip2bench.results.comparison_records import ComparisonResults
 from skip2bench.results.run_records import CompareSummary, TrainSummary
+from skip2bench.results.tune_records import TuneResults, TuneSummary
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "schemas"
 RECORDS: dict[str, type[BaseModel]] = {
@@ -28,6 +29,8 @@ RECORDS: dict[str, type[BaseModel]] = {
     "bench_summary": BenchSummary,
     "compare_summary": CompareSummary,
     "comparison_results": ComparisonResults,
+    "tune_summary": TuneSummary,
+    "tune": TuneResults,
     "environment": Environment,
     "export": ExportResult,
 }

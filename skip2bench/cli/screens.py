@@ -19,8 +19,8 @@ from skip2bench.io.units import (
     format_seconds,
     format_significant,
 )
-from skip2bench.report.cells import Column, Row, render_cells
-from skip2bench.report.columns import ANSWER_SCREENS, BENCH_SCREENS, LABEL
+from skip2bench.report.cells import LABEL, Column, Row, render_cells
+from skip2bench.report.columns import ANSWER_SCREENS, BENCH_SCREENS
 from skip2bench.report.tables import build_inference_rows, compare_configurations
 from skip2bench.results.bench_records import BenchConfiguration, BenchResult
 from skip2bench.results.run_records import TrainResult

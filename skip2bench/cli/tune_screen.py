@@ -1,27 +1,26 @@
 """What `tune` prints: the ranking, the finalists, and what to train for which purpose."""
 
+from pathlib import Path
+
 from rich.table import Table
 
 from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
 from skip2bench.io.units import format_amount, format_seconds
-from skip2bench.report.tune_columns import EXPLORED_SCREEN, FINALIST_SCREEN
-from skip2bench.results.tune_records import TuneResult
-
-_SHOWN = 15
+from skip2bench.report.tune_columns import EXPLORED_SCREEN, FINALIST_SCREENS, SHOWN
+from skip2bench.results.tune_records import FRONTIER_FILE, TuneResult
 
 
 def print_tune(result: TuneResult) -> None:
     """Print the sweep's ranking, the finalists' figures and the recommendation."""
     found = result.found
-    shown = found.configurations[:_SHOWN]
     title = "Exploration: one seed, lowest validation losses"
-    stdout.print(build_table(title, EXPLORED_SCREEN, shown, has_whole_labels=True))
-    if len(found.configurations) > _SHOWN:
-        stdout.print(f"{len(found.configurations) - _SHOWN} more in tune.csv", markup=False)
-    if found.finalists:
-        title = "Results: the finalists, each trained alone"
-        stdout.print(build_table(title, FINALIST_SCREEN, found.finalists, has_whole_labels=True))
+    stdout.print(build_table(title, EXPLORED_SCREEN, found.configurations[:SHOWN]))
+    if len(found.configurations) > SHOWN:
+        stdout.print(f"{len(found.configurations) - SHOWN} more in tune.csv", markup=False)
+    for title, columns in FINALIST_SCREENS.items() if found.finalists else ():
+        heading = f"Results, the finalists alone: {title}"
+        stdout.print(build_table(heading, columns, found.finalists))
     stdout.print(
         f"{format_amount(result.configurations or 0, 'configuration')}, "
         f"{result.steps_of_all or 0:,} updates in {format_seconds(result.sweep_seconds or 0.0)}; "
@@ -30,13 +29,29 @@ def print_tune(result: TuneResult) -> None:
         markup=False,
         soft_wrap=True,
     )
-    table = Table(title="Recommended", show_header=False, title_style="bold")
+    if found.finalists:
+        stdout.print(
+            "mean ± standard deviation over n seeds; × is the paired ratio to the first one with "
+            "its 95 % interval, ≈ where that includes 1",
+            markup=False,
+        )
+    _print_picks(result)
+
+
+def _print_picks(result: TuneResult) -> None:
+    """What to train, each command once, and where the files lie."""
+    picks = result.found.picks
+    purposes: dict[tuple[str, str], list[str]] = {}
+    for pick in picks:
+        purposes.setdefault((pick.configuration, pick.command), []).append(pick.purpose)
+    table = Table(title="Recommended", title_justify="left", show_header=False, title_style="bold")
     table.add_column()
-    table.add_column()
-    for pick in found.picks:
-        table.add_row(pick.purpose, pick.configuration)
+    table.add_column(overflow="fold")
+    for (configuration, _), names in purposes.items():
+        table.add_row(", ".join(names), configuration)
     stdout.print(table)
-    lines = [f"{pick.purpose}: {pick.command}" for pick in found.picks]
-    if any(not pick.is_tested for pick in found.picks):
+    lines = [f"{', '.join(names)}: {command}" for (_, command), names in purposes.items()]
+    if any(not pick.is_tested for pick in picks):
         lines.append("not tested: one seed of the sweep; --finalists 3 trains them again alone")
-    stdout.print("\n".join([*lines, f"Run folder: {result.folder}"]), markup=False, soft_wrap=True)
+    lines += [f"Run folder: {result.folder}", f"Chart: {Path(result.folder) / FRONTIER_FILE}"]
+    stdout.print("\n".join(lines), markup=False, soft_wrap=True)

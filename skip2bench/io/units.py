@@ -89,6 +89,14 @@ def format_amount(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def format_tick(value: float) -> str:
+    """A number of an axis: "49,152", and from a million on "1.605M", so that neighbours differ."""
+    for limit, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
+        if abs(value) >= limit:
+            return f"{value / limit:.5g}{letter}"
+    return f"{round(value):,}"
+
+
 def format_percent(ratio: float, *, signed: bool = False) -> str:
     """A ratio in percent: one decimal, below 1 % two significant digits ("25.3 %", "0.031 %").
 

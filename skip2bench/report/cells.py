@@ -1,7 +1,8 @@
 """Columns and tables: a figure, its titles and its format, said once for every output.
 
 The terminal, the Markdown in both languages and the JSON are made of the same columns. Which there
-are is `columns`' business; this page knows how their cells are written.
+are is the business of `columns`, and of `tune_columns` for a sweep; this page knows how their cells
+are written, and has the columns that both need.
 """
 
 import re
@@ -223,6 +224,57 @@ def show_peak(size: Fit, output: Output) -> str:
         return _MISFIT[output]
     asked = _ASKED_FOR[output].format(units.format_bytes(size.requested_bytes))
     return f"{_MISFIT[output]}{asked}"
+
+
+LOSS, COUNT = plain(units.format_loss), plain(units.format_count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table: its columns, and its rows among the data that it is made from."""
+
+    columns: tuple[Column, ...]
+    rows: Callable[[Any], Sequence[Row]] = list
+
+
+def own(key: str, en: str, ja: str, show: Format, **more: Any) -> Column:
+    """What a row keeps by the column's key."""
+    return Column(key=key, en=en, ja=ja, figure=lambda row: read(row, key), show=show, **more)
+
+
+def figure_over_runs(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
+    """A figure over a configuration's runs, as `stats.Summary` has it."""
+    return Column(
+        key=name,
+        en=en,
+        ja=ja,
+        figure=lambda entry: read(entry, "figures").get(name),
+        show=over_runs(show),
+        **more,
+    )
+
+
+def ratio(name: str) -> Column:
+    """Paired ratio to the baseline of a figure over runs; the baseline has none to itself."""
+    return Column(
+        key=f"{name}_ratio",
+        en="Ratio",
+        ja="比",
+        short="×",
+        figure=lambda entry: (
+            None if read(entry, "is_baseline") else read(entry, "against_baseline").get(name)
+        ),
+        show=show_ratio,
+    )
+
+
+LABEL = own("label", "Configuration", "設定", show_label, is_text=True)
+RUNS = Column(
+    key="n", en="n", ja="n", figure=lambda entry: len(read(entry, "seeds")), show=plain(str)
+)
+TRAINABLE = own("trainable_parameters", "Trainable", "トレーニング可能", COUNT)
+RATE = own("learning_rate", "Learning rate", "学習率", plain("{:g}".format), short="Rate")
+TRAIN_SECONDS = figure_over_runs("train_seconds", "Training time", "学習時間", show_duration)
 
 
 def _interval(low: float, high: float, render: Callable[[float], str]) -> str:

@@ -8,6 +8,7 @@ on matplotlib's canvas: pyplot would double the start-up time and keep global st
 
 import io
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,9 +31,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--", "oo")
 LABEL_LENGTH = 80
+LEGEND_LENGTH = 44
+"""Of a label, Japanese letters counted twice, up to which two stand side by side in a legend."""
+_UNMEASURED_EM = 0.45
+"""What a Japanese letter is wider than matplotlib takes it for."""
 MAX_POINTS = 200
 """Of a line; more would be markers upon markers, and megabytes of SVG."""
-_INK = "#010203"
+INK = "#010203"
 """Stands for the colour of text until the SVG is written."""
 
 WORDS: dict[Language, dict[str, str]] = {
@@ -125,7 +130,7 @@ class CostLine:
 def draw_losses(series: Sequence[LossSeries], lang: Language) -> str:
     """Validation loss (above) and training loss (below), over steps and over training time."""
     words = WORDS[lang]
-    figure = _make_figure(9.6, 7.2)
+    figure = make_figure(9.6, 7.2)
     grid = figure.subplots(2, 2, sharey="row", sharex="col")
     for number, one in enumerate(series):
         style = _line_style(number, one.label)
@@ -139,15 +144,15 @@ def draw_losses(series: Sequence[LossSeries], lang: Language) -> str:
     grid[1][0].set_xlabel(words["step"])
     grid[1][1].set_xlabel(words["seconds"])
     for axes in grid.flat:
-        _finish(axes)
-    _add_legend(figure, grid[0][0])
-    return _to_svg(figure)
+        finish(axes)
+    add_legend(figure, grid[0][0])
+    return to_svg(figure)
 
 
 def draw_bars(bars: Sequence[Bars], groups: Sequence[str], unit: str, lang: Language) -> str:
     """Grouped horizontal bars: a group a quantity (names of WORDS), a bar a configuration."""
     words = WORDS[lang]
-    figure = _make_figure(9.6, 1.2 + 0.32 * len(groups) * (len(bars) + 1))
+    figure = make_figure(9.6, 1.2 + 0.32 * len(groups) * (len(bars) + 1))
     axes = figure.subplots()
     height = 0.8 / len(bars)
     for number, one in enumerate(bars):
@@ -158,25 +163,25 @@ def draw_bars(bars: Sequence[Bars], groups: Sequence[str], unit: str, lang: Lang
             [one.values[i] or 0.0 for i in known],
             height=height * 0.92,
             xerr=[one.errors[i] or 0.0 for i in known] if any(one.errors) else None,
-            label=_plain(one.label),
+            label=plain_label(one.label),
             color=COLOURS[number % len(COLOURS)],
             hatch=HATCHES[number % len(HATCHES)],
-            edgecolor=_INK,
+            edgecolor=INK,
             linewidth=0.4,
-            error_kw={"ecolor": _INK, "capsize": 2, "lw": 0.9},
+            error_kw={"ecolor": INK, "capsize": 2, "lw": 0.9},
         )
     axes.set_yticks(range(len(groups)), [words[group] for group in groups])
     axes.invert_yaxis()
     axes.set_xlabel(words[unit])
-    _finish(axes)
-    _add_legend(figure, axes)
-    return _to_svg(figure)
+    finish(axes)
+    add_legend(figure, axes)
+    return to_svg(figure)
 
 
 def draw_tradeoff(points: Sequence[Point], lang: Language) -> str:
     """Final loss against training time, one point a configuration, and the Pareto front."""
     words = WORDS[lang]
-    figure = _make_figure(9.6, 5.0)
+    figure = make_figure(9.6, 5.0)
     axes = figure.subplots()
     for number, point in enumerate(points):
         axes.errorbar(
@@ -189,14 +194,14 @@ def draw_tradeoff(points: Sequence[Point], lang: Language) -> str:
             linestyle="",
             markersize=9,
             capsize=3,
-            label=_plain(point.label),
+            label=plain_label(point.label),
         )
     front = find_front(points)
     axes.plot(
         [point.seconds for point in front],
         [point.loss for point in front],
         linestyle="--",
-        color=_INK,
+        color=INK,
         linewidth=1,
         zorder=0,
         label=words["front"],
@@ -205,9 +210,9 @@ def draw_tradeoff(points: Sequence[Point], lang: Language) -> str:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel=words["seconds"], ylabel=words["final_loss"])
-    _finish(axes)
-    _add_legend(figure, axes)
-    return _to_svg(figure)
+    finish(axes)
+    add_legend(figure, axes)
+    return to_svg(figure)
 
 
 def find_front(points: Sequence[Point]) -> list[Point]:
@@ -222,7 +227,7 @@ def find_front(points: Sequence[Point]) -> list[Point]:
 def draw_costs(lines: Sequence[CostLine], epochs: int, lang: Language) -> str:
     """Cumulative training time over epochs; the first line is the baseline that others cross."""
     words = WORDS[lang]
-    figure = _make_figure(9.6, 5.0)
+    figure = make_figure(9.6, 5.0)
     axes = figure.subplots()
     stride = max(1, epochs // MAX_POINTS)
     xs = [*range(0, epochs, stride), epochs]
@@ -231,11 +236,11 @@ def draw_costs(lines: Sequence[CostLine], epochs: int, lang: Language) -> str:
         axes.plot(xs, [line.after(epoch) for epoch in xs], **style)
         epoch = break_even_epoch(line, lines[0])
         if number and epoch is not None and 0 < epoch <= epochs:
-            axes.plot([epoch], [line.after(epoch)], "o", color=_INK, ms=11, fillstyle="none")
+            axes.plot([epoch], [line.after(epoch)], "o", color=INK, ms=11, fillstyle="none")
     axes.set(xlabel=words["epochs"], ylabel=words["cumulative"])
-    _finish(axes)
-    _add_legend(figure, axes)
-    return _to_svg(figure)
+    finish(axes)
+    add_legend(figure, axes)
+    return to_svg(figure)
 
 
 def break_even_epoch(line: CostLine, baseline: CostLine) -> float | None:
@@ -246,7 +251,8 @@ def break_even_epoch(line: CostLine, baseline: CostLine) -> float | None:
     return max(0.0, (line.start_seconds - baseline.start_seconds) / saved)
 
 
-def _make_figure(width: float, height: float) -> "Figure":
+def make_figure(width: float, height: float) -> "Figure":
+    """An empty figure, in inches, that places its parts so that none covers another."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -259,38 +265,56 @@ def _line_style(number: int, label: str) -> dict[str, Any]:
     return {
         "marker": MARKERS[number % len(MARKERS)],
         "color": COLOURS[number % len(COLOURS)],
-        "label": _plain(label),
+        "label": plain_label(label),
         "markersize": 4.5,
         "linewidth": 1.6,
     }
 
 
-def _plain(label: str) -> str:
+def plain_label(label: str, length: int = LABEL_LENGTH) -> str:
     """A label as matplotlib draws it word for word, and as XML can hold it."""
-    text = shorten(to_line(label), LABEL_LENGTH).replace(
-        "$", r"\$"
-    )  # which would start mathematics
+    text = shorten(to_line(label), length).replace("$", r"\$")  # which would start mathematics
     text = re.sub("[\ufdd0-\ufdef\ufffe\uffff]", "\ufffd", text)
     return f" {text}" if text.startswith("_") else text  # which would leave it out of the legend
 
 
-def _finish(axes: "Axes") -> None:
+def finish(axes: "Axes") -> None:
+    """Give axes a grid, and lines and words in the page's own ink."""
     axes.grid(True, alpha=0.35)
     for spine in axes.spines.values():
-        spine.set_color(_INK)
-    axes.tick_params(colors=_INK)
+        spine.set_color(INK)
+    axes.tick_params(which="both", colors=INK)
     for text in (axes.xaxis.label, axes.yaxis.label):
-        text.set_color(_INK)
+        text.set_color(INK)
 
 
-def _add_legend(figure: "Figure", axes: "Axes") -> None:
+def add_legend(figure: "Figure", axes: "Axes") -> None:
+    """A legend above the figure, in two columns where the labels leave room for them."""
     handles, labels = axes.get_legend_handles_labels()
+    wide = max((_count_wide(label) for label in labels), default=0)
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=2, frameon=False, labelcolor=_INK
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=count_columns(labels),
+        # matplotlib's font has no Japanese: it measures too little for what a browser will draw
+        columnspacing=2.0 + _UNMEASURED_EM * wide,
+        frameon=False,
+        labelcolor=INK,
     )
 
 
-def _to_svg(figure: "Figure") -> str:
+def count_columns(labels: Sequence[str]) -> int:
+    """How many labels stand side by side in a legend."""
+    longest = max((len(label) + _count_wide(label) for label in labels), default=0)
+    return 2 if longest <= LEGEND_LENGTH else 1
+
+
+def _count_wide(text: str) -> int:
+    return sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+
+
+def to_svg(figure: "Figure") -> str:
     """The figure as SVG text: transparent, the same for the same figures, ink as currentColor."""
     import matplotlib as mpl
 
@@ -300,7 +324,12 @@ def _to_svg(figure: "Figure") -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
-    return re.sub(_INK, "currentColor", text[text.index("<svg") :], flags=re.IGNORECASE)
+    return re.sub(INK, "currentColor", text[text.index("<svg") :], flags=re.IGNORECASE)
+
+
+def on_paper(svg: str) -> str:
+    """A chart as a file of its own, where no page gives it a background and a colour of text."""
+    return svg.replace("<svg ", '<svg style="background:#ffffff;color:#1c1e21" ', 1)
 
 
 Entry = ComparedConfiguration

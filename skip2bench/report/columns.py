@@ -5,8 +5,8 @@ A new column is a `Column` here and its place in a table; the Markdown in both l
 templates'.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -14,46 +14,47 @@ from skip2bench.config.methods import find_method
 from skip2bench.io import units
 from skip2bench.io.units import Language
 from skip2bench.report.cells import (
+    COUNT,
+    LABEL,
+    LOSS,
+    RATE,
+    RUNS,
+    TRAIN_SECONDS,
+    TRAINABLE,
     Column,
     Fit,
     Format,
     Row,
+    Table,
+    figure_over_runs,
     over_runs,
+    own,
     plain,
+    ratio,
     read,
     render_markdown,
     show_duration,
     show_first_phase,
-    show_label,
     show_peak,
     show_phase,
-    show_ratio,
     show_reduction,
     show_size,
     show_speedup,
     to_plain,
 )
+from skip2bench.report.tune_columns import TUNE_TABLES
 from skip2bench.results.comparison_records import FigureSummary
 
-_BYTES, _COUNT = plain(units.format_bytes), plain(units.format_count)
+_BYTES, _SIGNED = plain(units.format_bytes), plain("{:+.3f}".format)
 _PERCENT, _SIGNIFICANT = plain(units.format_percent), plain(units.format_significant)
-_LOSS, _MILLISECONDS = plain(units.format_loss), plain(units.format_milliseconds)
-_SIGNED, _GENERAL = plain("{:+.3f}".format), plain("{:g}".format)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table: its columns, and its rows among the data that it is made from."""
-
-    columns: tuple[Column, ...]
-    rows: Callable[[Any], Sequence[Row]] = list
+_MILLISECONDS = plain(units.format_milliseconds)
 
 
 def render_tables(data: Mapping[str, Any], lang: Language) -> dict[str, str]:
     """Every table of the report in Markdown, by name.
 
     Args:
-        data: What `report_data.build_report_data` returns.
+        data: What `data.build_report_data` returns.
         lang: Language of the titles and words.
     """
     return {
@@ -70,11 +71,6 @@ def collect_tables(data: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 # where a row keeps a figure
 
 
-def _of_runs(name: str) -> Callable[[Row], Any]:
-    """A figure over a configuration's runs, as `stats.Summary` has it."""
-    return lambda entry: read(entry, "figures").get(name)
-
-
 def _of_cache(name: str) -> Callable[[Row], Any]:
     """The same, of a method that has a cache."""
     return lambda entry: read(entry, "figures").get(name) if _is_cached(entry) else None
@@ -82,13 +78,6 @@ def _of_cache(name: str) -> Callable[[Row], Any]:
 
 def _is_cached(entry: Row) -> bool:
     return find_method(read(entry, "method")).is_cached
-
-
-def _against_baseline(name: str) -> Callable[[Row], Any]:
-    """A paired ratio; the baseline has none to itself."""
-    return lambda entry: (
-        None if read(entry, "is_baseline") else read(entry, "against_baseline").get(name)
-    )
 
 
 def _phase(name: str) -> Callable[[Row], Fit]:
@@ -139,23 +128,6 @@ def _show_peaks(peaks: Mapping[str, Any], _: object) -> str:
 
 # columns that several tables have
 
-LABEL = Column(
-    key="label",
-    en="Configuration",
-    ja="設定",
-    figure=lambda row: read(row, "label"),
-    show=show_label,
-    is_text=True,
-)
-_RUNS = Column(
-    key="n", en="n", ja="n", figure=lambda entry: len(read(entry, "seeds")), show=plain(str)
-)
-
-
-def _own(key: str, en: str, ja: str, show: Format, **more: Any) -> Column:
-    """What a row keeps by the column's key."""
-    return Column(key=key, en=en, ja=ja, figure=lambda row: read(row, key), show=show, **more)
-
 
 def _timed(key: str, en: str, ja: str, show: Format = show_phase) -> Column:
     """A phase of the benchmark."""
@@ -167,53 +139,35 @@ def _sized(key: str, en: str, ja: str, show: Format = show_size, **more: Any) ->
     return Column(key=key, en=en, ja=ja, figure=_size(key), show=show, **more)
 
 
-def _figure(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
-    """A figure over runs."""
-    return Column(key=name, en=en, ja=ja, figure=_of_runs(name), show=over_runs(show), **more)
-
-
-def _ratio(name: str) -> Column:
-    """Paired ratio to the baseline of a figure over runs."""
-    return Column(
-        key=f"{name}_ratio",
-        en="Ratio",
-        ja="比",
-        short="×",
-        figure=_against_baseline(name),
-        show=show_ratio,
-    )
-
-
 def _brief(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
     """A figure over runs of which the terminal shows the mean alone."""
     shown = over_runs(show, is_brief=True)
-    return replace(_figure(name, en, ja, show, **more), show=shown)
+    return replace(figure_over_runs(name, en, ja, show, **more), show=shown)
 
 
 def _reduction(name: str, en: str, ja: str) -> Column:
-    return _own(name, en, ja, _PERCENT)
+    return own(name, en, ja, _PERCENT)
 
 
 # parameters
 
-_TOTAL = _own("total_parameters", "Total", "全パラメータ", _COUNT)
-_TRAINABLE = _own("trainable_parameters", "Trainable", "トレーニング可能", _COUNT)
-_TRAINABLE_RATIO = _own("trainable_ratio", "Share of all", "全体に対する比率", _PERCENT)
-_TRAINABLE_REDUCTION = _own(
+_TOTAL = own("total_parameters", "Total", "全パラメータ", COUNT)
+_TRAINABLE_RATIO = own("trainable_ratio", "Share of all", "全体に対する比率", _PERCENT)
+_TRAINABLE_REDUCTION = own(
     "trainable_reduction", "Reduction (vs LoRA)", "削減率 (vs LoRA)", _PERCENT, short="Reduction"
 )
 _PARAMETERS = (
     LABEL,
-    _TRAINABLE,
+    TRAINABLE,
     _TRAINABLE_RATIO,
     _TRAINABLE_REDUCTION,
-    _own(
+    own(
         "extra_parameters",
         "Difference",
         "差",
         plain("{:+,}".format),
     ),
-    _own("rank", "Rank", "ランク", _COUNT),
+    own("rank", "Rank", "ランク", COUNT),
 )
 
 # speed of the benchmark
@@ -226,7 +180,7 @@ _CACHED_FORWARD = _timed("cached_forward", "Cached forward", "Forward (キャッ
 _CACHED_BACKWARD = _timed("cached_backward", "Cached backward", "Backward (キャッシュ済み)")
 _BENCH_SPEED = (
     *(LABEL, _FORWARD, _TRAIN_FORWARD, _BACKWARD),
-    _own(
+    own(
         "backward_reduction",
         "Backward reduction [95 % interval]",
         "Backward 削減率 [95 % 区間]",
@@ -234,8 +188,8 @@ _BENCH_SPEED = (
     ),
     _reduction("backward_flops_reduction", "By FLOPs", "FLOPs では"),
     _OPTIMIZER,
-    _own("step_seconds", "1 step", "1 step", _MILLISECONDS),
-    _own("cached_step_seconds", "Cached step", "キャッシュ済み step", _MILLISECONDS),
+    own("step_seconds", "1 step", "1 step", _MILLISECONDS),
+    own("cached_step_seconds", "Cached step", "キャッシュ済み step", _MILLISECONDS),
 )
 _BENCH_STEPS = (
     LABEL,
@@ -271,7 +225,6 @@ _FASTER_BY_FLOPS = Column(
 
 # speed of training
 
-_TRAIN_SECONDS = _figure("train_seconds", "Training time", "学習時間", show_duration)
 _REUSED_SECONDS = _brief(
     "reused_train_seconds",
     "Cache kept: training time",
@@ -279,18 +232,20 @@ _REUSED_SECONDS = _brief(
     show_duration,
     short="Cache kept",
 )
-_EPOCH_SECONDS = _figure("epoch_seconds", "An epoch", "1 エポック", show_duration)
+_EPOCH_SECONDS = figure_over_runs("epoch_seconds", "An epoch", "1 エポック", show_duration)
 _SPEED = (
-    *(LABEL, _RUNS, _TRAIN_SECONDS, _ratio("train_seconds")),
+    *(LABEL, RUNS, TRAIN_SECONDS, ratio("train_seconds")),
     replace(
-        _figure("cache_build_seconds", "Building the cache", "キャッシュ構築", show_duration),
+        figure_over_runs(
+            "cache_build_seconds", "Building the cache", "キャッシュ構築", show_duration
+        ),
         figure=_of_cache("cache_build_seconds"),
     ),
-    *(_EPOCH_SECONDS, _ratio("epoch_seconds")),
-    *(_REUSED_SECONDS, _ratio("reused_train_seconds")),
-    _figure("steps_per_second", "steps/s", "steps/s", _SIGNIFICANT),
-    _figure("tokens_per_second", "tokens/s", "tokens/s", _SIGNIFICANT),
-    _figure("wall_seconds", "Whole process", "プロセス全体", show_duration),
+    *(_EPOCH_SECONDS, ratio("epoch_seconds")),
+    *(_REUSED_SECONDS, ratio("reused_train_seconds")),
+    figure_over_runs("steps_per_second", "steps/s", "steps/s", _SIGNIFICANT),
+    figure_over_runs("tokens_per_second", "tokens/s", "tokens/s", _SIGNIFICANT),
+    figure_over_runs("wall_seconds", "Whole process", "プロセス全体", show_duration),
 )
 
 # memory
@@ -349,10 +304,10 @@ _CACHE_BYTES = replace(
 )
 _ADAPTER_BYTES = _brief("adapter_bytes", "Adapter file", "アダプターのファイル", _BYTES)
 _MEMORY = (
-    *(LABEL, _PEAK, _ratio("peak_memory_bytes")),
-    _figure("steps_peak_memory_bytes", "Peak of the steps", "ステップ中のピーク", _BYTES),
-    _figure("reserved_memory_bytes", "Reserved", "予約済み", _BYTES),
-    *(_SAVED_BYTES, _ratio("saved_for_backward_bytes")),
+    *(LABEL, _PEAK, ratio("peak_memory_bytes")),
+    figure_over_runs("steps_peak_memory_bytes", "Peak of the steps", "ステップ中のピーク", _BYTES),
+    figure_over_runs("reserved_memory_bytes", "Reserved", "予約済み", _BYTES),
+    *(_SAVED_BYTES, ratio("saved_for_backward_bytes")),
     *(_CACHE_BYTES, _ADAPTER_BYTES),
 )
 _MICRO_BATCH = Column(
@@ -361,22 +316,21 @@ _MICRO_BATCH = Column(
     ja="マイクロバッチ",
     # steps from the cache have none
     figure=lambda entry: None if _is_cached(entry) else read(entry, "micro_batch_size"),
-    show=_COUNT,
+    show=COUNT,
 )
 _WHOLE_PEAK = (
     replace(_PEAK, en="Peak memory", ja="ピークメモリ", short="Peak"),
-    _ratio("peak_memory_bytes"),
+    ratio("peak_memory_bytes"),
 )
 _BEST_BATCH = (
-    *(LABEL, _RUNS),
-    *(_MICRO_BATCH, _TRAIN_SECONDS, _ratio("train_seconds")),
-    *(_EPOCH_SECONDS, _ratio("epoch_seconds"), *_WHOLE_PEAK),
+    *(LABEL, RUNS),
+    *(_MICRO_BATCH, TRAIN_SECONDS, ratio("train_seconds")),
+    *(_EPOCH_SECONDS, ratio("epoch_seconds"), *_WHOLE_PEAK),
 )
 
 # accuracy
 
-_RATE = _own("learning_rate", "Learning rate", "学習率", _GENERAL, short="Rate")
-_FINAL_LOSS = _figure("final_val_loss", "Final loss", "最終損失", _LOSS)
+_FINAL_LOSS = figure_over_runs("final_val_loss", "Final loss", "最終損失", LOSS)
 _TO_TARGET = _brief(
     "time_to_target_seconds",
     "To the target loss",
@@ -393,14 +347,14 @@ _REACHED = Column(
 )
 _FORGETTING = _brief("forgetting", "Forgetting", "忘却", _SIGNED)
 _ACCURACY = (
-    *(LABEL, _RUNS, _RATE),
-    _figure("initial_val_loss", "Initial loss", "初期損失", _LOSS),
-    *(_FINAL_LOSS, _ratio("final_val_loss")),
-    _figure("best_val_loss", "Best loss", "最良損失", _LOSS),
-    _figure("loss_change_per_step", "Δloss / step", "Δloss / step", _SIGNIFICANT),
-    *(_TO_TARGET, _ratio("time_to_target_seconds")),
-    _figure("steps_to_target", "Steps", "ステップ", _SIGNIFICANT),
-    _figure("samples_to_target", "Samples", "サンプル", _SIGNIFICANT),
+    *(LABEL, RUNS, RATE),
+    figure_over_runs("initial_val_loss", "Initial loss", "初期損失", LOSS),
+    *(_FINAL_LOSS, ratio("final_val_loss")),
+    figure_over_runs("best_val_loss", "Best loss", "最良損失", LOSS),
+    figure_over_runs("loss_change_per_step", "Δloss / step", "Δloss / step", _SIGNIFICANT),
+    *(_TO_TARGET, ratio("time_to_target_seconds")),
+    figure_over_runs("steps_to_target", "Steps", "ステップ", _SIGNIFICANT),
+    figure_over_runs("samples_to_target", "Samples", "サンプル", _SIGNIFICANT),
     *(_REACHED, _FORGETTING),
 )
 
@@ -431,7 +385,7 @@ def _loss_at_rate(row: Row) -> FigureSummary | None:
 _LEARNING_RATES = (
     LABEL,
     replace(
-        _RATE,
+        RATE,
         figure=lambda row: {"rate": read(row, "learning_rate"), "is_best": read(row, "is_best")},
         show=lambda it, output: f"{it['rate']:g}{_BEST[output] if it['is_best'] else ''}",
     ),
@@ -464,17 +418,17 @@ _FORM = Column(
 
 
 def _against_base(name: str) -> Column:
-    return _own(name, "× base [95 % interval]", "ベース比 [95 % 区間]", show_speedup, short="×")
+    return own(name, "× base [95 % interval]", "ベース比 [95 % 区間]", show_speedup, short="×")
 
 
 _SPEED_OF_ANSWERS = (
-    _own(
+    own(
         *("prefill_tokens_per_second", "Prefill, tokens/s", "Prefill (tokens/s)"),
         plain("{:,.1f}".format),
         short="Prefill/s",
     ),
     _against_base("prefill_ratio"),
-    _own(
+    own(
         *("decode_tokens_per_second", "Decode, tokens/s", "Decode (tokens/s)"),
         plain("{:,.1f}".format),
         short="Decode/s",
@@ -482,10 +436,10 @@ _SPEED_OF_ANSWERS = (
     _against_base("decode_ratio"),
 )
 _SIZE_OF_ANSWERS = (
-    _own("parameters", "Parameters", "パラメータ", _COUNT),
-    _own("width", "Width", "幅", _COUNT),
-    _own("peak_memory_bytes", "Peak memory", "ピークメモリ", _BYTES),
-    _own(
+    own("parameters", "Parameters", "パラメータ", COUNT),
+    own("width", "Width", "幅", COUNT),
+    own("peak_memory_bytes", "Peak memory", "ピークメモリ", _BYTES),
+    own(
         *("relative_difference", "Logits differ by", "logit の差"),
         plain("{:.1e}".format),
     ),
@@ -516,10 +470,11 @@ TABLES = {
     "memory": Table(rows=itemgetter("entries"), columns=_MEMORY),
     "accuracy": Table(rows=itemgetter("entries"), columns=_ACCURACY),
     "learning_rates": Table(rows=_list_grid, columns=_LEARNING_RATES),
+    **TUNE_TABLES,
 }
 """The report's, by name, in its order."""
 BENCH_SCREENS = {
-    "📊 Parameter Count Comparison": Table(columns=(_TOTAL, _TRAINABLE, _TRAINABLE_RATIO)),
+    "📊 Parameter Count Comparison": Table(columns=(_TOTAL, TRAINABLE, _TRAINABLE_RATIO)),
     "📈 Parameter Reduction": Table(columns=(_TRAINABLE_REDUCTION,)),
     "⚡ Forward Pass Benchmark": Table(
         columns=(_FORWARD, _faster("forward"), _TRAIN_FORWARD, _faster("train_forward"))
@@ -544,14 +499,14 @@ BENCH_SCREENS = {
 """The terminal's of a benchmark, by title, on its rows; the labels come first."""
 COMPARE_SCREENS = {
     "Loss": (
-        *(_TRAINABLE, _RATE, _RUNS, _FINAL_LOSS, _ratio("final_val_loss")),
+        *(TRAINABLE, RATE, RUNS, _FINAL_LOSS, ratio("final_val_loss")),
         *(_REACHED, _FORGETTING),
     ),
     "Time": (
-        *(_TRAIN_SECONDS, _ratio("train_seconds")),
-        *(_REUSED_SECONDS, _ratio("reused_train_seconds"), _TO_TARGET),
+        *(TRAIN_SECONDS, ratio("train_seconds")),
+        *(_REUSED_SECONDS, ratio("reused_train_seconds"), _TO_TARGET),
     ),
-    "Memory": (_PEAK, _ratio("peak_memory_bytes"), _SAVED_BYTES, _CACHE_BYTES, _ADAPTER_BYTES),
+    "Memory": (_PEAK, ratio("peak_memory_bytes"), _SAVED_BYTES, _CACHE_BYTES, _ADAPTER_BYTES),
 }
 """The terminal's of a comparison."""
-BEST_BATCH_SCREEN = (_MICRO_BATCH, _TRAIN_SECONDS, _ratio("train_seconds"), *_WHOLE_PEAK)
+BEST_BATCH_SCREEN = (_MICRO_BATCH, TRAIN_SECONDS, ratio("train_seconds"), *_WHOLE_PEAK)

@@ -20,12 +20,13 @@ from skip2bench.io.record import Record
 from skip2bench.io.resources import find_resource
 from skip2bench.io.units import Language
 from skip2bench.io.whole import to_json
-from skip2bench.report.charts import draw_charts
+from skip2bench.report.charts import draw_charts, on_paper
 from skip2bench.report.columns import collect_tables, render_tables
 from skip2bench.report.data import build_report_data, collect_curves
 from skip2bench.report.markdown import to_printable
 from skip2bench.report.selection import Selection, choose_runs, select_runs
 from skip2bench.report.tables import Reduction
+from skip2bench.report.tune_charts import draw_tune_charts
 from skip2bench.results.reading import RESULTS_FILE, AnyRun, Run, read_runs
 
 
@@ -50,6 +51,8 @@ def render_report(config: ReportConfig) -> str:
         return to_printable(to_json(_to_plain(data)))
     curves = collect_curves(selection)
     drawn = draw_charts(data["bench"], data["entries"], curves, config.lang)
+    if selection.sweep:
+        drawn |= draw_tune_charts(selection.sweep, config.lang)
     if config.format == "html":
         markdown = _render(config, data, {name: f"chart:{name}" for name in drawn})
         return to_printable(render_page(markdown, drawn, config.lang))
@@ -111,7 +114,7 @@ def _render(config: ReportConfig, data: Mapping[str, Any], charts: Mapping[str, 
 def _for_templates(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data with mappings for records: a template may ask them for what a file lacks."""
     selection: Selection = data["selection"]
-    named = ("bench", "train", "comparison")
+    named = ("bench", "train", "comparison", "tune")
     shown = {name: _plain_records(getattr(selection, name)) for name in named}
     return {
         **{name: _plain_records(value) for name, value in data.items()},
@@ -140,7 +143,7 @@ def _write_charts(config: ReportConfig, drawn: Mapping[str, str]) -> dict[str, s
         path = folder / f"{name}.{config.lang}.svg"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(_on_paper(svg), encoding="utf-8")
+            path.write_text(on_paper(svg), encoding="utf-8")
         except OSError as error:
             raise Skip2BenchError(
                 f"cannot write the plot {str(path)!r} ({error.strerror}); choose another "
@@ -153,11 +156,6 @@ def _write_charts(config: ReportConfig, drawn: Mapping[str, str]) -> dict[str, s
 def _link(path: Path, start: Path) -> str:
     relative = os.path.relpath(os.path.realpath(path), os.path.realpath(start))
     return quote(os.fsencode(Path(relative).as_posix()))
-
-
-def _on_paper(svg: str) -> str:
-    """A chart as a file of its own, where no page gives it a background and a colour of text."""
-    return svg.replace("<svg ", '<svg style="background:#ffffff;color:#1c1e21" ', 1)
 
 
 def _to_plain(data: Mapping[str, Any]) -> dict[str, Any]:

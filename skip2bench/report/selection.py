@@ -2,7 +2,8 @@
 
 Runs compare that agree in everything but configuration, seed and learning rate. A comparison's
 folder is such a set by itself, of whose cells the report shows curves and training set-up; single
-train runs form one together. The newest set is reported.
+train runs form one together. The newest set is reported, and beside it, compared with nothing, the
+newest sweep of `tune`.
 """
 
 import os
@@ -26,12 +27,16 @@ from skip2bench.results.reading import (
     BenchRun,
     CompareRun,
     TrainRun,
+    TuneRun,
     find_run,
     is_bench,
     is_comparison,
     is_train,
+    is_tune,
     read_comparison,
+    read_tune,
 )
+from skip2bench.results.tune_records import TuneResults
 
 Reason = Literal["status", "superseded", "differs", "another", "unreadable"]
 
@@ -71,12 +76,20 @@ class Selection:
     """Content of the comparison's results file, or the train runs in the same form."""
     shown: ShownCells = field(default_factory=ShownCells)
     """What the report shows of the comparison's cells, or of the train runs."""
+    tune: TuneRun | None = None
+    sweep: TuneResults | None = None
+    """Content of the sweep's results file."""
 
     @property
-    def runs(self) -> list[AnyRun]:
+    def compared(self) -> list[AnyRun]:
         """Every run that is compared; of a comparison, its folder."""
         others: list[AnyRun] = [run for run in (self.bench, self.comparison) if run]
         return [*others, *self.train]
+
+    @property
+    def runs(self) -> list[AnyRun]:
+        """Every run that the report shows."""
+        return [*self.compared, *([self.tune] if self.tune else [])]
 
 
 def choose_runs(
@@ -155,6 +168,8 @@ def select_runs(
         for run in benches
         if run is not bench
     ]
+    tune, sweep, others = _select_tune([run for run in single if is_tune(run)], root)
+    left_out += others
     left_out += [
         _name_unreadable(folder, error, root) for folder, error in (unreadable or {}).items()
     ]
@@ -169,6 +184,8 @@ def select_runs(
         left_out=left_out,
         results=results,
         shown=shown,
+        tune=tune,
+        sweep=sweep,
     )
 
 
@@ -206,6 +223,28 @@ def _select_comparison(
                 chosen = None
                 remedy = "'skip2bench compare' with its --out-dir writes it anew"
                 left_out.append(_name_unreadable(run.folder, f"{error}; {remedy}", root))
+    return chosen, results, left_out
+
+
+def _select_tune(
+    sweeps: Sequence[TuneRun], root: Path
+) -> tuple[TuneRun | None, TuneResults | None, list[LeftOut]]:
+    """The newest finished sweep with results that can be read."""
+    chosen: TuneRun | None = None
+    results: TuneResults | None = None
+    left_out: list[LeftOut] = []
+    for run in reversed(sweeps):
+        if not _is_finished(run):
+            left_out.append(_leave_out(run, root, "status"))
+        elif chosen:
+            left_out.append(_leave_out(run, root, "another"))
+        else:
+            try:
+                results = read_tune(run)
+            except DamagedFileError as error:
+                left_out.append(_name_unreadable(run.folder, str(error), root))
+            else:
+                chosen = run
     return chosen, results, left_out
 
 

@@ -19,6 +19,7 @@ from skip2bench.results.bench_records import BenchSummary
 from skip2bench.results.comparison_records import ComparisonResults
 from skip2bench.results.plain import DamagedFileError, read_json, read_yaml
 from skip2bench.results.run_records import CompareSummary, TrainSummary, Versioned
+from skip2bench.results.tune_records import FINALISTS, TUNE_FILE, TuneResults, TuneSummary
 
 SUMMARY_FILE = "summary.json"
 RESULTS_FILE = "comparison_results.json"
@@ -28,9 +29,10 @@ _SUMMARIES: dict[str, type["Summary"]] = {
     "bench": BenchSummary,
     "train": TrainSummary,
     "compare": CompareSummary,
+    "tune": TuneSummary,
 }
 
-Summary = BenchSummary | TrainSummary | CompareSummary
+Summary = BenchSummary | TrainSummary | CompareSummary | TuneSummary
 AnySummary = TypeVar("AnySummary", bound=Summary, covariant=True)
 Content = TypeVar("Content")
 
@@ -46,7 +48,7 @@ class Run(Generic[AnySummary]):
 
     @property
     def kind(self) -> str:
-        """`bench`, `train` or `compare`."""
+        """`bench`, `train`, `compare` or `tune`."""
         return self.summary.kind
 
     @property
@@ -65,6 +67,7 @@ class Run(Generic[AnySummary]):
 BenchRun = Run[BenchSummary]
 TrainRun = Run[TrainSummary]
 CompareRun = Run[CompareSummary]
+TuneRun = Run[TuneSummary]
 AnyRun = Run[Summary]
 
 
@@ -83,11 +86,17 @@ def is_comparison(run: AnyRun) -> TypeGuard[CompareRun]:
     return isinstance(run.summary, CompareSummary)
 
 
+def is_tune(run: AnyRun) -> TypeGuard[TuneRun]:
+    """True for a sweep over many configurations."""
+    return isinstance(run.summary, TuneSummary)
+
+
 def read_runs(root: Path) -> tuple[list[AnyRun], dict[Path, str]]:
     """Read every run folder at or below `root` (three levels), oldest first.
 
-    So is the micro-benchmark of a comparison; `reference` folders are left out. A run that links
-    lead to as well is read once, where it really lies.
+    So is the micro-benchmark of a comparison; `reference` folders are left out, and so is the
+    comparison that a sweep makes of its finalists, whose figures the sweep's own file has. A run
+    that links lead to as well is read once, where it really lies.
 
     Returns:
         The runs, and by folder why others cannot be read.
@@ -155,6 +164,15 @@ def read_comparison(run: CompareRun) -> ComparisonResults:
     return _read_checked(run.folder / RESULTS_FILE, read_json, check_comparison)
 
 
+def read_tune(run: TuneRun) -> TuneResults:
+    """Content of the results file of a sweep's folder.
+
+    Raises:
+        DamagedFileError: it is missing or cannot be trusted.
+    """
+    return _read_checked(run.folder / TUNE_FILE, read_json, check_tune)
+
+
 def check_summary(content: Any) -> Summary:
     """The content of `summary.json`, if it can be trusted.
 
@@ -182,6 +200,16 @@ def check_comparison(content: Any) -> ComparisonResults:
             not what its name says.
     """
     return _check(ComparisonResults, content)
+
+
+def check_tune(content: Any) -> TuneResults:
+    """The content of `tune.json`, if it can be trusted.
+
+    Raises:
+        DamagedFileError: it is another schema's, or something that the report reads is missing or
+            not what its name says.
+    """
+    return _check(TuneResults, content)
 
 
 class _Head(Versioned):
@@ -231,10 +259,12 @@ def _find_folders(root: Path, unreadable: dict[Path, str]) -> Iterator[Path]:
 
 
 def _list_folders(folder: Path, unreadable: dict[Path, str]) -> list[Path]:
+    is_run = os.path.lexists(folder / SUMMARY_FILE)
+    kept_out = ("reference", FINALISTS) if is_run else ("reference",)
     try:
         with os.scandir(folder) as entries:
             names = [
-                entry.name for entry in entries if entry.name != "reference" and _is_dir(entry)
+                entry.name for entry in entries if entry.name not in kept_out and _is_dir(entry)
             ]
     except OSError as error:
         unreadable[folder] = f"the folder cannot be listed: {error.strerror}"

@@ -6,6 +6,8 @@ finalists' figures alone, which are trained again by themselves, as runs of a co
 
 from typing import Literal
 
+from pydantic import ValidationInfo, model_validator
+
 from skip2bench.io.record import (
     Bytes,
     Count,
@@ -17,11 +19,21 @@ from skip2bench.io.record import (
     Record,
     Seconds,
     Text,
+    is_read,
+    refusal,
+    sentence,
+    shown,
 )
 from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.run_records import RunEnd, RunStart, Versioned
 
 TUNE_FILE = "tune.json"
+FRONTIER_FILE = "frontier.svg"
+FINALISTS = "finalists"
+"""Folder, below the sweep's, of the comparison of its finalists."""
+GAIN_SHARES = {"fastest": 0.8, "balanced": 0.95, "accurate": 1.0}
+"""Of the most accurate one's gain over the base model, what a pick for each purpose must have; of
+those that have it, the cheapest is taken."""
 TUNE_COLUMNS = (
     *("configuration", "origin", "method", "blocks", "rank", "learning_rate", "alpha", "dropout"),
     *("weight_decay", "features", "share_b", "target", "trainable_parameters"),
@@ -168,6 +180,23 @@ class TuneResults(Versioned):
     finalist_names: tuple[Text, ...] = ()
     """Of the same, among `configurations`."""
     picks: tuple[Pick, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_names(self, info: ValidationInfo) -> "TuneResults":
+        """Everything that is spoken of by its name is there, once."""
+        if not is_read(info):
+            return self
+        names = {one.name for one in self.configurations}
+        if len(names) < len(self.configurations):
+            raise sentence("two configurations share a name")
+        if len(self.finalist_names) != len(self.finalists):
+            raise refusal("does not name each of the finalists", "finalist_names")
+        if sum(one.is_baseline for one in self.finalists) > 1:
+            raise sentence("two finalists are what the others are compared with")
+        for name in (*self.finalist_names, *(pick.configuration for pick in self.picks)):
+            if name not in names:
+                raise sentence(f"{shown(name)} is none of its configurations")
+        return self
 
 
 class TuneResult(TuneSummary):

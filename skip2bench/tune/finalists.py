@@ -16,13 +16,10 @@ from skip2bench.config.options import default_of, list_options
 from skip2bench.config.train import TrainConfig
 from skip2bench.config.tune import TuneConfig
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResult
-from skip2bench.results.tune_records import Pick
+from skip2bench.results.tune_records import GAIN_SHARES, Pick
 from skip2bench.tune.entrant import Entrant, rank
 from skip2bench.tune.space import Choice
 
-_SHARES = {"fastest": 0.8, "balanced": 0.95, "accurate": 1.0}
-"""Of the most accurate one's gain over the base model, what a pick for each purpose must have; of
-those that have it, the cheapest is taken."""
 LOSS = "best_val_loss"
 """Of a run: the loss of the adapter that it keeps."""
 
@@ -44,7 +41,7 @@ def pick_by_purpose(candidates: Sequence[Candidate], initial_val_loss: float) ->
     best = min(candidates, key=lambda it: it.val_loss)
     gain = initial_val_loss - best.val_loss
     picks = {}
-    for purpose, share in _SHARES.items():
+    for purpose, share in GAIN_SHARES.items():
         needed = initial_val_loss - share * gain if gain > 0 else best.val_loss
         # rounding must not leave out the best one itself
         there = [it for it in candidates if it.val_loss <= needed or it is best]

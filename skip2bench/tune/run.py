@@ -3,6 +3,7 @@
 config.yaml, environment.json, summary.json     as every run has them
 tune.csv                                        every configuration's curve
 tune.json                                       the ranking, the finalists, what is recommended
+frontier.svg                                    losses against parameters and FLOPs
 finalists/                                      a comparison: the finalists, each by several seeds
 state/, .cache/                                 while it goes on: the last rung, and Skip-Cache
 """
@@ -25,12 +26,14 @@ from skip2bench.io.console import note
 from skip2bench.io.locks import locked_folder
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.units import format_amount
-from skip2bench.io.whole import utc_now, write_json
+from skip2bench.io.whole import utc_now, write_bytes, write_json
 from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.memory import read_peak_memory
 from skip2bench.machine.signals import StopRequest, interrupted_by_sigterm, stop_on_signals
 from skip2bench.models.base import check_checkpoint, load_config
 from skip2bench.models.methods import resolve_method
+from skip2bench.report.charts import on_paper
+from skip2bench.report.tune_charts import draw_frontier
 from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.run_folder import (
     RESULTS,
@@ -41,6 +44,8 @@ from skip2bench.results.run_folder import (
 )
 from skip2bench.results.run_records import SCHEMA_VERSION
 from skip2bench.results.tune_records import (
+    FINALISTS,
+    FRONTIER_FILE,
     TUNE_FILE,
     Sensitivity,
     TuneFigures,
@@ -59,8 +64,6 @@ from skip2bench.tune.explore import Exploration
 from skip2bench.tune.finalists import choose_finalists, recommend, run_finalists
 from skip2bench.tune.ground import lay_ground
 from skip2bench.tune.space import Space, guides_choice, single_choices
-
-FINALISTS = "finalists"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +268,8 @@ def _end(tune: _Tune, exploration: Exploration, recording: Recording[TuneSummary
         results = list(compared.configurations)
     found = _describe(tune, exploration, [one.choice.name for one in finalists], results)
     write_json(tune.folder / TUNE_FILE, found)
+    svg = draw_frontier(found, "en")
+    write_bytes(tune.folder / FRONTIER_FILE, on_paper(svg).encode())
     return found
 
 

@@ -99,3 +99,14 @@ def test_sizes_of_a_table_can_be_kept_in_one_unit():
         assert units.format_bytes(512 * 2**20) == "0.50 GiB"
         assert units.format_bytes(3 * 2**40) == "3.00 TiB"
     assert units.format_bytes(512 * 2**20) == "512.0 MiB"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *[(6144.0, "6,144"), (0.0, "0"), (200_000.0, "200,000"), (2e6, "2M")],
+        *[(1_604_000.0, "1.604M"), (2.5e9, "2.5B"), (3e12, "3T")],
+    ],
+)
+def test_format_tick(value: float, text: str) -> None:
+    assert units.format_tick(value) == text

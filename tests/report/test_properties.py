@@ -23,7 +23,12 @@ from skip2bench.report import run as report
 from skip2bench.report.run import render_report
 from skip2bench.results.curves import parse_curve
 from skip2bench.results.plain import DamagedFileError, read_json, read_yaml
-from skip2bench.results.reading import check_comparison, check_environment, check_summary
+from skip2bench.results.reading import (
+    check_comparison,
+    check_environment,
+    check_summary,
+    check_tune,
+)
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "cpu"
 bounded = settings(deadline=None, max_examples=60, derandomize=True)
@@ -276,7 +281,7 @@ def test_any_bytes_are_content_or_one_reason(content: bytes) -> None:
         path = Path(name) / "file"
         path.write_bytes(content)
         for read, checks in (
-            (read_json, (check_summary, check_environment, check_comparison)),
+            (read_json, (check_summary, check_environment, check_comparison, check_tune)),
             (read_yaml, ()),
         ):
             try:

@@ -1,8 +1,8 @@
 """Whole reports of committed results, in both languages and both forms, against committed ones.
 
 The sets: the reference results (measured), a comparison with cells that failed and ran out of
-memory, and a single run. After a wanted change, `python tests/test_rendered_reports.py` writes them
-anew; read the difference.
+memory, a single run, and a sweep of `tune` alone. After a wanted change,
+`python tests/report/test_rendered.py` writes them anew; read the difference.
 """
 
 import re
@@ -19,6 +19,7 @@ SETS = {
     "reference": ROOT / "results" / "reference" / "cpu",
     "failed": ROOT / "tests" / "data" / "failed",
     "single": ROOT / "tests" / "data" / "single",
+    "tuned": ROOT / "tests" / "data" / "tuned",
 }
 
 

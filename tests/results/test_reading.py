@@ -13,11 +13,13 @@ from skip2bench.config.commands import ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.whole import write_json
 from skip2bench.report.run import render_report
-from skip2bench.results.reading import read_run, read_runs
+from skip2bench.results.plain import DamagedFileError
+from skip2bench.results.reading import is_tune, read_run, read_runs, read_tune
 
 DATA = Path(__file__).parents[1] / "data" / "results"
 TRAIN = DATA / "train" / "20261123T101300Z-pystd-skip2-0-1-2-3"
 BENCH = DATA / "bench" / "20261123T100000Z-pystd-bench"
+TUNED = Path(__file__).parents[1] / "data" / "tuned"
 KNOWN = {"schema_version": 1, "kind": "train", "status": "ok"}
 
 
@@ -66,9 +68,9 @@ HUGE = 10**60
         ({"schema_version": "1"}, "schema_version is '1', where a whole number was expected"),
         ({"schema_version": True}, "schema_version is True, where a whole number was expected"),
         ({"schema_version": 1.0}, "schema_version is 1.0, where a whole number was expected"),
-        ({"kind": "tune"}, "kind is 'tune', none of bench, train, compare"),
-        ({"kind": None}, "kind is missing, none of bench, train, compare"),
-        ({"kind": ["train"]}, "kind is a list, none of bench, train, compare"),
+        ({"kind": "merge"}, "kind is 'merge', none of bench, train, compare, tune"),
+        ({"kind": None}, "kind is missing, none of bench, train, compare, tune"),
+        ({"kind": ["train"]}, "kind is a list, none of bench, train, compare, tune"),
         ({"status": "done"}, f"status is 'done', {ONE_WORD}"),
         ({"status": None}, f"status is missing, {ONE_WORD}"),
         (
@@ -460,3 +462,58 @@ def test_nothing_usable_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Mo
         "(summary.json is no JSON: Expecting property name enclosed in double quotes (line 1)); "
         "mend or remove that, or make a run with 'skip2bench bench' or 'skip2bench train'"
     )
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> Path:
+    """The folder of a sweep below results."""
+    shutil.copytree(TUNED / "tune", tmp_path / "results" / "tune")
+    (folder,) = (tmp_path / "results" / "tune").iterdir()
+    return folder
+
+
+def test_a_sweep_is_read_and_its_finalists_comparison_is_no_run_of_its_own(tuned: Path) -> None:
+    results = tuned.parents[1]
+    for root in (results, results / "tune", tuned):
+        runs, unreadable = read_runs(root)
+        assert [run.folder for run in runs] == [tuned]
+        assert unreadable == {}
+    (run,) = read_runs(results)[0]
+    assert is_tune(run)
+    assert (run.kind, run.label) == ("tune", "tune --budget 10")
+    found = read_tune(run)
+    assert len(found.configurations) == run.summary.configurations == 12
+    assert [one.label for one in found.finalists] == list(found.finalist_names)
+    # asked for by itself it is a comparison like any other
+    (alone,) = read_runs(tuned / "finalists")[0]
+    assert alone.kind == "compare"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda it: it.update(schema_version=2), NEWER),
+        (lambda it: it["configurations"][0].update(rank=0), "configurations[0].rank is 0, where a whole number from 1 was expected"),
+        (lambda it: it["configurations"][0].update(best_val_loss="low"), "configurations[0].best_val_loss is 'low', where a loss was expected"),
+        (lambda it: it["configurations"][1].update(name=it["configurations"][0]["name"]), "two configurations share a name"),
+        (lambda it: it["sensitivity"][0].update(n=None), "sensitivity[0].n is missing"),
+        (lambda it: it["rungs"].append("x"), "rungs[3] is 'x', where a mapping was expected"),
+        (lambda it: it["finalists"].pop(), "finalist_names does not name each of the finalists"),
+        (lambda it: it["finalists"][1].update(is_baseline=True), "two finalists are what the others are compared with"),
+        (lambda it: it["finalists"][0]["figures"].pop("train_seconds"), "finalists[0].figures.train_seconds is missing"),
+        (lambda it: it["picks"][0].update(configuration="x"), "'x' is none of its configurations"),
+        (lambda it: it["picks"][0].update(command=["rm"]), "picks[0].command is a list, where text was expected"),
+        (lambda it: it["finalist_names"].__setitem__(0, "y"), "'y' is none of its configurations"),
+        (lambda it: it.pop("planned_steps"), "planned_steps is missing"),
+    ],
+)  # fmt: skip
+def test_a_sweeps_results_that_cannot_be_trusted(change: Any, reason: str, tuned: Path) -> None:
+    path = tuned / "tune.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    run = read_run(tuned)
+    assert is_tune(run)
+    with pytest.raises(DamagedFileError) as caught:
+        read_tune(run)
+    assert str(caught.value) == f"tune.json: {reason}"

@@ -141,7 +141,7 @@ def test_a_stopped_run_goes_on_with_the_projection_it_had(train, monkeypatch, ch
         with pytest.raises(KeyboardInterrupt):
             train(**settings)
     # not by finding it again, which other threads or versions might do differently
-    monkeypatch.setattr("skip2bench.train.run.project_features", None)
+    monkeypatch.setattr("skip2bench.train.parts.project_features", None)
     summary, _, steps, folder = train(resume=True, **settings)
     assert (summary["status"], summary["resumed_at_steps"]) == ("ok", [7])
     assert steps["loss"].equals(expected["loss"])
