@@ -21,7 +21,7 @@ from skip2bench.config.options import (
     refuse_unknown,
 )
 from skip2bench.config.run import Features
-from skip2bench.config.train import TrainConfig, make_train_config
+from skip2bench.config.train import TrainConfig, make_train_config, name_model
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_duration
 
@@ -40,6 +40,9 @@ SET_BY_SWEEP: dict[str, str] = {
     "logger": "tune.csv has every curve",
 }
 """Fields of `train` that a sweep sets itself, and what to do instead."""
+EMBEDDED_SIZES: dict[str, Any] = {"train_samples": 800, "val_samples": 100, "epochs": 3}
+"""Of a sweep of the embedded model on its own data, where none are given, with one finalist: three
+minutes on two cores, most of them the starts of the finalists' processes."""
 DEFAULT_BLOCKS = ("fast", "balanced", "accurate", "last:8", "even:8", "all")
 _MAX_CONFIGURATIONS = 100_000
 
@@ -88,7 +91,7 @@ class TuneConfig:
         role="matrix",
     )
     finalists: int = option(
-        3, "Configurations at most that are trained again alone; 0 for none.", role="matrix"
+        2, "Configurations at most that are trained again alone; 0 for none.", role="matrix"
     )
     seeds: int = option(3, "Runs of each finalist, each with a seed of its own.", role="matrix")
     train: dict[str, Any] = field(default_factory=dict, metadata={"help": "", "role": "matrix"})
@@ -203,6 +206,8 @@ def load_tune_config(flags: dict[str, Any], path: Path | None = None) -> TuneCon
     for key, remedy in SET_BY_SWEEP.items():
         if key in train:
             raise Skip2BenchError(f"{key!r} is no option of a sweep; {remedy}")
+    if name_model(train).get("checkpoint_dir") is None and train.get("data") is None:
+        train, own = EMBEDDED_SIZES | train, {"finalists": 1} | own
     return TuneConfig(**coerce(TuneConfig, own), train=train)
 
 
