@@ -1,12 +1,13 @@
 """What many configurations in one pass cost, against as many runs and an epoch of LoRA.
 
-    python benchmarks/tune.py --data FILE.json [--checkpoint-dir DIR] [--train-samples N] [--rounds N]
+    python benchmarks/tune.py --data FILE.json [--checkpoint-dir DIR] [--train-samples N] [--grid]
 
 Sixteen configurations (four sets of blocks, two ranks, two learning rates) train a whole run side
 by side from one cache. Beside them, in the same process and in rounds, single cached steps of the
 same configurations as `train` makes them, and steps of LoRA. What whole runs would take is steps
 times the median; the cache is built once, and once for each single run, as `train` does without
-`--cache-dir`. The floor is FLOPs at the rate of the products with the head.
+`--cache-dir`. With `--grid`, what `tune` chooses is set beside the best of all combinations, all of
+them trained to the end (by the same sweep, whose losses are those of runs alone).
 """
 
 import argparse
@@ -18,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from lightning.fabric import Fabric
@@ -26,6 +28,7 @@ from skip2bench.cache.loss import ServedLoss, portion_rows
 from skip2bench.cache.portions import PortionSource, make_passes
 from skip2bench.config.blocks import parse_blocks
 from skip2bench.config.train import make_train_config
+from skip2bench.config.tune import TuneConfig
 from skip2bench.io.console import note
 from skip2bench.machine.clock import Clock, time_call
 from skip2bench.machine.signals import StopRequest
@@ -36,7 +39,9 @@ from skip2bench.models.skip import SkipGPT, SkipSettings
 from skip2bench.sweep.folds import count_flops
 from skip2bench.train.objective import TokenObjective
 from skip2bench.train.plan import TrainingPlan, plan_training
+from skip2bench.tune import explore
 from skip2bench.tune.ground import Ground, lay_ground
+from skip2bench.tune.run import run_tune
 
 BLOCKS = ("fast", "balanced", "last:8", "even:8")
 RANKS = (8, 16)
@@ -58,7 +63,7 @@ def list_values(options: argparse.Namespace) -> dict[str, Any]:
     """Of `train`, what holds for all."""
     return {
         "checkpoint_dir": options.checkpoint_dir,
-        "data": str(options.data),
+        "data": options.data,
         "train_samples": options.train_samples,
         "val_samples": options.val_samples,
         "max_seq_length": options.max_seq_length,
@@ -142,7 +147,7 @@ def main() -> None:
     """Measure and print; the figures go to stdout as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint-dir", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", default="pydoc")
     parser.add_argument("--train-samples", type=int, default=1000)
     parser.add_argument("--val-samples", type=int, default=60)
     parser.add_argument("--max-seq-length", type=int, default=512)
@@ -150,10 +155,43 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--micro-batch", type=int, default=4)
+    parser.add_argument("--grid", action="store_true")
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
-        ground = lay(options, Path(folder))
-        print(json.dumps(measure(options, ground), indent=2))
+        if options.grid:
+            figures = compare_with_grid(options, Path(folder))
+        else:
+            figures = measure(options, lay(options, Path(folder)))
+    print(json.dumps(figures, indent=2))
+
+
+def compare_with_grid(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The loss of what `tune` chooses, and the lowest of all combinations of its space."""
+    values = {k: v for k, v in list_values(options).items() if v is not None}
+    values["checkpoint_dir"] = values.pop("checkpoint_dir", None)
+    common = {k: v for k, v in values.items() if v is not None}
+    halved = run_tune(TuneConfig(finalists=0, train=common, out_dir=folder / "halved"))
+    with patch.object(explore, "RUNGS", (1.0,)):
+        whole = run_tune(
+            TuneConfig(
+                budget="100000", screening=False, finalists=0, train=common, out_dir=folder / "all"
+            )
+        )
+    grid = [it for it in whole.found.configurations if it.origin in ("drawn", "guide")]
+    chosen, best = halved.found.configurations[0], min(grid, key=lambda it: it.best_val_loss or 0)
+    assert chosen.best_val_loss
+    assert best.best_val_loss
+    return {
+        "chosen": chosen.name,
+        "chosen_val_loss": chosen.best_val_loss,
+        "configurations_of_tune": halved.configurations,
+        "updates_of_tune": halved.steps_of_all,
+        "best_of_the_grid": best.name,
+        "best_val_loss": best.best_val_loss,
+        "configurations_of_the_grid": len(grid),
+        "updates_of_the_grid": whole.steps_of_all,
+        "chosen_over_best": chosen.best_val_loss / best.best_val_loss,
+    }
 
 
 def measure(options: argparse.Namespace, ground: Ground) -> dict[str, Any]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from skip2bench.config.compare import CompareConfig as CompareConfig
     from skip2bench.config.load import load_train_config as load_train_config
     from skip2bench.config.train import TrainConfig as TrainConfig
+    from skip2bench.config.tune import TuneConfig as TuneConfig
+    from skip2bench.config.tune import load_tune_config as load_tune_config
     from skip2bench.doctor.run import run_doctor as run_doctor
     from skip2bench.errors import Skip2BenchError as Skip2BenchError
     from skip2bench.export.run import run_export as run_export
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from skip2bench.models.skip import SkipSettings as SkipSettings
     from skip2bench.report.run import render_report as render_report
     from skip2bench.train.run import run_training as run_training
+    from skip2bench.tune.run import run_tune as run_tune
 
 __version__ = "0.1.0"
 STARTED = time.monotonic()
@@ -44,14 +47,17 @@ _HOMES = {
     "SkipGPT": "models.skip",
     "SkipSettings": "models.skip",
     "TrainConfig": "config.train",
+    "TuneConfig": "config.tune",
     "load_skip_model": "models.adapters",
     "load_train_config": "config.load",
+    "load_tune_config": "config.tune",
     "render_report": "report.run",
     "run_bench": "bench.run",
     "run_comparison": "compare.run",
     "run_doctor": "doctor.run",
     "run_export": "export.run",
     "run_training": "train.run",
+    "run_tune": "tune.run",
 }
 """Public names and the modules that define them."""
 

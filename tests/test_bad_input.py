@@ -32,6 +32,7 @@ from skip2bench.models.weights import check_weights
 COMMON = {
     "train": ["--checkpoint-dir={tiny}", "--data={data}", "--lr-warmup-steps=1"],
     "compare": ["--checkpoint-dir={tiny}", "--data={data}", "--lr-warmup-steps=1"],
+    "tune": ["--checkpoint-dir={tiny}", "--data={data}", "--lr-warmup-steps=1"],
     "bench": ["--model={tiny}", "--seq-length=8"],
 }
 

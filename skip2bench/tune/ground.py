@@ -84,7 +84,8 @@ def lay_ground(
         started: `time.monotonic()` when the command began.
 
     Raises:
-        Skip2BenchError: the backbone is random, or its blocks give what cannot be scaled.
+        Skip2BenchError: the backbone is random, its blocks give what cannot be scaled, or there is
+            no room for a cache.
         KeyboardInterrupt: somebody asked to stop.
     """
     if plan.precision == "16-mixed":
@@ -113,6 +114,11 @@ def lay_ground(
     batches = planned_batches(plan.config, plan.data, plan.steps)
     caches = plan_caches(attempt, model, batches)
     caches.provide(clock)
+    if caches.sides["train"] is None:
+        raise Skip2BenchError(
+            "no sample of the cache has room anywhere; use --cache-project N or --cache-dtype "
+            "bf16, fewer --train-samples, or --no-screening with fewer --blocks"
+        )
     schedule = Schedule(batches=batches, warmup_steps=plan.warmup_steps, seed=plan.config.seed)
     sweep = Sweep(attempt.fabric, model, plan.data, caches.sides, schedule)
     if needs_sizes(model):

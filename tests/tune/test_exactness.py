@@ -51,6 +51,19 @@ def test_a_sweep_follows_runs_of_their_own(ground, train, where):
     assert_follows(ground, train, mixed, where, {"folded", "head"})
 
 
+@pytest.mark.gpu
+def test_so_it_does_on_a_gpu(ground, train):
+    device = {"device": "cuda", "precision": "32-true"}
+    mixed = [changes | device for changes in MIXED]
+    alone = [train(f"alone{n}", eval_interval=5, **changes) for n, changes in enumerate(mixed)]
+    made = ground(**device)
+    trials = [start(made, changes) for changes in mixed]
+    for _ in range(10):
+        made.sweep.take_step(trials)
+    for trial, (_, _, steps, _) in zip(trials, alone, strict=True):
+        assert trial.losses == pytest.approx(steps["loss"].tolist(), abs=1e-4)
+
+
 def test_so_it_does_where_logits_are_capped(ground, train, tmp_path):
     folder = shutil.copytree(train.checkpoint, tmp_path / "capped")
     config = yaml.safe_load((folder / "model_config.yaml").read_text())

@@ -157,6 +157,11 @@ def test_where_time_runs_out_fewer_go_on(tune, monkeypatch):
     assert [rung.kept for rung in result.found.rungs] == [1, 1, 1]
 
 
+def test_a_cache_that_fits_nowhere_is_one_line(tune):
+    with pytest.raises(Skip2BenchError, match="has room anywhere; use --cache-project N"):
+        tune(cache_max_bytes="1")
+
+
 def test_blocks_auto_are_chosen_on_the_data(tune):
     result, *_ = tune(blocks=("auto:2",), screening=False, learning_rates=(1e-2,))
     drawn = [row for row in result.found.configurations if row.origin == "drawn"]
