@@ -21,7 +21,8 @@ import yaml
 from skip2bench.compare.matrix import Cell
 from skip2bench.compare.process import END_SECONDS, CellRun, Outcome
 from skip2bench.config.commands import to_plain as config_to_plain
-from skip2bench.config.compare import CompareConfig, to_plain
+from skip2bench.config.compare import CompareConfig
+from skip2bench.config.matrix import to_plain
 from skip2bench.config.options import default_of, list_options
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import warn

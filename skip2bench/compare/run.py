@@ -25,7 +25,8 @@ from skip2bench.compare.process import CellInterruptedError, CellRun, Outcome, r
 from skip2bench.compare.results import build_results, read_result, write_results
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.commands import to_plain as config_to_plain
-from skip2bench.config.compare import CompareConfig, to_plain
+from skip2bench.config.compare import CompareConfig
+from skip2bench.config.matrix import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Waiting, note, warn
 from skip2bench.io.units import format_amount, format_duration, parse_bytes

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from skip2bench.config.load import read_flat_file
+from skip2bench.config.matrix import own_keys, read_given, split_given
 from skip2bench.config.methods import TRADITIONAL, MethodName
 from skip2bench.config.options import (
     check_choice,
@@ -171,7 +171,7 @@ _FLOWS: dict[str, dict[str, Any]] = {
     "small": {},
     "detailed": {"methods": get_args(MethodName), "seeds": 5, "aa": True},
 }
-_OWN_KEYS = frozenset(item.name for item in fields(CompareConfig)) - {"train"}
+_OWN_KEYS = own_keys(CompareConfig)
 
 
 def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> CompareConfig:
@@ -185,20 +185,11 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
     Raises:
         Skip2BenchError: the file cannot be read, or a key or value is unknown.
     """
-    given = (read_flat_file(path) if path else {}) | flags
-    train = given.pop("train", None) or {}  # as a comparison's own config.yaml has it
-    if not isinstance(train, dict):
-        raise Skip2BenchError(f"train is {train!r}; write a mapping below it")
-    given |= train
-    refuse_unknown(given, {*_OWN_KEYS, *(item.name for item in fields(TrainConfig))})
+    given = read_given(flags, path, _OWN_KEYS)
     flow = given.get("flow", CompareConfig.flow)
     check_choice("flow", flow, get_args(Flow))
-    values = _FLOWS[flow] | given
-    own = {key: value for key, value in values.items() if key in _OWN_KEYS}
-    train = {key: value for key, value in values.items() if key not in _OWN_KEYS}
-    for key, remedy in OWN_TRAIN_KEYS.items():
-        if key in train:
-            raise Skip2BenchError(f"{key!r} is set for each cell by the matrix; {remedy}")
+    says = "is set for each cell by the matrix"
+    own, train = split_given(_FLOWS[flow] | given, _OWN_KEYS, OWN_TRAIN_KEYS, says)
     listed = own.pop("configurations", None) or ()
     if not isinstance(listed, list | tuple) or not all(isinstance(e, dict) for e in listed):
         raise Skip2BenchError("configurations is no list of mappings; write '- method: lora'")
@@ -244,18 +235,3 @@ def _check_configuration(entry: dict[str, Any], number: int) -> None:
 def _check_max_memory(value: Any) -> None:
     if value is not None and not parse_bytes("max_memory", str(value)):
         raise Skip2BenchError("max_memory is 0; give a size such as 8GiB, or leave it out")
-
-
-def to_plain(config: CompareConfig) -> dict[str, Any]:
-    """The configuration as YAML can hold it, without where it goes and what it finds there."""
-    plain: dict[str, Any] = {}
-    of_call = option_names(config, "call")
-    for item in fields(config):
-        if item.name in of_call:
-            continue
-        value = getattr(config, item.name)
-        plain[item.name] = list(value) if isinstance(value, tuple) else value
-    plain["train"] = {
-        key: str(value) if isinstance(value, Path) else value for key, value in config.train.items()
-    }
-    return plain

@@ -5,11 +5,11 @@ A key that is none of the sweep's own is one of `train`, and holds for every con
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from skip2bench.config.load import read_flat_file
+from skip2bench.config.matrix import own_keys, read_given, split_given
 from skip2bench.config.methods import METHODS, MethodName, list_names
 from skip2bench.config.options import (
     MAX_RANK,
@@ -17,8 +17,6 @@ from skip2bench.config.options import (
     check_positive,
     coerce,
     option,
-    option_names,
-    refuse_unknown,
 )
 from skip2bench.config.run import Features
 from skip2bench.config.train import TrainConfig, make_train_config, name_model
@@ -179,9 +177,6 @@ def _check_distinct(name: str, values: Sequence[Any]) -> None:
         raise Skip2BenchError(f"{name} names a value twice; give each once")
 
 
-_OWN_KEYS = frozenset(item.name for item in fields(TuneConfig)) - {"train"}
-
-
 def load_tune_config(flags: dict[str, Any], path: Path | None = None) -> TuneConfig:
     """Resolve the configuration of `tune`.
 
@@ -193,33 +188,11 @@ def load_tune_config(flags: dict[str, Any], path: Path | None = None) -> TuneCon
     Raises:
         Skip2BenchError: the file cannot be read, or a key or value is unknown.
     """
-    given = (read_flat_file(path) if path else {}) | flags
-    train = given.pop("train", None) or {}  # as a sweep's own config.yaml has it
-    if not isinstance(train, dict):
-        raise Skip2BenchError(f"train is {train!r}; write a mapping below it")
-    given |= train
-    refuse_unknown(given, {*_OWN_KEYS, *(item.name for item in fields(TrainConfig))})
+    keys = own_keys(TuneConfig)
+    given = read_given(flags, path, keys)
     if given.get("learning_rates") == "auto":
         del given["learning_rates"]
-    own = {key: value for key, value in given.items() if key in _OWN_KEYS}
-    train = {key: value for key, value in given.items() if key not in _OWN_KEYS}
-    for key, remedy in SET_BY_SWEEP.items():
-        if key in train:
-            raise Skip2BenchError(f"{key!r} is no option of a sweep; {remedy}")
+    own, train = split_given(given, keys, SET_BY_SWEEP, "is no option of a sweep")
     if name_model(train).get("checkpoint_dir") is None and train.get("data") is None:
         train, own = EMBEDDED_SIZES | train, {"finalists": 1} | own
     return TuneConfig(**coerce(TuneConfig, own), train=train)
-
-
-def to_plain(config: TuneConfig) -> dict[str, Any]:
-    """The configuration as YAML can hold it, without where it goes and what it finds there."""
-    of_call = option_names(config, "call")
-    plain: dict[str, Any] = {}
-    for item in fields(config):
-        if item.name not in of_call:
-            value = getattr(config, item.name)
-            plain[item.name] = list(value) if isinstance(value, tuple) else value
-    plain["train"] = {
-        key: str(value) if isinstance(value, Path) else value for key, value in config.train.items()
-    }
-    return plain

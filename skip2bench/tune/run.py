@@ -20,7 +20,8 @@ from statistics import median
 import yaml
 
 from skip2bench.config.blocks import count_auto
-from skip2bench.config.tune import TuneConfig, to_plain
+from skip2bench.config.matrix import to_plain
+from skip2bench.config.tune import TuneConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.locks import locked_folder
