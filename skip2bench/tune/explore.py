@@ -15,7 +15,7 @@ from skip2bench.cache.plan import measure_free
 from skip2bench.config.tune import TuneConfig
 from skip2bench.io.console import Bar, note, warn
 from skip2bench.models.optimizer import RATE_STEP
-from skip2bench.results.tune_records import Rung
+from skip2bench.results.tune_records import Explored, Rung
 from skip2bench.sweep.room import pack, trial_bytes
 from skip2bench.sweep.trial import Trial
 from skip2bench.tune.entrant import Entrant, Evaluation, Origin
@@ -96,6 +96,14 @@ class Exploration:
         for number in range(len(self.rungs), len(self.rung_steps)):
             self._climb(number)
             after_rung()
+
+    def describe(self, entrants: Sequence[Entrant] | None = None) -> list[Explored]:
+        """What the entrants have come to, in their order; all where none are named."""
+        common = self.config.train_config({})
+        return [
+            one.describe(self.config.method, common.target, share_b=common.share_b)
+            for one in (self.entrants if entrants is None else entrants)
+        ]
 
     def count_flops(self, choice: Choice) -> float:
         """FLOPs of a supervised position in a cached step of this configuration alone."""

@@ -164,7 +164,7 @@ def _find_folder(config: TuneConfig, plan: TrainingPlan) -> Path:
             if stored == wanted and StateFolder(folder).files():
                 note(f"going on with {folder}")
                 return folder
-    return create_run_folder("tune", plan.model_name, "skip2", config.out_dir)
+    return create_run_folder("tune", plan.model_name, config.method, config.out_dir)
 
 
 def _clear(folder: Path) -> None:
@@ -217,12 +217,10 @@ def _explore(tune: _Tune, stop: StopRequest, recording: Recording[TuneSummary]) 
         note(f"{format_amount(len(exploration.rungs), 'rung')} done already in {tune.folder}")
     else:
         _enter_first(tune, exploration)
-    common = config.train_config({})
 
     def after_rung() -> None:
         state.save(exploration, tune.folder, tune.key)
-        entrants = exploration.entrants
-        state.write_curves(entrants, tune.folder, common.target, share_b=common.share_b)
+        state.write_curves(exploration, tune.folder)
         write_json(tune.folder / TUNE_FILE, _describe(tune, exploration))
         recording.add(_count(exploration))
 
@@ -302,7 +300,7 @@ def _describe(
     results: Sequence[ComparedConfiguration] = (),
 ) -> TuneResults:
     config, initial = tune.config, exploration.initial_val_loss
-    common, entrants = config.train_config({}), exploration.entrants
+    entrants = exploration.entrants
     by_name = dict(zip(finalist_names, results, strict=False))
     is_over = len(exploration.rungs) == len(exploration.rung_steps)
     picks = recommend(config, entrants, by_name, initial) if is_over and initial is not None else ()
@@ -313,10 +311,7 @@ def _describe(
         initial_val_loss=initial,
         planned_steps=exploration.steps,
         rungs=tuple(exploration.rungs),
-        configurations=tuple(
-            one.describe(config.method, common.target, share_b=common.share_b)
-            for one in rank(entrants)
-        ),
+        configurations=tuple(exploration.describe(rank(entrants))),
         sensitivity=find_sensitivity(exploration),
         finalists=tuple(results),
         finalist_names=tuple(finalist_names) if results else (),

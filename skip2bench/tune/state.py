@@ -17,7 +17,7 @@ from skip2bench.io.whole import write_csv
 from skip2bench.results.tune_records import TUNE_COLUMNS, Rung
 from skip2bench.sweep.trial import Trial
 from skip2bench.train.state import DamagedStateError, State, StateFolder, read_state
-from skip2bench.tune.entrant import Entrant, Evaluation
+from skip2bench.tune.entrant import Evaluation
 from skip2bench.tune.explore import Exploration
 from skip2bench.tune.space import Choice
 
@@ -129,11 +129,11 @@ def _fill(trial: Trial, tensors: Mapping[str, Tensor]) -> None:
     trial.optimizer.load_state_dict({"state": states, "param_groups": groups})
 
 
-def write_curves(entrants: list[Entrant], folder: Path, target: str, *, share_b: bool) -> None:
+def write_curves(exploration: Exploration, folder: Path) -> None:
     """Write `tune.csv`, whole or not at all."""
     rows = []
-    for one in entrants:
-        known = one.describe("skip2", target, share_b=share_b).to_plain()
+    for one, described in zip(exploration.entrants, exploration.describe(), strict=True):
+        known = described.to_plain()
         known |= {"configuration": one.choice.name, "blocks": " ".join(map(str, one.choice.blocks))}
         rows += [{**known, **asdict(it)} for it in one.curve]
     kept = [{name: row[name] for name in TUNE_COLUMNS} for row in rows]
