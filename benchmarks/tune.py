@@ -56,7 +56,7 @@ def lay(options: argparse.Namespace, folder: Path) -> Ground:
     settings = resolve_method("skip2", ",".join(map(str, read)), plan.config, plan.model_config)
     plan = replace(plan, settings=settings)
     environment = plan.describe_environment(["benchmarks/tune.py"])
-    return lay_ground(plan, folder, environment, StopRequest(), time.monotonic())
+    return lay_ground(plan, folder, environment, StopRequest(), time.monotonic(), 16)
 
 
 def list_values(options: argparse.Namespace) -> dict[str, Any]:

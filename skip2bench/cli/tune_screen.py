@@ -52,6 +52,8 @@ def _print_picks(result: TuneResult) -> None:
     stdout.print(table)
     lines = [f"{', '.join(names)}: {command}" for (_, command), names in purposes.items()]
     if any(not pick.is_tested for pick in picks):
-        lines.append("not tested: one seed of the sweep; --finalists 3 trains them again alone")
+        lines.append(
+            "not tested: one seed of the sweep; without --finalists 0 they are trained again alone"
+        )
     lines += [f"Run folder: {result.folder}", f"Chart: {Path(result.folder) / FRONTIER_FILE}"]
     stdout.print("\n".join(lines), markup=False, soft_wrap=True)

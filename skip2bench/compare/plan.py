@@ -141,8 +141,14 @@ def _plan_bench(
     )
 
 
-def announce(plan: ComparisonPlan, cells: Sequence[Cell], seconds: Mapping[str, float]) -> None:
-    """Say what will run, and for how long."""
+def announce(
+    plan: ComparisonPlan,
+    cells: Sequence[Cell],
+    seconds: Mapping[str, float],
+    *,
+    may_advise: bool = True,
+) -> None:
+    """Say what will run, and for how long; and what to leave out, where that may be said."""
     config = plan.config
     for one in plan.configurations:
         own = [cell for cell in cells if cell.configuration == one.name]
@@ -161,7 +167,7 @@ def announce(plan: ComparisonPlan, cells: Sequence[Cell], seconds: Mapping[str, 
         f"{plan.training.model_name} and "
         f"{plan.training.data.name}: about {format_duration(sum(seconds.values()), 'en')}"
     )
-    if (hint := suggest_cut(plan, seconds)) is not None:
+    if may_advise and (hint := suggest_cut(plan, seconds)) is not None:
         note(hint)
 
 

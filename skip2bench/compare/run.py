@@ -59,16 +59,25 @@ class _Comparison:
             self.results[name] = read_result(cell, outcome, cell_run)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """What a comparison is a part of, whose cache its runs read."""
+
+    cache: Path
+    """A folder that holds the Skip-Caches of all cells; it is left as it is."""
+    start_seconds: float
+    """What a process takes to start, load and tokenize; this one has worked before."""
+
+
 def run_comparison(
-    config: CompareConfig, arguments: Sequence[str] = (), cache: Path | None = None
+    config: CompareConfig, arguments: Sequence[str] = (), within: Within | None = None
 ) -> ComparisonResult | DryRun:
     """Run every cell that is not done, write the results, and return them.
 
     Args:
         config: The matrix.
         arguments: The command line, recorded so that it can be repeated; a program has none.
-        cache: A folder that holds the Skip-Caches of all cells, which is left as it is; None for
-            runs that build their own.
+        within: What it is a part of; None for a comparison by itself.
 
     Returns:
         What `comparison_results.json` holds, and `folder`; after a dry run, `cells`, a list of
@@ -79,10 +88,12 @@ def run_comparison(
     """
     started = time.monotonic()
     plan = plan_comparison(config, arguments)
-    is_filled = cache is not None
+    cache, is_filled = (within.cache, True) if within else (None, False)
+    if within:
+        plan = replace(plan, start_seconds=within.start_seconds)
     cells = list_cells(config, plan.configurations, cache or Path("cache"), is_filled=is_filled)
     seconds = plan.estimate(cells)
-    announce(plan, cells, seconds)
+    announce(plan, cells, seconds, may_advise=within is None)
     if config.dry_run:
         return DryRun(
             dry_run=True,
@@ -92,7 +103,7 @@ def run_comparison(
     comparison, tasks = _open(plan, find_folder(plan.config, plan.training.model_name), cache)
     if len(comparison.cells) > len(cells):  # at their best micro-batch too
         seconds = comparison.plan.estimate(comparison.cells)
-        announce(comparison.plan, comparison.cells, seconds)
+        announce(comparison.plan, comparison.cells, seconds, may_advise=within is None)
     with comparison.folder.locked(), interrupted_by_sigterm():
         return _run(comparison, tasks, seconds, started)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from skip2bench.config.matrix import own_keys, read_given, split_given
-from skip2bench.config.methods import METHODS, MethodName, list_names
+from skip2bench.config.methods import LORA_TARGETS, METHODS, MethodName, list_names
 from skip2bench.config.options import (
     MAX_RANK,
     check_choice,
@@ -36,6 +36,7 @@ SET_BY_SWEEP: dict[str, str] = {
     "save_interval": "a sweep saves after every rung",
     "keep": "the lowest validation loss counts",
     "logger": "tune.csv has every curve",
+    **dict.fromkeys(LORA_TARGETS, "a sweep has no LoRA"),
 }
 """Fields of `train` that a sweep sets itself, and what to do instead."""
 EMBEDDED_SIZES: dict[str, Any] = {"train_samples": 800, "val_samples": 100, "epochs": 3}
@@ -43,6 +44,13 @@ EMBEDDED_SIZES: dict[str, Any] = {"train_samples": 800, "val_samples": 100, "epo
 minutes on two cores, most of them the starts of the finalists' processes."""
 DEFAULT_BLOCKS = ("fast", "balanced", "accurate", "last:8", "even:8", "all")
 _MAX_CONFIGURATIONS = 100_000
+_TRIED = {
+    "learning_rates": "learning_rate",
+    "alphas": "lora_alpha",
+    "dropouts": "lora_dropout",
+    "weight_decays": "weight_decay",
+}
+"""Options with values to try, and the field of `train` that takes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +130,13 @@ class TuneConfig:
             raise Skip2BenchError(f"finalists is {self.finalists}; give a number from 0 to 100")
         _ = self.budget_configurations, self.budget_seconds
         self.train_config({})  # raises where a value of `train` is not good
-        for key, values in self._tried():
+        for name, key in _TRIED.items():
+            values = getattr(self, name)
             for value in values:
-                self.train_config({key: value})
+                try:
+                    self.train_config({key: value})
+                except Skip2BenchError as error:
+                    raise Skip2BenchError(str(error).replace(key, name, 1)) from error
 
     def _check_tried(self) -> None:
         for name in ("blocks", "ranks", "features"):
@@ -138,14 +150,6 @@ class TuneConfig:
             check_positive("ranks", rank, MAX_RANK)
         for name in self.features:
             check_choice("features", name, get_args(Features))
-
-    def _tried(self) -> list[tuple[str, Sequence[Any]]]:
-        return [
-            ("learning_rate", self.learning_rates),
-            ("lora_alpha", self.alphas),
-            ("lora_dropout", self.dropouts),
-            ("weight_decay", self.weight_decays),
-        ]
 
     @property
     def budget_configurations(self) -> int | None:

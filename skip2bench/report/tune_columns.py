@@ -91,7 +91,9 @@ def _text(value: str, output: Output) -> str:
     return value if output == "screen" else escape_markdown(value)
 
 
-_EXPLORED_LOSS = own("best_val_loss", "Validation loss", "検証損失", LOSS, short="Val loss")
+_EXPLORED_LOSS = own(
+    "best_val_loss", "Best validation loss", "最良の検証損失", LOSS, short="Best val loss"
+)
 _STEP = own("step", "Updates", "更新回数", COUNT)
 _STATUS = own("status", "Came", "状態", _words("status"), is_text=True)
 _EXPLORED = (

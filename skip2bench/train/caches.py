@@ -31,18 +31,21 @@ _PARTS: dict[Side, str] = {"train": "cache_build", "val": "validation"}
 class RunCaches:
     """Caches of the training and of the validation samples, each of this rank's share."""
 
-    def __init__(self, attempt: Attempt, builder: CacheBuilder, use: CacheUse) -> None:
+    def __init__(
+        self, attempt: Attempt, builder: CacheBuilder, use: CacheUse, readers: int = 1
+    ) -> None:
         """Nothing is opened or computed before `provide`.
 
         Args:
             attempt: Of the run.
             builder: Opens or builds the caches by its plan.
             use: What this rank asks of them.
+            readers: Configurations that train from them.
         """
         self.use = use
         self.sides: dict[Side, SkipCache | None] = {"train": None, "val": None}
         """None where no sample of a side is cached."""
-        self._attempt, self._builder = attempt, builder
+        self._attempt, self._builder, self._readers = attempt, builder, readers
 
     @property
     def plan(self) -> CachePlan:
@@ -123,7 +126,8 @@ class RunCaches:
                         rows = sum(samples.supervised_counts[i] for i in request.planned)
                         serving = writer.measure_seconds_per_row() * rows
                         building = seconds / done * tokens
-                        text = describe_projection(self.plan, self.use.passes, building, serving)
+                        passes = self._readers * self.use.passes
+                        text = describe_projection(self.plan, passes, building, serving)
                         note(text + ("" if is_alone else " (the share of one rank)"))
                     bar.advance(batch_tokens, f"{done / seconds:,.0f} tokens/s")
 

@@ -98,13 +98,16 @@ def build_token_objective(attempt: Attempt, model: GPT) -> TokenObjective:
     return TokenObjective(fabric, module, plan.data, size, ranks, seconds)
 
 
-def plan_caches(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> RunCaches:
+def plan_caches(
+    attempt: Attempt, model: SkipGPT, batches: list[list[int]], readers: int = 1
+) -> RunCaches:
     """Decide what of the run is cached, and where.
 
     Args:
         attempt: Of the run.
         model: The Skip model.
         batches: Sample ids of every step.
+        readers: Configurations that train from the caches.
 
     Raises:
         Skip2BenchError: the backbone is random in training, so a cache would be inexact.
@@ -137,7 +140,7 @@ def plan_caches(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> R
         about={"model": plan.base_folder.name, "data": plan.data.name},
         backbone=stream_backbone(attempt, model) if config.stream_blocks else None,
     )
-    return RunCaches(attempt, builder, use)
+    return RunCaches(attempt, builder, use, readers)
 
 
 def _describe_use(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> CacheUse:

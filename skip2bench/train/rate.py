@@ -51,9 +51,14 @@ def settle_rate(run: TrainingRun, progress: Progress) -> None:
         return
     device = run.fabric.device
     devices = [device] if device.type == "cuda" else []
+    before = dict(run.clock.seconds)
     with run.clock.part(SEARCH), torch.random.fork_rng(devices=devices):
         try_rates = _CachedTrials(run) if run.caches is not None else _ShortRuns(run)
         losses = search(try_rates, usual_learning_rate(run.config))
+    seconds = run.clock.seconds  # the steps of short runs have counted as steps of the run
+    spent = seconds[SEARCH]
+    seconds.clear()
+    seconds.update(before | {SEARCH: spent})
     best = min(losses, key=losses.__getitem__)
     if not math.isfinite(losses[best]):
         tried = ", ".join(f"{rate:g}" for rate in sorted(losses))
@@ -64,10 +69,7 @@ def settle_rate(run: TrainingRun, progress: Progress) -> None:
     progress.peak_rate = best
     finite = {rate: loss if math.isfinite(loss) else None for rate, loss in losses.items()}
     progress.rates_tried = {f"{rate:g}": finite[rate] for rate in sorted(finite)}
-    note(
-        f"learning rate {best:g}: the best of {progress_text(progress)}, in "
-        f"{run.clock.seconds[SEARCH]:.1f} s"
-    )
+    note(f"learning rate {best:g}: the best of {progress_text(progress)}, in {spent:.1f} s")
 
 
 def progress_text(progress: Progress) -> str:

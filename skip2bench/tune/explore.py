@@ -14,6 +14,7 @@ from skip2bench.cache.algebra import Sizes, Use, count_costs
 from skip2bench.cache.plan import measure_free
 from skip2bench.config.tune import TuneConfig
 from skip2bench.io.console import Bar, note, warn
+from skip2bench.io.units import format_amount
 from skip2bench.models.optimizer import RATE_STEP
 from skip2bench.results.tune_records import Explored, Rung
 from skip2bench.sweep.room import pack, trial_bytes
@@ -154,16 +155,17 @@ class Exploration:
                 rung=number,
                 step=step,
                 configurations=len(training) + diverged - earlier,
-                kept=len(kept),
+                kept=0 if is_last else len(kept),
                 diverged=diverged - earlier,
             )
         )
         leader = min(kept, key=lambda one: one.best_val_loss, default=None)
         if leader is not None:
+            end = "all done" if is_last else f"{len(kept)} go on"
             note(
-                f"rung {number + 1} of {len(self.rung_steps)}: {len(training)} configurations at "
-                f"step {step}, {len(kept)} go on; lowest validation loss "
-                f"{leader.best_val_loss:.4f} ({leader.choice.name})"
+                f"rung {number + 1} of {len(self.rung_steps)}: "
+                f"{format_amount(len(training), 'configuration')} at step {step}, {end}; lowest "
+                f"validation loss {leader.best_val_loss:.4f} ({leader.choice.name})"
             )
 
     @property
@@ -255,7 +257,7 @@ class Exploration:
     def _train(self, number: int, group: list[Entrant], target: int) -> None:
         ground, evaluated = self.ground, self.evaluation_steps
         step = _known(group[0]).step
-        title = f"rung {number + 1}: {len(group)} configurations"
+        title = f"rung {number + 1}: {format_amount(len(group), 'configuration')}"
         with Bar(title, target - step, "steps") as bar:
             while step < target and group:
                 if step == 0:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skip2bench.compare.run import run_comparison
+from skip2bench.compare.run import Within, run_comparison
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.options import default_of, list_options
 from skip2bench.config.train import TrainConfig
@@ -20,6 +20,8 @@ from skip2bench.results.tune_records import GAIN_SHARES, Pick
 from skip2bench.tune.entrant import Entrant, rank
 from skip2bench.tune.space import Choice
 
+_SAME_COST = 1.1
+"""Within this factor of the cheapest, the more accurate one is taken."""
 LOSS = "best_val_loss"
 """Of a run: the loss of the adapter that it keeps."""
 
@@ -45,7 +47,9 @@ def pick_by_purpose(candidates: Sequence[Candidate], initial_val_loss: float) ->
         needed = initial_val_loss - share * gain if gain > 0 else best.val_loss
         # rounding must not leave out the best one itself
         there = [it for it in candidates if it.val_loss <= needed or it is best]
-        picks[purpose] = min(there, key=lambda it: (it.cost, it.val_loss)).entrant
+        limit = _SAME_COST * min(it.cost for it in there)
+        as_cheap = [it for it in there if it.cost <= limit]
+        picks[purpose] = min(as_cheap, key=lambda it: (it.val_loss, it.cost)).entrant
     return picks | {"accurate": best.entrant}
 
 
@@ -86,7 +90,7 @@ def run_finalists(
     config: TuneConfig,
     finalists: Sequence[Entrant],
     folder: Path,
-    cache: Path,
+    within: Within,
     arguments: Sequence[str],
 ) -> ComparisonResult:
     """Train finalists as runs of a comparison; the first one is the baseline.
@@ -116,7 +120,7 @@ def run_finalists(
         train=shared,
         out_dir=folder,
     )
-    result = run_comparison(comparison, arguments, cache)
+    result = run_comparison(comparison, arguments, within)
     assert isinstance(result, ComparisonResult)
     return result
 

@@ -73,6 +73,7 @@ def lay_ground(
     environment: Environment,
     stop: StopRequest,
     started: float,
+    readers: int,
 ) -> Ground:
     """Load the model and build the cache, or find it kept.
 
@@ -82,6 +83,7 @@ def lay_ground(
         environment: Of the machine and the plan.
         stop: Whether somebody has asked to stop.
         started: `time.monotonic()` when the command began.
+        readers: Configurations that will train, or about as many.
 
     Raises:
         Skip2BenchError: the backbone is random, its blocks give what cannot be scaled, or there is
@@ -112,7 +114,7 @@ def lay_ground(
     if model.settings.projected is not None:
         provide_projection(attempt, model, clock)
     batches = planned_batches(plan.config, plan.data, plan.steps)
-    caches = plan_caches(attempt, model, batches)
+    caches = plan_caches(attempt, model, batches, readers)
     caches.provide(clock)
     if caches.sides["train"] is None:
         raise Skip2BenchError(

@@ -10,6 +10,7 @@ state/, .cache/                                 while it goes on: the last rung,
 
 import hashlib
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from statistics import median
 
 import yaml
 
+from skip2bench import STARTED
+from skip2bench.compare.run import Within
 from skip2bench.config.blocks import count_auto
 from skip2bench.config.matrix import to_plain
 from skip2bench.config.tune import TuneConfig
@@ -78,6 +81,8 @@ class _Tune:
     environment: Environment
     arguments: Sequence[str]
     started: float
+    earlier_seconds: float
+    """What earlier processes took for the same sweep."""
 
     @property
     def key(self) -> str:
@@ -89,6 +94,11 @@ class _Tune:
             del plain[name]
         content = {"config": plain, "data": self.plan.data.sha256, **named}
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def wall_seconds(self) -> float:
+        """What it has taken so far, earlier processes included."""
+        return self.earlier_seconds + time.monotonic() - self.started
 
     @property
     def cache(self) -> Path:
@@ -127,8 +137,8 @@ def run_tune(config: TuneConfig, arguments: Sequence[str] = ()) -> TuneResult:
             _clear(folder)
         elif config.out_dir is not None and holds_run(folder) and not StateFolder(folder).files():
             raise Skip2BenchError(
-                f"{str(folder)!r} holds a run already; choose another --out-dir, or --force to "
-                "replace it"
+                f"{str(folder)!r} holds a run already, or a sweep that is done; choose another "
+                "--out-dir, or --force to replace it"
             )
         tune = _Tune(
             config=config,
@@ -138,6 +148,7 @@ def run_tune(config: TuneConfig, arguments: Sequence[str] = ()) -> TuneResult:
             environment=environment,
             arguments=arguments,
             started=started,
+            earlier_seconds=state.read_wall_seconds(folder),
         )
         return _record(tune)
 
@@ -197,7 +208,8 @@ def _record(tune: _Tune) -> TuneResult:
         tune.environment,
         TuneSummary.begin(known),
         tune.started,
-        go_on="the same command",
+        earlier_seconds=tune.earlier_seconds,
+        go_on=shlex.join(["skip2bench", *tune.arguments]) if tune.arguments else "the same call",
     ) as recording:
         with stop_on_signals() as stop:
             exploration = _explore(tune, stop, recording)
@@ -211,7 +223,8 @@ def _explore(tune: _Tune, stop: StopRequest, recording: Recording[TuneSummary]) 
     """All rungs of the sweep, or those that a stopped one has left."""
     config = tune.config
     kept = replace(tune.plan, config=replace(tune.plan.config, cache_dir=tune.cache))
-    ground = lay_ground(kept, tune.folder, tune.environment, stop, tune.started)
+    readers = config.budget_configurations or _USUAL_READERS
+    ground = lay_ground(kept, tune.folder, tune.environment, stop, tune.started, readers)
     exploration = Exploration(config=config, ground=ground)
     if state.restore(exploration, tune.folder, tune.key):
         note(f"{format_amount(len(exploration.rungs), 'rung')} done already in {tune.folder}")
@@ -219,13 +232,13 @@ def _explore(tune: _Tune, stop: StopRequest, recording: Recording[TuneSummary]) 
         _enter_first(tune, exploration)
 
     def after_rung() -> None:
-        state.save(exploration, tune.folder, tune.key)
+        state.save(exploration, tune.folder, tune.key, tune.wall_seconds)
         state.write_curves(exploration, tune.folder)
         write_json(tune.folder / TUNE_FILE, _describe(tune, exploration))
-        recording.add(_count(exploration))
+        recording.add(_count(tune, exploration))
 
     exploration.run(after_rung)
-    recording.add(_count(exploration))
+    recording.add(_count(tune, exploration))
     return exploration
 
 
@@ -239,9 +252,13 @@ def _enter_first(tune: _Tune, exploration: Exploration) -> None:
 
         fit_budget(exploration, space, seed)
         return
-    exploration.enter(space.draw(n, seed), "drawn")
-    if config.screening:
-        exploration.enter(single_choices(space, model_config), "single")
+    drawn = exploration.enter(space.draw(n, seed), "drawn")
+    singles = single_choices(space, model_config) if config.screening else []
+    exploration.enter(singles, "single")
+    note(
+        f"{format_amount(len(drawn), 'configuration')} of {space.size:,}, the guide's preset"
+        + (f", and {len(singles)} blocks alone" if singles else "")
+    )
 
 
 def _end(tune: _Tune, exploration: Exploration, recording: Recording[TuneSummary]) -> TuneResults:
@@ -259,9 +276,12 @@ def _end(tune: _Tune, exploration: Exploration, recording: Recording[TuneSummary
         names = ", ".join(one.choice.name for one in finalists)
         note(f"finalists, each alone by {format_amount(config.seeds, 'seed')}: {names}")
         began = time.monotonic()
+        preparation = recording.summary.preparation_seconds or 0.0
+        start_seconds = tune.started - STARTED + preparation
+        within = Within(cache=tune.cache, start_seconds=start_seconds)
         with interrupted_by_sigterm():
             compared = run_finalists(
-                config, finalists, tune.folder / FINALISTS, tune.cache, tune.arguments
+                config, finalists, tune.folder / FINALISTS, within, tune.arguments
             )
         recording.set(finalists_seconds=time.monotonic() - began)
         results = list(compared.configurations)
@@ -272,7 +292,7 @@ def _end(tune: _Tune, exploration: Exploration, recording: Recording[TuneSummary
     return found
 
 
-def _count(exploration: Exploration) -> TuneFigures:
+def _count(tune: _Tune, exploration: Exploration) -> TuneFigures:
     ground, entrants = exploration.ground, exploration.entrants
     caches, seconds = ground.describe_caches(), exploration.ground.clock.seconds
     last = [one.curve[-1].step for one in entrants if one.curve]
@@ -284,7 +304,7 @@ def _count(exploration: Exploration) -> TuneFigures:
         best_val_loss=min((one.best_val_loss for one in ranked), default=None),
         cache_bytes=caches.cache_bytes,
         cache_tier=caches.cache_tier,
-        cache_kept=caches.cache_kept,
+        cache_kept=caches.cache_kept and tune.plan.config.cache_dir is not None,
         cache_build_seconds=seconds.get("cache_build", 0.0),
         sweep_seconds=seconds.get("sweep", 0.0),
         validation_seconds=seconds.get("validation", 0.0),
@@ -319,6 +339,8 @@ def _describe(
     )
 
 
+_USUAL_READERS = 16
+"""Configurations of a sweep whose budget is a time."""
 _FACTORS = ("blocks_text", "rank", "learning_rate", "alpha", "dropout", "weight_decay", "features")
 
 

@@ -24,13 +24,14 @@ from skip2bench.tune.space import Choice
 CSV_FILE = "tune.csv"
 
 
-def save(exploration: Exploration, folder: Path, key: str) -> None:
+def save(exploration: Exploration, folder: Path, key: str, wall_seconds: float) -> None:
     """Write the state of a sweep that has come to a rung; where that fails, say so and go on.
 
     Args:
         exploration: The sweep.
         folder: Its run folder.
         key: Of all that decides its figures; a state is of use under the same one alone.
+        wall_seconds: What the sweep has taken so far.
     """
     tensors: dict[str, Tensor] = {}
     described = []
@@ -54,11 +55,22 @@ def save(exploration: Exploration, folder: Path, key: str) -> None:
         "rungs": [rung.to_plain() for rung in exploration.rungs],
         "initial_val_loss": exploration.initial_val_loss,
         "clock_seconds": ground.clock.seconds,
+        "wall_seconds": wall_seconds,
     }
     try:
         StateFolder(folder).save(len(exploration.rungs), State(tensors=tensors, values=values))
     except OSError as error:
         warn(f"the state of the sweep could not be saved ({error.strerror}); it goes on")
+
+
+def read_wall_seconds(folder: Path) -> float:
+    """What a sweep in a folder had taken when its state was saved; 0 without one."""
+    for path in StateFolder(folder).files():
+        try:
+            return float(read_state(path).values.get("wall_seconds", 0.0))
+        except DamagedStateError:
+            continue
+    return 0.0
 
 
 def restore(exploration: Exploration, folder: Path, key: str) -> bool:
@@ -88,7 +100,7 @@ def _restore(exploration: Exploration, state: State) -> None:
     exploration.initial_val_loss = values["initial_val_loss"]
     exploration.rungs = [Rung(**rung) for rung in values["rungs"]]
     seconds = exploration.ground.clock.seconds
-    for name in ("sweep", "validation"):
+    for name in ("cache_build", "calibration", "budget", "sweep", "validation"):
         seconds[name] = seconds.get(name, 0.0) + values["clock_seconds"].get(name, 0.0)
     for number, described in enumerate(values["entrants"]):
         (one,) = exploration.enter([_choice(described["choice"])], described["origin"])

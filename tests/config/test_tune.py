@@ -47,7 +47,7 @@ def test_a_budget_is_a_number_or_a_time(budget, n, seconds):
     [
         ({"skip_r": 4}, "'skip_r' is no option of a sweep; use ranks"),
         ({"rank": 4}, "unknown key 'rank'; did you mean ranks?"),
-        ({"weight_decays": "0.1,-1"}, "weight_decay is -1"),
+        ({"weight_decays": "0.1,-1"}, "weight_decays is -1.0; give 0 or more"),
         ({"finalists": 101}, "finalists is 101; give a number from 0 to 100"),
         ({"blocks": []}, "blocks is empty: there is nothing to try; name at least one"),
     ],

@@ -183,11 +183,13 @@ def test_without_finalists_nothing_counts_as_tested(sweep: Path) -> None:
     edit(sweep / "summary.json", lambda it: it.pop("finalists_seconds"))
     root = sweep.parents[1]
     found = section(render(root))
-    assert "`skip2bench tune --finalists 3` does it" in found
+    assert "which `skip2bench tune` does without `--finalists 0`" in found
     assert found.count("One seed of the exploration: not tested.") == 2
     assert "Validation loss 3.5258 (exploration)" in found
     assert "The cost is the FLOPs of a cached step." in found
-    assert "探索の 1 シードのみで、検定していません。" in section(render(root, "ja"), "ja")
+    assert "探索の 1 シードのみで、単独での再学習では確認していません。" in section(
+        render(root, "ja"), "ja"
+    )
 
 
 def test_finalists_by_one_seed_are_not_tested(sweep: Path) -> None:

@@ -44,6 +44,19 @@ def test_a_run_takes_the_best_rate_and_says_why(train, method):
     assert steps["loss"].tolist() == given["loss"].tolist()
 
 
+def test_a_search_is_in_no_other_clock(train, monkeypatch):
+    class Counting(rate._ShortRuns):
+        def __call__(self, rates):
+            self._run.clock.seconds["forward"] = 1e6
+            return super().__call__(rates)
+
+    monkeypatch.setattr(rate, "_ShortRuns", Counting)
+    summary, _, steps, _ = train(method="lora", learning_rate="auto")
+    assert summary["forward_seconds"] < 1e5
+    assert steps["train_seconds"].max() < 1e5
+    assert summary["rate_search_seconds"] > 0
+
+
 def test_without_a_search_a_run_says_where_its_rate_is_from(train):
     assert train("given", learning_rate=2e-2)[0]["learning_rate_source"] == "given"
     assert train("default", learning_rate=3e-3)[0]["learning_rate_source"] == "default"

@@ -29,6 +29,6 @@ def ground(train, tmp_path):
         folder = tmp_path / "tune"
         folder.mkdir(exist_ok=True)
         environment = plan.describe_environment(["tune"])
-        return lay_ground(plan, folder, environment, StopRequest(), time.monotonic())
+        return lay_ground(plan, folder, environment, StopRequest(), time.monotonic(), 2)
 
     return make

@@ -59,6 +59,12 @@ def test_where_nothing_is_gained_the_best_is_all_that_is_picked():
     assert pick_by_purpose([], 2.0) == {}
 
 
+def test_a_few_percent_faster_is_no_reason_to_be_less_accurate():
+    best, hardly_cheaper = candidates((1.0, 100.0), (1.01, 95.0))
+    picks = pick_by_purpose([best, hardly_cheaper], 2.0)
+    assert all(pick is best.entrant for pick in picks.values())
+
+
 def test_finalists_begin_with_the_best_of_the_guides_blocks():
     guide = entrant("0,1,2", 1.3, 60.0, status="left", step=4)
     better_guide = entrant("0,1,2", 1.2, 60.0, status="left", step=4, rate=9e-3)
