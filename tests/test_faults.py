@@ -52,7 +52,7 @@ def fill(disk: Path) -> Path:
 @pytest.fixture
 def at_step(monkeypatch):
     """Have something happen before a step."""
-    take_step = skip2bench.train.loop._take_step
+    take_step = skip2bench.train.loop.take_step
 
     def happen(step, action):
         def take(run, number, *arguments):
@@ -60,7 +60,7 @@ def at_step(monkeypatch):
                 action()
             return take_step(run, number, *arguments)
 
-        monkeypatch.setattr(skip2bench.train.loop, "_take_step", take)
+        monkeypatch.setattr(skip2bench.train.loop, "take_step", take)
 
     return happen
 
@@ -255,7 +255,7 @@ def test_running_out_of_memory_is_said_and_recorded(train, monkeypatch, tmp_path
     def refuse(*_):
         torch.empty(1 << 60)
 
-    monkeypatch.setattr(skip2bench.train.loop, "_take_step", refuse)
+    monkeypatch.setattr(skip2bench.train.loop, "take_step", refuse)
     with pytest.raises(Skip2BenchError, match=r"out of memory \(.*\); use a smaller batch"):
         train(method="lora")
     assert read_run(tmp_path / "run").summary.status == "oom"

@@ -207,11 +207,12 @@ def _cache_folder(attempt: Attempt, tier: Tier) -> CacheFolder | None:
 def build_run_optimizer(
     model: nn.Module, config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer of a run over what trains of its model; every step sets its own rate."""
+    """The optimizer of a run over what trains of its model, at the rate that it was given."""
+    given = config.learning_rate
     return build_optimizer(
         [p for p in model.parameters() if p.requires_grad],
         device,
-        learning_rate=usual_learning_rate(config),
+        learning_rate=usual_learning_rate(config) if given == "auto" else given,
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
     )
