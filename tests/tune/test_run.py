@@ -2,12 +2,16 @@
 
 import json
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from skip2bench.compare import cell
+from skip2bench.compare.process import Outcome, read_cell_run
 from skip2bench.config.tune import TuneConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.whole import utc_now
 from skip2bench.results.tune_records import TUNE_COLUMNS
 from skip2bench.tune import budget, explore, state
 from skip2bench.tune.run import run_tune
@@ -138,7 +142,22 @@ def test_where_all_diverge_it_is_said(tune):
         tune(learning_rates=(1e20,), screening=False)
 
 
-def test_the_finalists_are_runs_of_a_comparison(tune):
+def run_here(spec, _spec_file, _log_file):
+    """A cell in this process, which saves starting one."""
+    cell._run(spec)
+    outcome = Outcome(
+        status="ok",
+        error=None,
+        started_at=utc_now(),
+        wall_seconds=1.0,
+        other_cpu_cores=0.0,
+        exit_status=0,
+    )
+    return outcome, read_cell_run(Path(spec["out_dir"]))
+
+
+def test_the_finalists_are_runs_of_a_comparison(tune, monkeypatch):
+    monkeypatch.setattr("skip2bench.compare.run.run_cell", run_here)
     result, _, folder = tune(finalists=1, seeds=1, blocks=("2,3",), ranks=(2,), screening=False)
     found = result.found
     assert len(found.finalists) == len(found.finalist_names) == 2
