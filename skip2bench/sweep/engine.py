@@ -10,6 +10,7 @@ schedule. The masks of dropout are the same for all configurations, but not thos
     capped   as folded, by autograd, where an architecture caps its logits after the update
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,7 +102,7 @@ class Sweep:
         # the only time that the host waits for the device
         for trial, loss in zip(trials, torch.stack(sums).tolist(), strict=True):
             trial.losses.append(loss)
-            if torch.isfinite(torch.tensor(loss)):
+            if math.isfinite(loss):
                 trial.update(factor)
             else:
                 trial.diverged_at_step = step

@@ -22,10 +22,8 @@ from skip2bench.sweep.engine import Schedule, Sweep
 from skip2bench.sweep.trial import Recipe, Trial, start_trial
 from skip2bench.train.state import Progress
 from skip2bench.train.step import evaluate_batch, take_step
-from skip2bench.train.training import TrainingRun
+from skip2bench.train.training import RATE_SEARCH, TrainingRun
 
-SEARCH = "rate_search"
-"""Part of the clock."""
 _CACHED_SHARE, _UNCACHED_SHARE = 1 / 4, 1 / 20
 """Of the run's steps, in a short schedule."""
 _FEWEST_STEPS = {"cached": 20, "uncached": 8}
@@ -52,13 +50,13 @@ def settle_rate(run: TrainingRun, progress: Progress) -> None:
     device = run.fabric.device
     devices = [device] if device.type == "cuda" else []
     before = dict(run.clock.seconds)
-    with run.clock.part(SEARCH), torch.random.fork_rng(devices=devices):
+    with run.clock.part(RATE_SEARCH), torch.random.fork_rng(devices=devices):
         try_rates = _CachedTrials(run) if run.caches is not None else _ShortRuns(run)
         losses = search(try_rates, usual_learning_rate(run.config))
     seconds = run.clock.seconds  # the steps of short runs have counted as steps of the run
-    spent = seconds[SEARCH]
+    spent = seconds[RATE_SEARCH]
     seconds.clear()
-    seconds.update(before | {SEARCH: spent})
+    seconds.update(before | {RATE_SEARCH: spent})
     best = min(losses, key=losses.__getitem__)
     if not math.isfinite(losses[best]):
         tried = ", ".join(f"{rate:g}" for rate in sorted(losses))

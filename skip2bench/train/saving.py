@@ -62,7 +62,7 @@ def restore_state(run: TrainingRun, state: State) -> None:
     """
     if state.values["progress"]["step"]:
         _restore_weights(run, state.tensors)
-        _restore_optimizer(run.optimizer, state.tensors)
+        restore_optimizer(run.optimizer, state.tensors)
     run.clock.seconds.clear()
     run.clock.seconds.update(state.values["clock_seconds"])
     if state.values["scaler"] is not None:
@@ -89,11 +89,7 @@ def restore_projection(model: SkipGPT, state: State) -> bool:
 
 def _trained_and_optimizer(run: TrainingRun) -> dict[str, Tensor]:
     trained = {f"trained.{k}": v for k, v in trained_tensors(run.model).items()}
-    optimizer = {
-        f"optimizer.{index}.{name}": value
-        for index, values in run.optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
+    optimizer = optimizer_tensors(run.optimizer)
     # copies, so that none shares memory with another, which safetensors refuses
     return {k: v.detach().to("cpu", copy=True) for k, v in (trained | optimizer).items()}
 
@@ -113,7 +109,17 @@ def _restore_weights(run: TrainingRun, tensors: Mapping[str, Tensor]) -> None:
         value.copy_(stored[name])
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer keeps of every parameter, by names of one level."""
+    return {
+        f"optimizer.{index}.{name}": value
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take up what `optimizer_tensors` gave, among whatever other tensors."""
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in _below("optimizer.", tensors).items():
         index, _, name = key.partition(".")

@@ -20,6 +20,8 @@ from skip2bench.train.objective import Objective
 from skip2bench.train.ranks.ranks import Ranks, step_bytes
 from skip2bench.train.state import Progress
 
+RATE_SEARCH = "rate_search"
+"""Part of the clock in which a learning rate is searched for; in no other."""
 TRAINING_CLOCK = ("data", "cache_build", "calibration", "forward", "backward", "optimizer")
 
 
@@ -144,7 +146,7 @@ def _describe_rate(run: TrainingRun, progress: Progress) -> RateFigures:
             learning_rate=progress.peak_rate,
             learning_rate_source="search",
             learning_rates_tried=progress.rates_tried,
-            rate_search_seconds=run.clock.seconds.get("rate_search", 0.0),
+            rate_search_seconds=run.clock.seconds.get(RATE_SEARCH, 0.0),
         )
     is_default = asked_for == usual_learning_rate(run.config)
     return RateFigures(

@@ -244,15 +244,14 @@ class Exploration:
 
     def _pack(self, group: Sequence[Entrant]) -> list[list[Entrant]]:
         ground = self.ground
-        own = {id(one.trial): one for one in group}
-        trials = [one.trial for one in group if one.trial is not None]
-        sizes = [trial_bytes(ground.model, it, ground.sweep.positions_per_step) for it in trials]
+        positions = ground.sweep.positions_per_step
+        sizes = [trial_bytes(ground.model, _known(one), positions) for one in group]
         free = measure_free(ground.plan.device, Path())
         room = int(_SHARE_OF_FREE * free.get("device", free["ram"]))
-        packed = pack(trials, sizes, room)
+        packed = pack(group, sizes, room)
         if len(packed) > 1:
-            note(f"{len(trials)} configurations in {len(packed)} groups: no room for all at once")
-        return [[own[id(trial)] for trial in trials] for trials in packed]
+            note(f"{len(group)} configurations in {len(packed)} groups: no room for all at once")
+        return packed
 
     def _train(self, number: int, group: list[Entrant], target: int) -> None:
         ground, evaluated = self.ground, self.evaluation_steps

@@ -6,13 +6,13 @@ compared with is the guide's preset, at the best that the sweep has found for it
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from skip2bench.compare.run import Within, run_comparison
 from skip2bench.config.compare import CompareConfig
-from skip2bench.config.options import default_of, list_options
+from skip2bench.config.options import default_of
 from skip2bench.config.train import TrainConfig
 from skip2bench.config.tune import TuneConfig
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResult
@@ -170,15 +170,11 @@ def recommend(
 def make_command(config: TuneConfig, choice: Choice) -> str:
     """The command that trains a configuration: what was typed for the sweep, and its choices."""
     values = config.train | choice.values()
-    defaults = config.train_config({"features": choice.features})
-    own = {
-        item.name: default_of(item)
-        for item in list_options(TrainConfig, "adapter", "condition", "tuned")
-    }
+    defaults = {item.name: default_of(item) for item in fields(TrainConfig)}
     words = ["skip2bench", "train", "--method", config.method]
     for name, value in values.items():
         is_needed = name in ("blocks", "skip_r", "learning_rate") or name in config.train
-        if is_needed or value != own.get(name, getattr(defaults, name)):
+        if is_needed or value != defaults[name]:
             words += _flag(name, value)
     return shlex.join(words)
 

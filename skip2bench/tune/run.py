@@ -28,13 +28,11 @@ from skip2bench.config.tune import TuneConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.locks import locked_folder
-from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.units import format_amount
 from skip2bench.io.whole import utc_now, write_bytes, write_json
 from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.memory import read_peak_memory
 from skip2bench.machine.signals import StopRequest, interrupted_by_sigterm, stop_on_signals
-from skip2bench.models.base import check_checkpoint, load_config
 from skip2bench.models.methods import resolve_method
 from skip2bench.report.charts import on_paper
 from skip2bench.report.tune_charts import draw_frontier
@@ -63,6 +61,7 @@ from skip2bench.train.block_choice import choose_blocks, rank_blocks
 from skip2bench.train.plan import TrainingPlan, plan_training
 from skip2bench.train.state import StateFolder
 from skip2bench.tune import state
+from skip2bench.tune.budget import fit_budget
 from skip2bench.tune.entrant import rank
 from skip2bench.tune.explore import Exploration
 from skip2bench.tune.finalists import choose_finalists, recommend, run_finalists
@@ -119,10 +118,8 @@ def run_tune(config: TuneConfig, arguments: Sequence[str] = ()) -> TuneResult:
         KeyboardInterrupt: it was interrupted; the same command goes on.
     """
     started = time.monotonic()
-    folder_of_base = config.train_config({}).checkpoint_dir or embedded_checkpoint()
-    check_checkpoint(folder_of_base)
-    model_config = load_config(folder_of_base)
     plan = plan_training(config.train_config({"blocks": "all", "features": config.features[0]}))
+    model_config = plan.model_config
     space = Space.of(config, model_config, _choose_auto(config, plan))
     if not config.screening:
         guide = guides_choice(space, model_config)
@@ -248,8 +245,6 @@ def _enter_first(tune: _Tune, exploration: Exploration) -> None:
     seed = tune.plan.config.seed
     exploration.enter([guides_choice(space, model_config)], "guide")
     if n is None:
-        from skip2bench.tune.budget import fit_budget
-
         fit_budget(exploration, space, seed)
         return
     drawn = exploration.enter(space.draw(n, seed), "drawn")

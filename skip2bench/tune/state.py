@@ -16,6 +16,7 @@ from skip2bench.io.console import warn
 from skip2bench.io.whole import write_csv
 from skip2bench.results.tune_records import TUNE_COLUMNS, Rung
 from skip2bench.sweep.trial import Trial
+from skip2bench.train.saving import optimizer_tensors, restore_optimizer
 from skip2bench.train.state import DamagedStateError, State, StateFolder, read_state
 from skip2bench.tune.entrant import Evaluation
 from skip2bench.tune.explore import Exploration
@@ -124,21 +125,14 @@ def _choice(plain: Mapping[str, Any]) -> Choice:
 
 def _trial_tensors(trial: Trial) -> dict[str, Tensor]:
     found = {name: p.detach() for name, p in trial.adapters.named_parameters()}
-    for index, moments in trial.optimizer.state_dict()["state"].items():
-        found |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+    found |= optimizer_tensors(trial.optimizer)
     return {name: value.to("cpu", copy=True) for name, value in found.items()}
 
 
 def _fill(trial: Trial, tensors: Mapping[str, Tensor]) -> None:
     for name, parameter in trial.adapters.named_parameters():
         parameter.data.copy_(tensors[name])
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            states.setdefault(int(index), {})[name] = value
-    groups = trial.optimizer.state_dict()["param_groups"]
-    trial.optimizer.load_state_dict({"state": states, "param_groups": groups})
+    restore_optimizer(trial.optimizer, tensors)
 
 
 def write_curves(exploration: Exploration, folder: Path) -> None:
