@@ -4,6 +4,7 @@ Where it cannot be had, these tests skip. It is kept in SKIP2BENCH_TEST_MODELS, 
 user's cache folder, so it is fetched once.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from skip2bench.train.run import run_training
 pytestmark = pytest.mark.real
 KEPT = Path(os.environ.get("SKIP2BENCH_TEST_MODELS", Path.home() / ".cache/skip2bench-tests"))
 FEW = {
-    **{"train_samples": 32, "val_samples": 4, "max_steps": 10, "max_seq_length": 96},
-    **{"precision": "32-true", "device": "cpu", "data": "pydoc", "domain_text": "none"},
+    **{"train_samples": 16, "val_samples": 4, "max_steps": 8, "val_split_fraction": 0.2},
+    **{"precision": "32-true", "device": "cpu", "domain_text": "none", "mask_prompt": True},
+    "global_batch_size": 8,
     "lora_dropout": 0.0,  # its masks depend on how a batch is cut
 }
 
@@ -35,10 +37,18 @@ def checkpoint():
 
 @pytest.fixture(scope="module")
 def runs(checkpoint, tmp_path_factory):
-    """Summary and losses of each method's run."""
+    """Summary and losses of each method's run, on records of some twenty tokens."""
     folder, found = tmp_path_factory.mktemp("real"), {}
+    records = [
+        {"instruction": f"Add {a} and {b}.", "output": f"The sum of {a} and {b} is {a + b}."}
+        for a in range(2, 9)
+        for b in range(1, 7)
+    ]
+    data = folder / "sums.json"
+    data.write_text(json.dumps(records))
     for method in ("lora", "skip", "skip2"):
         given = {"method": method, "checkpoint_dir": checkpoint, "out_dir": folder / method}
+        given["data"] = str(data)
         summary = run_training(load_train_config(FEW | given)[0])
         steps = pd.read_csv(folder / method / summary.log_folder / "steps.csv")
         found[method] = (summary, steps["loss"])
@@ -46,7 +56,7 @@ def runs(checkpoint, tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", ["lora", "skip", "skip2"])
-def test_ten_steps_at_the_defaults_lower_every_loss(runs, method):
+def test_a_few_steps_at_the_defaults_lower_every_loss(runs, method):
     summary, losses = runs[method]
     assert summary.prompt_style == "smollm2"
     assert summary.final_val_loss < summary.initial_val_loss
@@ -56,7 +66,9 @@ def test_ten_steps_at_the_defaults_lower_every_loss(runs, method):
 def test_cached_steps_are_those_of_the_uncached_run(runs):
     (uncached, losses), (cached, cached_losses) = runs["skip"], runs["skip2"]
     assert (losses - cached_losses).abs().max() < 1e-5 * losses.max()
-    assert cached.final_val_loss == pytest.approx(uncached.final_val_loss, rel=1e-5)
+    assert cached.final_val_loss == pytest.approx(
+        uncached.final_val_loss, abs=1e-5 * uncached.initial_val_loss
+    )
 
 
 def test_the_head_is_tied_and_counted_twice_by_litgpt(runs, checkpoint):

@@ -143,7 +143,7 @@ def _measure_memory(
         precision=precision,
         threads=torch.get_num_threads(),
     )
-    figures = measure_in_own_process(_measure_here, request)
+    figures = measure_in_own_process(_measure_here, request, device.type)
     own = candidate.settings
     figures = {key: value for key, value in figures.items() if key in InferenceFigures.model_fields}
     return InferenceFigures(

@@ -63,7 +63,8 @@ def measure_memory(request: MemoryRequest) -> dict[str, Any]:
 
 
 def _measure_in_process(request: MemoryRequest) -> dict[str, Any]:
-    return measure_in_own_process(_measure_here, request)
+    device_type = choose_device(request.config.device).type
+    return measure_in_own_process(_measure_here, request, device_type)
 
 
 def _measure_here(request: MemoryRequest) -> dict[str, Any]:

@@ -2,25 +2,26 @@
 
 import signal
 from collections.abc import Callable
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from skip2bench.machine.out_of_memory import describe_misfit
+from skip2bench.machine.processes import process_context
 
 Request = TypeVar("Request")
 
 
 def measure_in_own_process(
-    measure: Callable[[Request], dict[str, Any]], request: Request
+    measure: Callable[[Request], dict[str, Any]], request: Request, device_type: str
 ) -> dict[str, Any]:
     """What `measure` finds; `status` alone, or with what is known, where its process died.
 
     Args:
         measure: A function of a module, called in the process.
         request: What it is given; both must be picklable.
+        device_type: What it works on.
     """
-    context = get_context("spawn")
+    context = process_context(device_type, (measure.__module__,))
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure_and_send, args=(measure, request, sender))
     process.start()

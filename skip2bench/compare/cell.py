@@ -1,17 +1,14 @@
 """One cell of a comparison, in the process that `process` starts for it.
 
-    python -m skip2bench.cell SPEC.json
-
 The run is the same as `skip2bench train` or `bench` would make; this adds a cap on memory, and an
 end when the comparison that started it is gone.
 """
 
-import json
 import os
 import signal
 import sys
 import threading
-import time
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +18,14 @@ from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.command_end import run_to_end
 
-_WATCH_SECONDS = 1.0
+
+def main(spec: dict[str, Any]) -> None:
+    """Run the cell that is described; its process ends as the command line's does."""
+    run_to_end(lambda: _run_described(spec))
 
 
-def main() -> None:
-    """Run the cell that a JSON file describes; its process ends as the command line's does."""
-    run_to_end(_run_described)
-
-
-def _run_described() -> None:
-    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    threading.Thread(target=_watch_parent, args=(spec["parent_pid"],), daemon=True).start()
+def _run_described(spec: dict[str, Any]) -> None:
+    threading.Thread(target=_watch_parent, daemon=True).start()
     if spec["max_memory_bytes"] is not None:
         limit_memory(spec["max_memory_bytes"])
     _run(spec)
@@ -50,10 +44,11 @@ def limit_memory(max_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
 
 
-def _watch_parent(parent_pid: int) -> None:
-    """Interrupt this process once its parent is gone, however that ended."""
-    while os.getppid() == parent_pid:
-        time.sleep(_WATCH_SECONDS)
+def _watch_parent() -> None:
+    """Interrupt this process once the comparison is gone, however that ended."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
     os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -73,7 +68,3 @@ def _run(spec: dict[str, Any]) -> None:
         from skip2bench.compare.peers.run import run_peer
 
         run_peer(spec["kind"], config, spec["arguments"])
-
-
-if __name__ == "__main__":
-    main()

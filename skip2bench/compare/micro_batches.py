@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 
+from skip2bench.compare.cell import limit_memory
 from skip2bench.compare.matrix import Configuration
+from skip2bench.compare.process import cell_context
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.train import TrainConfig
 from skip2bench.io.console import Waiting, note
 from skip2bench.io.whole import write_json
+from skip2bench.machine.environment import choose_device
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
 from skip2bench.train.micro_batch import find_micro_batch_size
 from skip2bench.train.objective import TokenObjective
@@ -104,7 +106,8 @@ def settle(
 
 
 def _find_in_process(config: TrainConfig, one: Configuration) -> int:
-    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    context = cell_context(choose_device(config.device).type, config.data)
+    pool = ProcessPoolExecutor(1, mp_context=context)
     try:
         return pool.submit(_find, config, torch.get_num_threads(), one.max_memory_bytes).result()
     except BrokenProcessPool:  # killed, as the system does where memory runs out
@@ -115,8 +118,6 @@ def _find_in_process(config: TrainConfig, one: Configuration) -> int:
 
 def _find(config: TrainConfig, threads: int, max_memory_bytes: int | None) -> int:
     if max_memory_bytes is not None:
-        from skip2bench.compare.cell import limit_memory
-
         limit_memory(max_memory_bytes)
     torch.set_num_threads(threads)
     try:

@@ -4,23 +4,31 @@ Each cell has clean memory and a log. What else used the processor meanwhile is 
 that all cores were busy, less the cell's own.
 """
 
+import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from skip2bench.compare import cell
+from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.io.whole import utc_now, write_json
 from skip2bench.machine.hardware import busy_seconds, own_seconds
+from skip2bench.machine.processes import ProcessContext, process_context
 from skip2bench.results.curves import LossCurve, read_loss_curve
 from skip2bench.results.reading import AnyRun, is_train, read_run
 from skip2bench.results.run_records import Status
 
 END_SECONDS = 60.0
 """What an interrupted cell gets to write its files."""
+_MODULES = ("skip2bench.train.run", "skip2bench.bench.run")
+"""What cells load."""
+_PYDOC = "skip2bench.data.pydoc_ready"
 _MEMORY_WORDS = (
     *("bad_alloc", "can't allocate memory", "cannot allocate memory", "out of memory"),
     *("memoryerror", "memory allocation still failed"),  # Python's, and OpenBLAS's
@@ -61,16 +69,28 @@ class CellInterruptedError(Exception):
         self.outcome, self.cell_run = outcome, cell_run
 
 
+def cell_context(device_type: str, data: str) -> ProcessContext:
+    """In what the processes of cells start.
+
+    Args:
+        device_type: What they work on.
+        data: The configuration's; the embedded data is parsed once for all.
+    """
+    modules = (*_MODULES, _PYDOC) if data == EMBEDDED_DATA else _MODULES
+    return process_context(device_type, modules)
+
+
 def run_cell(
-    spec: dict[str, Any], spec_file: Path, log_file: Path
+    spec: dict[str, Any], spec_file: Path, log_file: Path, context: ProcessContext
 ) -> tuple[Outcome, CellRun | None]:
     """Run a cell to its end.
 
     Args:
-        spec: What `cell` takes: kind, config, out_dir, arguments, max_memory_bytes, parent_pid;
-            and `key`, for whoever finds it stopped.
-        spec_file: Written for the cell to read.
+        spec: What `cell` takes: kind, config, out_dir, arguments, max_memory_bytes; and `key`, for
+            whoever finds it stopped.
+        spec_file: Keeps the spec.
         log_file: Takes the cell's stdout and stderr.
+        context: See `cell_context`.
 
     Returns:
         How it ended, and its run; None where it ended before it had one.
@@ -81,32 +101,27 @@ def run_cell(
     write_json(spec_file, spec)
     started_at, started = utc_now(), time.monotonic()
     busy, own = busy_seconds(), own_seconds()
-    with log_file.open("w", encoding="utf-8") as log:
-        # a session of its own: Ctrl-C reaches it once, through this process
-        process = subprocess.Popen(
-            [sys.executable, "-m", "skip2bench.compare.cell", str(spec_file)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        interrupted = False
-        try:
-            process.wait()
-        except KeyboardInterrupt:
-            interrupted = True
-            _end(process)
+    log_file.write_bytes(b"")
+    process = context.Process(target=_run_described, args=(spec, log_file, dict(os.environ)))
+    interrupted = False
+    try:
+        process.start()
+        process.join()
+    except KeyboardInterrupt:
+        interrupted = True
+        _end(process)
+    exit_status = -signal.SIGKILL if process.exitcode is None else process.exitcode
     wall_seconds = time.monotonic() - started
     others = (busy_seconds() - busy) - (own_seconds() - own)
     cell_run = read_cell_run(Path(spec["out_dir"]))
-    status, error = _judge(cell_run, log_file, process.returncode)
+    status, error = _judge(cell_run, log_file, exit_status)
     outcome = Outcome(
         status="interrupted" if interrupted else status,
         error=None if interrupted else error,
         started_at=started_at,
         wall_seconds=wall_seconds,
         other_cpu_cores=max(0.0, others / wall_seconds),
-        exit_status=process.returncode,
+        exit_status=exit_status,
     )
     if interrupted:
         raise CellInterruptedError(outcome, cell_run)
@@ -120,14 +135,26 @@ def read_cell_run(run_folder: Path) -> CellRun | None:
     return CellRun(run=read_run(run_folder))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _run_described(spec: dict[str, Any], log_file: Path, environment: Mapping[str, str]) -> None:
+    """In the cell's process: write to the log alone, and run the cell."""
+    os.setsid()  # Ctrl-C reaches it once, through the comparison
+    os.environ.update(environment)  # where it was forked it may be older
+    log = os.open(log_file, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    cell.main(spec)
+
+
+def _end(process: BaseProcess) -> None:
     """Interrupt a cell, so that it records its end; kill it where it takes too long."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(END_SECONDS)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+    if process.pid is None:  # it had not started
+        return
+    with suppress(KeyboardInterrupt, ProcessLookupError):
+        os.kill(process.pid, signal.SIGINT)
+        process.join(END_SECONDS)
+    if process.is_alive():
         process.kill()
-        process.wait()
+        process.join()
 
 
 def _judge(cell_run: CellRun | None, log_file: Path, exit_status: int) -> tuple[Status, str | None]:

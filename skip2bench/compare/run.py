@@ -9,7 +9,6 @@ follows from the results `results.figures`'; here they meet in a folder:
     cells/NAME/, NAME.json, NAME.log                a cell's run folder, how it ended, what it said
 """
 
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,13 @@ from skip2bench.compare.folder import BENCH, CompareFolder, describe_cell, find_
 from skip2bench.compare.matrix import Cell, list_cells
 from skip2bench.compare.micro_batches import find_sizes, settle, write_sizes
 from skip2bench.compare.plan import ComparisonPlan, announce, plan_comparison
-from skip2bench.compare.process import CellInterruptedError, CellRun, Outcome, run_cell
+from skip2bench.compare.process import (
+    CellInterruptedError,
+    CellRun,
+    Outcome,
+    cell_context,
+    run_cell,
+)
 from skip2bench.compare.results import build_results, read_result, write_results
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.commands import to_plain as config_to_plain
@@ -30,6 +35,7 @@ from skip2bench.config.matrix import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Waiting, note, warn
 from skip2bench.io.units import format_amount, format_duration, parse_bytes
+from skip2bench.machine.processes import ProcessContext, load_modules
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonResults, DryRun
 from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult
@@ -168,11 +174,12 @@ def _run(
         started,
     ) as recording:
         try:
-            for task in tasks:
-                if task.name not in outcomes:
-                    _run_task(comparison, task)
-                    _report_progress(comparison, task, tasks, seconds)
-                    _write(comparison)
+            left = [task for task in tasks if task.name not in outcomes]
+            context = _load(plan, is_needed=bool(left))
+            for task in left:
+                _run_task(comparison, task, context)
+                _report_progress(comparison, task, tasks, seconds)
+                _write(comparison)
         finally:
             content = _write(comparison)
             recording.set(statuses=content.statuses)
@@ -227,7 +234,6 @@ def _describe_process(
         "out_dir": str(run_folder),
         "arguments": arguments,
         "max_memory_bytes": max_memory_bytes,
-        "parent_pid": os.getpid(),
     }
 
 
@@ -245,7 +251,16 @@ def _bench_flags(config: dict[str, Any]) -> list[str]:
     return flags
 
 
-def _run_task(comparison: _Comparison, task: _Task) -> None:
+def _load(plan: ComparisonPlan, *, is_needed: bool) -> ProcessContext:
+    """In what the cells start, their libraries and data loaded: that counts for none of them."""
+    context = cell_context(plan.training.device.type, plan.training.config.data)
+    if is_needed:
+        with Waiting("loading"):
+            load_modules(context)
+    return context
+
+
+def _run_task(comparison: _Comparison, task: _Task, context: ProcessContext) -> None:
     folder = comparison.folder
     spec = task.spec | {"key": task.key}
     with folder.cell_released(task.name):
@@ -257,7 +272,10 @@ def _run_task(comparison: _Comparison, task: _Task) -> None:
     try:
         with Waiting(task.name):
             outcome, cell_run = run_cell(
-                spec, folder.spec_file(task.name), folder.log_file(task.name)
+                spec,
+                folder.spec_file(task.name),
+                folder.log_file(task.name),
+                context,
             )
     except CellInterruptedError as interruption:
         comparison.record(task.name, interruption.outcome, interruption.cell_run)

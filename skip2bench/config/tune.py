@@ -40,8 +40,8 @@ SET_BY_SWEEP: dict[str, str] = {
 }
 """Fields of `train` that a sweep sets itself, and what to do instead."""
 EMBEDDED_SIZES: dict[str, Any] = {"train_samples": 800, "val_samples": 100, "epochs": 3}
-"""Of a sweep of the embedded model on its own data, where none are given, with one finalist: about
-three and a half minutes on two cores, most of them the starts of the finalists' processes."""
+"""Of a sweep of the embedded model on its own data, where none are given, with one finalist: under
+two minutes on two cores."""
 DEFAULT_BLOCKS = ("fast", "balanced", "accurate", "last:8", "even:8", "all")
 _MAX_CONFIGURATIONS = 100_000
 _TRIED = {

@@ -4,6 +4,7 @@ Forgetting is the mean loss of a next token there after training minus before, i
 measured outside every clock.
 """
 
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def load_domain(
     """
     if source == NONE or (source == AUTO and base_folder != embedded_checkpoint()):
         return None
-    text = _held_out_source() if source == AUTO else read_text(Path(source), "domain_text")
+    text = held_out_source() if source == AUTO else read_text(Path(source), "domain_text")
     if len(text) > MAX_CHARACTERS:
         raise Skip2BenchError(
             f"domain_text {source!r} has {len(text):,} characters; cut it to {MAX_CHARACTERS:,}: "
@@ -61,7 +62,11 @@ def load_domain(
     return Samples(input_ids=chosen, labels=chosen)
 
 
-def _held_out_source() -> str:
-    """Source of the validation packages without docstrings, as pretraining validated on it."""
+@cache
+def held_out_source() -> str:
+    """Source of the validation packages without docstrings, as pretraining validated on it.
+
+    It takes seconds, and is made once a process.
+    """
     modules = [m for m in read_modules() if m.is_validation and m.parse() is not None]
     return "\n".join(strip_docstrings(module.source) for module in modules)

@@ -8,6 +8,7 @@ import hashlib
 import os
 from contextlib import suppress
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,24 @@ def load_data(
 
 def pydoc_records() -> tuple[list[Record], list[Record]]:
     """`pydoc` in Alpaca form: 2,000 records to train, 200 from other packages to validate."""
-    sides = sample_documented_functions(read_modules(), PYDOC_TRAIN, PYDOC_VAL)
     train, val = (
-        [{"instruction": INSTRUCTION, "input": f.source, "output": f.summary} for f in functions]
-        for functions in sides
+        [
+            {"instruction": INSTRUCTION, "input": source, "output": summary}
+            for source, summary in side
+        ]
+        for side in _sampled_pydoc()
     )
     return train, val
+
+
+@cache
+def _sampled_pydoc() -> tuple[list[tuple[str, str]], ...]:
+    """Source and summary of each side's functions; the standard library is parsed once a process.
+
+    That takes seconds.
+    """
+    sides = sample_documented_functions(read_modules(), PYDOC_TRAIN, PYDOC_VAL)
+    return tuple([(f.source, f.summary) for f in functions] for functions in sides)
 
 
 def _tokenize(dataset: SFTDataset, limit: int | None) -> tuple[Samples, int]:

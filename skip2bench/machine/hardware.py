@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -118,9 +119,17 @@ def busy_seconds() -> float:
 
 
 def own_seconds() -> float:
-    """Seconds that this process and those it has waited for were on a core."""
-    times = psutil.Process().cpu_times()
-    return sum(getattr(times, name, 0.0) for name in _OWN)
+    """Seconds that this process, those it has waited for, and its children were on a core.
+
+    A child that starts others in its place counts with those that it has waited for.
+    """
+    process = psutil.Process()
+    seconds = 0.0
+    for one in (process, *process.children()):
+        with suppress(psutil.Error):
+            times = one.cpu_times()
+            seconds += sum(getattr(times, name, 0.0) for name in _OWN)
+    return seconds
 
 
 def measure_others_cores(seconds: float = 0.5) -> float:

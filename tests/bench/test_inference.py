@@ -39,7 +39,7 @@ def in_this_process():
     """Memory is measured here; a process of its own for each form takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (inference, memory):
-            patch.setattr(module, "measure_in_own_process", lambda call, request: call(request))
+            patch.setattr(module, "measure_in_own_process", lambda call, request, _: call(request))
         yield
 
 
@@ -125,7 +125,7 @@ def test_what_cannot_be_exported_is_noted(tiny_checkpoint, capsys):
 def test_a_form_that_does_not_fit_is_named_and_the_others_are_measured(
     tiny_checkpoint, monkeypatch
 ):
-    def measure_all_but_one(call, request):
+    def measure_all_but_one(call, request, _device_type):
         if request.candidate.form == "adapters":
             return {"status": "oom", "requested_bytes": 7, "oom_phase": "inference"}
         return call(request)

@@ -1,8 +1,6 @@
-import os
-
 import pytest
 
-from skip2bench.compare.process import _judge, read_cell_run, run_cell
+from skip2bench.compare.process import _judge, cell_context, read_cell_run, run_cell
 from skip2bench.io.whole import write_json
 
 KILLED = "killed (signal 9), as the system does where memory runs out"
@@ -54,9 +52,10 @@ def test_bad_input_is_the_cells_error(tmp_path):
         "out_dir": str(tmp_path / "run"),
         "arguments": ["train"],
         "max_memory_bytes": None,
-        "parent_pid": os.getpid(),
     }
-    outcome, cell_run = run_cell(spec, tmp_path / "spec.json", tmp_path / "cell.log")
+    outcome, cell_run = run_cell(
+        spec, tmp_path / "spec.json", tmp_path / "cell.log", cell_context("cpu", "nowhere.json")
+    )
     assert outcome.status == "failed"
     assert outcome.error == "data file 'nowhere.json' does not exist; check the path"
     assert outcome.exit_status == 1

@@ -132,7 +132,7 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys, re
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):
     """Its running cell ends too, and the next call repeats no cell that had ended."""
-    matrix = {"methods": "lora,last,lora-last", "learning_rates": [1e-2]}
+    matrix = {"methods": "lora,last,lora-last", "learning_rates": [1e-2], "max_steps": 150}
     path = tmp_path / "matrix.yaml"
     path.write_text(yaml.safe_dump(settings | matrix))
     folder = tmp_path / "out"
@@ -142,7 +142,7 @@ def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):
         process = subprocess.Popen(command, stdout=log, stderr=log)
         second = folder / "cells/last-lr0.01-seed1337.spec.json"
         wait_for(second.exists)
-        time.sleep(1)  # its process is started a moment later, and loads for seconds
+        wait_for((folder / "cells/last-lr0.01-seed1337/summary.json").exists)
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         os.kill(process.pid, number)

@@ -1,11 +1,9 @@
-import os
 import sys
 
 import pytest
 
 from skip2bench.compare import cell
 from skip2bench.errors import Skip2BenchError
-from skip2bench.io.whole import write_json
 from skip2bench.machine.command_end import run_to_end
 
 ENDS = [
@@ -42,14 +40,11 @@ def test_the_process_ends_with_one_line_and_a_status(error, status, line, capsys
 
 
 @pytest.mark.parametrize(("error", "status", "line"), ENDS)
-def test_a_cell_ends_as_the_command_line_does(error, status, line, capsys, monkeypatch, tmp_path):
-    spec = tmp_path / "spec.json"
-    write_json(spec, {"parent_pid": os.getppid(), "max_memory_bytes": None})
-    monkeypatch.setattr(sys, "argv", ["cell", str(spec)])
-    monkeypatch.setattr(cell, "_watch_parent", lambda _: None)
+def test_a_cell_ends_as_the_command_line_does(error, status, line, capsys, monkeypatch):
+    monkeypatch.setattr(cell, "_watch_parent", lambda: None)
     monkeypatch.setattr(cell, "_run", raising(error))
     with pytest.raises(SystemExit) as caught:
-        cell.main()
+        cell.main({"max_memory_bytes": None})
     assert caught.value.code == status
     assert capsys.readouterr().err == f"{line}\n"
 

@@ -142,7 +142,7 @@ def test_where_all_diverge_it_is_said(tune):
         tune(learning_rates=(1e20,), screening=False)
 
 
-def run_here(spec, _spec_file, _log_file):
+def run_here(spec, _spec_file, _log_file, _context):
     """A cell in this process, which saves starting one."""
     cell._run(spec)
     outcome = Outcome(
@@ -158,6 +158,7 @@ def run_here(spec, _spec_file, _log_file):
 
 def test_the_finalists_are_runs_of_a_comparison(tune, monkeypatch):
     monkeypatch.setattr("skip2bench.compare.run.run_cell", run_here)
+    monkeypatch.setattr("skip2bench.compare.run.load_modules", lambda _context: None)
     result, _, folder = tune(finalists=1, seeds=1, blocks=("2,3",), ranks=(2,), screening=False)
     found = result.found
     assert len(found.finalists) == len(found.finalist_names) == 2

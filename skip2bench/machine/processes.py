@@ -1,0 +1,39 @@
+"""How processes of this program's own are started: with clean memory, and soon.
+
+Loading torch and what stands on it takes seconds. On Linux a server process loads it once and does
+nothing else; what is forked from it starts in a moment, with memory that nobody has worked in. A
+context of CUDA does not survive a fork, and macOS' frameworks do not either: there, each process
+starts anew and loads for itself.
+"""
+
+import sys
+from collections.abc import Sequence
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
+ProcessContext: TypeAlias = "ForkServerContext | SpawnContext"
+
+
+def process_context(device_type: str, modules: Sequence[str]) -> ProcessContext:
+    """The multiprocessing context to start processes in.
+
+    Args:
+        device_type: cpu, cuda or mps: what they will work on.
+        modules: Loaded before the first one starts; what the server has loaded once stays so.
+    """
+    if sys.platform != "linux" or device_type != "cpu":
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(modules))
+    return context
+
+
+def load_modules(context: ProcessContext) -> None:
+    """Return when the context's modules are loaded, so that no process is timed with that."""
+    if context.get_start_method() == "forkserver":
+        first = context.Process()
+        first.start()
+        first.join()
