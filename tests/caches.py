@@ -37,8 +37,8 @@ def make_layout(model, dtype=torch.float32, n_logits=0):
 def build(model, samples, ids=range(5), *, folder=None, seen=None, **layout):
     """A cache in memory, or in files below `folder`."""
     order = BuildOrder.of(model, samples, ids, CPU)
-    index = SampleIndex.of(order.ids, samples)
     layout = make_layout(model, **layout)
+    index = SampleIndex.of(order.ids, samples, layout)
     writer = FileWriter(layout, folder) if folder else MemoryWriter(layout, index.rows, CPU)
     fill(
         writer,

@@ -14,6 +14,7 @@ from skip2bench.cache.arrays import MemoryWriter
 from skip2bench.cache.loss import ServedLoss
 from skip2bench.cache.portions import PortionSource, count_largest_saved
 from skip2bench.cache.skip_cache import SampleIndex, SkipCache
+from skip2bench.cache.trunk import TrunkSource
 from skip2bench.config.commands import BenchConfig, DoctorConfig
 from skip2bench.data.samples import Samples, TokenizedData
 from skip2bench.doctor.projection import project
@@ -40,19 +41,24 @@ def count_in_training(settings, base, precision, data):
     model = build_model(settings, base, CPU, 0).train()
     fabric, ids = Fabric(accelerator="cpu", devices=1, precision=precision), range(SHAPE[0])
     if not settings.method.is_cached:
-        source = TokenObjective(fabric, fabric.setup_module(model), data, SHAPE[0])
+        portions = TokenObjective(fabric, fabric.setup_module(model), data, SHAPE[0]).portions(ids)
     else:
         plan = plan_step(model, SHAPE, CPU, precision)
-        name, device = plan.algebra.name, fabric.device
-        index = SampleIndex.of(range(8), data.train)
+        name, device = plan.algebra_name, fabric.device
+        index = SampleIndex.of(range(8), data.train, plan.layout)
         arrays = MemoryWriter(plan.layout, index.rows, CPU).finish()
         for tensor in arrays.tensors.values():
             tensor.zero_()
         cache = SkipCache(layout=plan.layout, arrays=arrays, index=index)
-        most = served_loss.portion_rows(model, plan.layout, name, device)
-        loss = ServedLoss(model, name)
-        source = PortionSource(fabric, model, data.train, cache, loss, most)
-    portions = source.portions(source.split(ids) if settings.method.is_cached else ids)
+        if settings.method.is_top:
+            fabric.setup_module(model)  # brings its buffers to the run's dtype
+            source = TrunkSource(fabric, model, data.train, cache)
+            portions = map(source.load, source.cut(ids, SHAPE[0]))
+        else:
+            most = served_loss.portion_rows(model, plan.layout, name, device)
+            loss = ServedLoss(model, name)
+            source = PortionSource(fabric, model, data.train, cache, loss, most)
+            portions = source.portions(source.split(ids))
     return count_largest_saved(portions, model.parameters())
 
 
@@ -62,6 +68,8 @@ def count_in_training(settings, base, precision, data):
     ("method", "target", "skip_r", "algebra"),
     [
         ("lora", "hidden", 1, None),
+        ("lora-top", "hidden", 1, None),
+        ("lora-top-uncached", "hidden", 1, None),
         ("skip", "hidden", 1, None),
         ("skip", "logits", 1, None),
         ("skip2", "hidden", 1, "folded"),
@@ -95,7 +103,7 @@ def test_one_step_saves_the_same_wherever_it_is_counted(
     base = load_base(config.model, CPU, dtype, 0)
     settings = list_configurations(config, base.config)[0][2]
     work = build_workload(settings, base, config, CPU, precision)
-    assert work.is_cached == (method == "skip2")
+    assert work.is_cached == (method in ("skip2", "lora-top"))
     by_bench = work.count_saved_bytes(cached=work.is_cached)
 
     doctor = DoctorConfig(data=str(tiny_data), **shared)

@@ -25,6 +25,7 @@ from skip2bench.bench.summary import (
 )
 from skip2bench.bench.timing import measure_times
 from skip2bench.bench.workload import count_workload_flops
+from skip2bench.config.blocks import list_wanted
 from skip2bench.config.commands import BenchConfig, to_plain
 from skip2bench.config.methods import METHODS
 from skip2bench.errors import Skip2BenchError
@@ -136,7 +137,7 @@ def list_configurations(
     wanted = [
         (name, blocks)
         for name in sorted(config.methods, key=list(METHODS).index)
-        for blocks in (config.blocks if METHODS[name].is_skip else ("",))
+        for blocks in list_wanted(METHODS[name], config.blocks, config.top_blocks)
     ]
     found: dict[str, tuple[str, str, MethodSettings]] = {}
     for name, blocks in wanted:

@@ -32,6 +32,7 @@ from skip2bench.cache.portions import (
     token_portion,
 )
 from skip2bench.cache.skip_cache import BuildOrder, SampleIndex, SkipCache, fill
+from skip2bench.cache.trunk import TrunkSource
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.samples import Samples
@@ -41,6 +42,7 @@ from skip2bench.machine.out_of_memory import fitting
 from skip2bench.models.base import Base
 from skip2bench.models.methods import MethodSettings, build_empty_model, build_model
 from skip2bench.models.skip import SkipGPT
+from skip2bench.models.top import CachedGPT
 
 Phase = Callable[[str], AbstractContextManager[Any]]
 """Entered around a phase, by its name."""
@@ -100,17 +102,17 @@ class Workload:
         self._optimizer = torch.optim.AdamW(
             self.trainable, lr=1e-3, fused=device.type in ("cpu", "cuda")
         )
-        self._source: PortionSource | None = None
+        self._cached: Callable[[], Iterator[Portion]] | None = None
         if plan is not None:
-            assert isinstance(model, SkipGPT)
-            self._source = _cache_batch(model, fabric, _as_samples(tokens), plan)
+            assert isinstance(model, CachedGPT)
+            self._cached = _cache_batch(model, fabric, _as_samples(tokens), plan)
         # not moved: it is there
         self._module = fabric.setup_module(model, move_to_device=False)
 
     @property
     def is_cached(self) -> bool:
         """True where a step can be made from Skip-Cache."""
-        return self._source is not None
+        return self._cached is not None
 
     @torch.no_grad()
     def forward(self) -> None:
@@ -173,8 +175,8 @@ class Workload:
 
     def _portions(self, *, cached: bool) -> Iterator[Portion]:
         if cached:
-            assert self._source is not None
-            yield from self._source.portions(self._source.split(range(len(self.input_ids))))
+            assert self._cached is not None
+            yield from self._cached()
         else:
             yield self.load_tokens()
 
@@ -185,23 +187,31 @@ def _as_samples(tokens: Tensor) -> Samples:
 
 
 def _cache_batch(
-    model: SkipGPT,
+    model: CachedGPT,
     fabric: Fabric | OnMeta,
     samples: Samples,
     plan: CachePlan,
-) -> PortionSource:
-    """A Skip-Cache of all samples, filled as a run does; on the meta device there is nothing to."""
+) -> Callable[[], Iterator[Portion]]:
+    """The portions of a step on a cache of all samples.
+
+    It is filled as in a run; on the meta device there is nothing to.
+    """
     device = fabric.device
     order = BuildOrder.of(model, samples, range(len(samples)), device)
-    index = SampleIndex.of(order.ids, samples)
+    index = SampleIndex.of(order.ids, samples, plan.layout)
     writer = MemoryWriter(plan.layout, index.rows, device)
     if device.type != "meta":
         with fabric.autocast():
             fill(writer, model, samples, order, device)
     cache = SkipCache(layout=plan.layout, arrays=writer.finish(), index=index)
-    max_rows = portion_rows(model, plan.layout, plan.algebra.name, device)
-    loss = ServedLoss(model, plan.algebra.name)
-    return PortionSource(fabric, model, samples, cache, loss, max_rows)
+    ids = range(len(samples))
+    if not isinstance(model, SkipGPT):
+        trunk = TrunkSource(fabric, model, samples, cache)
+        return lambda: iter([trunk.load(ids)])
+    max_rows = portion_rows(model, plan.layout, plan.algebra_name, device)
+    loss = ServedLoss(model, plan.algebra_name)
+    source = PortionSource(fabric, model, samples, cache, loss, max_rows)
+    return lambda: source.portions(source.split(ids))
 
 
 def plan_step(
@@ -214,13 +224,13 @@ def plan_step(
     """How training would cache a batch, if every global batch of a run were like it.
 
     Args:
-        model: A Skip model; its weights are not looked at.
+        model: Of a method with a cache; its weights are not looked at.
         shape: Of the batch, (B, T).
         device: Where the steps are made, and the cache is.
         precision: Fabric's name of it.
         algebra: None for the one that training would choose.
     """
-    assert isinstance(model, SkipGPT)
+    assert isinstance(model, CachedGPT)
     samples = _as_samples(torch.zeros(shape, dtype=torch.int64))
     use = CacheUse(
         train=samples,
@@ -231,7 +241,7 @@ def plan_step(
     )
     room = CacheRoom.of(device, {"ram" if device.type == "cpu" else "device": sys.maxsize // 2})
     plan = plan_cache(model, use, room, weights_dtype(precision))
-    if algebra is None or algebra == plan.algebra.name:
+    if algebra is None or plan.algebra is None or algebra == plan.algebra.name:
         return plan
     n_logits = model.config.padded_vocab_size if algebra == "folded" else 0
     return replace(

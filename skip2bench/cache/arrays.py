@@ -39,10 +39,11 @@ TOLERANCE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What is stored for a supervised position, and in which dtype."""
+    """What is stored for a position, and in which dtype."""
 
     blocks: tuple[int, ...]
-    """Blocks whose outputs are stored whole, ascending; the last one is the model's last."""
+    """Blocks whose outputs are stored whole, ascending; without `whole_samples` the last one is the
+    model's last."""
     n_embd: int
     dtype: torch.dtype
     """Of the stored features; int8 has one scale a position and block beside it."""
@@ -54,6 +55,9 @@ class Layout:
     """Numbers that each output of `projected_blocks` is stored as; 0 without a projection."""
     projected_blocks: tuple[int, ...] = ()
     """Those with an adapter, ascending."""
+    whole_samples: bool = False
+    """True where all positions of a sample are stored, for blocks that mix them; else those alone
+    that are supervised."""
 
     @property
     def feature_numbers(self) -> int:
@@ -78,7 +82,7 @@ class Layout:
 
     @property
     def position_bytes(self) -> int:
-        """Bytes of one supervised position in all arrays."""
+        """Bytes of one position in all arrays."""
         return sum(
             torch.Size(shape).numel() * dtype.itemsize for shape, dtype in self.specs.values()
         )

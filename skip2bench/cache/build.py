@@ -34,14 +34,14 @@ from skip2bench.cache.skip_cache import (
     Served,
     SkipCache,
     fill,
-    supervised_rows,
+    stored_rows,
 )
 from skip2bench.cache.staging import PinnedWriter
 from skip2bench.cache.streaming import StreamedBackbone
-from skip2bench.data.samples import Samples, collate
+from skip2bench.data.samples import Samples
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note, warn
-from skip2bench.models.skip import SkipGPT
+from skip2bench.models.top import CachedGPT, TopGPT
 
 _CHECKED_SAMPLES = 3
 Side = Literal["train", "val"]
@@ -66,7 +66,7 @@ class Building:
 class CacheBuilder:
     """Opens or builds the caches of one run."""
 
-    model: SkipGPT
+    model: CachedGPT
     device: torch.device
     plan: CachePlan
     folder: CacheFolder | None
@@ -146,7 +146,7 @@ class CacheBuilder:
         for i, fresh in zip(chosen, self._recompute(samples, chosen), strict=True):
             served = cache.serve(cache.index.find_rows([i]), self.device)
             distance = _measure_distance(self.model, served, fresh)
-            _, targets = supervised_rows(samples.labels[i][None])
+            *_, targets = stored_rows(samples, [i], cache.layout)
             if not distance <= tolerance or not torch.equal(served.targets.cpu(), targets):
                 raise DamagedError(f"sample {i} is off by {float(distance):.1e} of its norm")
 
@@ -158,8 +158,7 @@ class CacheBuilder:
         self.model.eval()
         features = []
         for i in ids:
-            input_ids, labels = collate(samples, [i])
-            rows, _ = supervised_rows(labels)
+            input_ids, rows, _ = stored_rows(samples, [i], self.plan.layout)
             outputs = self.model.compute_features(input_ids.to(self.device))
             features.append(torch.stack([h[0, rows.to(self.device)] for h in outputs], dim=1))
         self.model.train(was_training)
@@ -181,7 +180,7 @@ class CacheBuilder:
         """
         layout = self.plan.layout
         order = BuildOrder.of(self.model, samples, planned, self.device)
-        index = SampleIndex.of(order.ids, samples)
+        index = SampleIndex.of(order.ids, samples, layout)
         writer: MemoryWriter | FileWriter | MappedWriter
         if self.plan.tier != "disk":
             place = self.device if self.plan.tier == "device" else torch.device("cpu")
@@ -269,10 +268,11 @@ class CacheBuilder:
         return Path() if self.folder is None else self.folder.root
 
 
-def _measure_distance(model: SkipGPT, served: Served, fresh: Tensor) -> Tensor:
+def _measure_distance(model: CachedGPT, served: Served, fresh: Tensor) -> Tensor:
     """How far what is served is from features (n, K', d) made anew, as a share of their norm."""
     pairs = [(served.features, fresh)]
     if served.projected is not None:
+        assert not isinstance(model, TopGPT)
         blocks = [model.feature_blocks.index(block) for block in model.settings.blocks]
         projected = model.adapters.project([fresh[:, k] for k in blocks])
         pairs = [(served.features, fresh[:, -1:]), (served.projected, torch.stack(projected, 1))]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from skip2bench.cache.arrays import Layout, Tier, map_files, raw_bytes, read_files
 from skip2bench.cache.checksums import Checksum, read_file
-from skip2bench.cache.skip_cache import SampleIndex, SkipCache
+from skip2bench.cache.skip_cache import SampleIndex, SkipCache, stored_counts
 from skip2bench.data.samples import Samples
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
@@ -60,11 +60,12 @@ class Entry:
             # not in those of runs without a projection
             projected=stored.get("projected", 0),
             projected_blocks=tuple(stored.get("projected_blocks", ())),
+            whole_samples=stored.get("whole_samples", False),
         )
 
     @property
     def rows(self) -> int:
-        """Supervised positions."""
+        """Positions."""
         return sum(self.manifest["counts"])
 
     @property
@@ -194,6 +195,7 @@ class CacheFolder:
             if entry.manifest["key"] == _whole_key(key, layout)
             and set(layout.blocks) <= set(entry.layout.blocks)
             and layout.projected_blocks == entry.layout.projected_blocks
+            and layout.whole_samples == entry.layout.whole_samples
             and (not layout.n_logits or entry.layout.n_logits)
             and wanted <= set(entry.manifest["samples"])
         ]
@@ -320,7 +322,7 @@ def describe_content(
         samples: All samples of the side.
         order: Those that are stored, in the order of their rows.
     """
-    supervised = samples.supervised_counts
+    counts = stored_counts(samples, layout)
     projected = {
         "projected": layout.projected,
         "projected_blocks": list(layout.projected_blocks),
@@ -334,15 +336,17 @@ def describe_content(
             "compute_dtype": _dtype_name(layout.compute_dtype),
             "n_logits": layout.n_logits,
             **(projected if layout.projected else {}),
+            **({"whole_samples": True} if layout.whole_samples else {}),
         },
         "samples": [hash_sample(samples, i) for i in order],
-        "counts": [supervised[i] for i in order],
+        "counts": [counts[i] for i in order],
     }
 
 
 def entry_name(key: dict[str, Any], layout: Layout, samples: Samples, order: Sequence[int]) -> str:
     """Name of the entry that holds exactly these samples and blocks."""
     parts = [_whole_key(key, layout), list(layout.blocks), layout.n_logits]
+    parts += ["whole samples"] if layout.whole_samples else []
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for i in sorted(order):
         digest.update(hash_sample(samples, i).encode())

@@ -11,11 +11,13 @@ import torch
 
 from skip2bench.cache.algebra import Algebra, Name, Sizes, Use, choose_algebra, count_costs
 from skip2bench.cache.arrays import STORED_DTYPES, Layout, Tier
+from skip2bench.cache.skip_cache import stored_counts
 from skip2bench.data.samples import Samples
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import format_amount, format_bytes
 from skip2bench.machine.hardware import read_memory
 from skip2bench.models.skip import SkipGPT
+from skip2bench.models.top import CachedGPT
 
 _SHARE_OF_FREE = {"device": 0.7, "ram": 0.7, "disk": 0.9}
 """Of what is free, how much a cache may take; the rest is for the training itself."""
@@ -27,7 +29,8 @@ class CachePlan:
 
     tier: Tier
     layout: Layout
-    algebra: Algebra
+    algebra: Algebra | None
+    """How losses come from what is served; None where blocks follow."""
     train_ids: list[int]
     """Training samples that are cached."""
     val_ids: list[int]
@@ -39,6 +42,11 @@ class CachePlan:
     capacity_bytes: int
     may_move: bool = False
     """True where nobody asked for the tier: a cache in RAM may move to the device when it can."""
+
+    @property
+    def algebra_name(self) -> Name:
+        """Of the algebra; "head" where there is none to choose."""
+        return self.algebra.name if self.algebra else "head"
 
     @property
     def is_complete(self) -> bool:
@@ -67,12 +75,10 @@ class CacheUse:
         """Validation samples that the run uses."""
         return range(len(self.val)) if self.own_val_ids is None else self.own_val_ids
 
-    @property
-    def rows(self) -> int:
-        """Supervised positions of both sides: what a whole cache holds."""
-        supervised = self.train.supervised_counts
-        of_val = self.val.supervised_counts
-        return sum(supervised[i] for i in self.train_ids) + sum(of_val[i] for i in self.val_ids)
+    def count_rows(self, layout: Layout) -> int:
+        """Positions of both sides: what a whole cache holds."""
+        of_train, of_val = stored_counts(self.train, layout), stored_counts(self.val, layout)
+        return sum(of_train[i] for i in self.train_ids) + sum(of_val[i] for i in self.val_ids)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +118,7 @@ class CacheRoom:
 
 
 def plan_cache(
-    model: SkipGPT,
+    model: CachedGPT,
     use: CacheUse,
     room: CacheRoom,
     compute_dtype: torch.dtype,
@@ -122,7 +128,7 @@ def plan_cache(
     """Decide tier, algebra and samples.
 
     Args:
-        model: The Skip model.
+        model: A Skip model, or LoRA on the last blocks.
         use: What the run needs.
         room: Where the caches may live.
         compute_dtype: Of the backbone's activations.
@@ -135,32 +141,17 @@ def plan_cache(
     """
     capacity = room.capacity_bytes
     layout = make_layout(model, STORED_DTYPES.get(dtype, compute_dtype), compute_dtype)
-    with_logits = replace(layout, n_logits=model.config.padded_vocab_size)
-    rows = use.rows
-    needed = rows * layout.position_bytes
+    needed = use.count_rows(layout) * layout.position_bytes
     chosen = next(
         (name for name in capacity if needed <= capacity[name]),
         max(capacity, key=capacity.__getitem__),
     )
-    choice = _choose_algebra(model, use, layout, room.device, chosen)
-    # base logits of less precision would not be the model's; nor is a larger cache worth samples
-    # that are recomputed
-    fits = dtype == "model" and rows * with_logits.position_bytes <= capacity[chosen]
-    if algebra == "folded" and not fits:
-        raise Skip2BenchError(
-            f"algebra folded caches {format_bytes(rows * with_logits.position_bytes)} in the "
-            f"model's own dtype, and {chosen} has room for {format_bytes(capacity[chosen])}; use "
-            "--algebra head, a larger --cache-max-bytes, or --cache-dtype model"
-        )
-    if algebra != "auto":
-        choice = replace(choice, name=algebra)
-    elif choice.name == "folded":
-        is_small = rows * with_logits.position_bytes <= _bytes_of_lora(model, use, layout)
-        choice = choice if fits and is_small else replace(choice, name="head")
-    layout = with_logits if choice.name == "folded" else layout
+    choice = None
+    if isinstance(model, SkipGPT):
+        choice, layout = _settle_algebra(model, use, layout, room, chosen, algebra)
     limit = capacity[chosen] // layout.position_bytes
-    train_ids, used = _take(use.train, use.train_ids, limit)
-    val_ids, used_by_val = _take(use.val, use.val_ids, limit - used)
+    train_ids, used = _take(use.train, use.train_ids, limit, layout)
+    val_ids, used_by_val = _take(use.val, use.val_ids, limit - used, layout)
     return CachePlan(
         tier=chosen,
         layout=layout,
@@ -174,22 +165,54 @@ def plan_cache(
     )
 
 
-def make_layout(model: SkipGPT, dtype: torch.dtype, compute_dtype: torch.dtype) -> Layout:
+def _settle_algebra(
+    model: SkipGPT,
+    use: CacheUse,
+    layout: Layout,
+    room: CacheRoom,
+    tier: Tier,
+    algebra: Name | Literal["auto"],
+) -> tuple[Algebra, Layout]:
+    """The algebra, and the layout that it needs; see `plan_cache`."""
+    choice = _choose_algebra(model, use, layout, room.device, tier)
+    with_logits = replace(layout, n_logits=model.config.padded_vocab_size)
+    needed = use.count_rows(layout) * with_logits.position_bytes
+    capacity = room.capacity_bytes[tier]
+    # base logits of less precision would not be the model's; nor is a larger cache worth samples
+    # that are recomputed
+    fits = layout.dtype == layout.compute_dtype and needed <= capacity
+    if algebra == "folded" and not fits:
+        raise Skip2BenchError(
+            f"algebra folded caches {format_bytes(needed)} in the model's own dtype, and {tier} "
+            f"has room for {format_bytes(capacity)}; use --algebra head, a larger "
+            "--cache-max-bytes, or --cache-dtype model"
+        )
+    if algebra != "auto":
+        choice = replace(choice, name=algebra)
+    elif choice.name == "folded":
+        is_small = needed <= _bytes_of_lora(model, use, layout)
+        choice = choice if fits and is_small else replace(choice, name="head")
+    return choice, with_logits if choice.name == "folded" else layout
+
+
+def make_layout(model: CachedGPT, dtype: torch.dtype, compute_dtype: torch.dtype) -> Layout:
     """What a model reads of a cache: its blocks' outputs, behind a projection only the last whole.
 
     Args:
-        model: The Skip model; its weights are not looked at.
+        model: Its weights are not looked at.
         dtype: Of what is stored.
         compute_dtype: Of the backbone's activations.
     """
-    projected = model.settings.projected or 0
+    skip = model.settings if isinstance(model, SkipGPT) else None
+    projected = (skip.projected if skip else None) or 0
     return Layout(
         blocks=model.whole_blocks,
         n_embd=model.config.n_embd,
         dtype=dtype,
         compute_dtype=compute_dtype,
         projected=projected,
-        projected_blocks=model.settings.blocks if projected else (),
+        projected_blocks=skip.blocks if skip and projected else (),
+        whole_samples=skip is None,
     )
 
 
@@ -240,11 +263,14 @@ def describe_projection(
     )
     epoch = break_even_epoch(build_seconds, serve_seconds)
     if epoch is None:
-        verdict = "it will not pay: reading it takes longer than computing anew; use --method skip"
+        verdict = (
+            "it will not pay: reading it takes longer than computing anew; use the method "
+            "without it"
+        )
     elif epoch > passes:
         verdict = (
             f"it will not pay: it needs {epoch} epochs and this run has {passes:.3g}; "
-            "use --method skip"
+            "use the method without it"
         )
     else:
         verdict = f"it has paid for itself in epoch {epoch}"
@@ -317,15 +343,17 @@ def _bytes_of_lora(model: SkipGPT, use: CacheUse, layout: Layout) -> int:
     return max(_SMALL_BYTES, kept * layout.compute_dtype.itemsize)
 
 
-def _take(samples: Samples, ids: Sequence[int], limit: int) -> tuple[list[int], int]:
+def _take(
+    samples: Samples, ids: Sequence[int], limit: int, layout: Layout
+) -> tuple[list[int], int]:
     """Samples whose rows fit, those that save the most forward tokens a row first, and their rows.
 
     Without a limit that bites, all of them.
     """
-    lengths, supervised = samples.lengths, samples.supervised_counts
+    lengths, counts = samples.lengths, stored_counts(samples, layout)
     taken, used = [], 0
-    for i in sorted(ids, key=lambda i: (-lengths[i] / supervised[i], i)):
-        if used + supervised[i] <= limit:
+    for i in sorted(ids, key=lambda i: (-lengths[i] / counts[i], i)):
+        if used + counts[i] <= limit:
             taken.append(i)
-            used += supervised[i]
+            used += counts[i]
     return sorted(taken), used

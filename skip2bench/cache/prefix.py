@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
 from skip2bench.data.samples import Samples
-from skip2bench.models.skip import SkipGPT
 from skip2bench.models.switches import is_compiled
+from skip2bench.models.top import CachedGPT
 
 _SHORTEST = 8
 """Tokens below which a shared prefix saves nothing worth the copying of its keys and values."""
@@ -27,7 +27,7 @@ Heads = tuple[Tensor, Tensor]
 """Keys and values, each (1, heads, P, head size)."""
 
 
-def find_prefix(model: SkipGPT, samples: Samples, ids: Sequence[int]) -> Tensor:
+def find_prefix(model: CachedGPT, samples: Samples, ids: Sequence[int]) -> Tensor:
     """Token ids (P,) that all the given samples start with; empty where that is not to be used.
 
     Every sample keeps at least one token of its own.
@@ -44,7 +44,7 @@ def find_prefix(model: SkipGPT, samples: Samples, ids: Sequence[int]) -> Tensor:
     return shortest[:shared] if shared >= _SHORTEST else none
 
 
-def _is_supported(model: SkipGPT) -> bool:
+def _is_supported(model: CachedGPT) -> bool:
     """True where attention is plain and causal: no sliding window, cap or latent heads.
 
     And where blocks are not compiled: what stands in attention's place would be compiled for each.
@@ -53,16 +53,16 @@ def _is_supported(model: SkipGPT) -> bool:
         isinstance(block.attn, CausalSelfAttention)
         and not block.attn.apply_sliding_window_attention
         and model.config.attention_logit_softcapping is None
-        for block in model.transformer.h
+        for block in model.frozen_blocks
     )
 
 
 class Backbone:
-    """The frozen blocks of a Skip model on batches that share a prefix."""
+    """The frozen blocks of a model on batches that share a prefix."""
 
     def __init__(
         self,
-        model: SkipGPT,
+        model: CachedGPT,
         prefix: Tensor,
         device: torch.device,
         run: Callable[[Tensor], list[Tensor]] | None = None,
@@ -157,13 +157,13 @@ def _attend_after(
     return result
 
 
-def _attentions(model: SkipGPT) -> list[CausalSelfAttention]:
+def _attentions(model: CachedGPT) -> list[CausalSelfAttention]:
     """Of the blocks that are there: something else may stand in place of others."""
-    return [block.attn for block in model.transformer.h if isinstance(block, Block)]
+    return [block.attn for block in model.frozen_blocks if isinstance(block, Block)]
 
 
 @contextmanager
-def _attention(model: SkipGPT, replacements: Sequence[Any]) -> Iterator[None]:
+def _attention(model: CachedGPT, replacements: Sequence[Any]) -> Iterator[None]:
     """Within, each block's attention product is the given one."""
     attentions = _attentions(model)
     for attn, replacement in zip(attentions, replacements, strict=True):

@@ -1,6 +1,7 @@
 """Skip-Cache: every sample's frozen activations, computed once and served in every later epoch.
 
-Only supervised positions are held, in flat arrays. The final norm is not stored: it is cheap to
+Only supervised positions are held, in flat arrays; all of them where blocks follow (`whole_samples`
+of a layout). The final norm is not stored: it is cheap to
 derive. Source: Matsutani et al., arXiv:2410.21073, section 3.3.
 """
 
@@ -14,6 +15,7 @@ from skip2bench.cache.arrays import Arrays, Layout, Writer
 from skip2bench.cache.prefix import Backbone, find_prefix
 from skip2bench.data.samples import IGNORE_INDEX, Samples, collate, length_buckets
 from skip2bench.models.skip import SkipGPT
+from skip2bench.models.top import CachedGPT
 
 
 def token_budget(device: torch.device) -> int:
@@ -23,6 +25,11 @@ def token_budget(device: torch.device) -> int:
     enough for all logits of a validation batch.
     """
     return 2048 if device.type == "cpu" else 4096
+
+
+def stored_counts(samples: Samples, layout: Layout) -> list[int]:
+    """Positions of each sample that a layout has."""
+    return samples.lengths if layout.whole_samples else samples.supervised_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +42,11 @@ class SampleIndex:
     """(S,): rows of each sample; 0 for samples that are not cached."""
 
     @classmethod
-    def of(cls, order: Sequence[int], samples: Samples) -> "SampleIndex":
+    def of(cls, order: Sequence[int], samples: Samples, layout: Layout) -> "SampleIndex":
         """Index of `samples` of which those in `order` are stored one after the other."""
-        supervised = torch.tensor(samples.supervised_counts)
-        starts, counts = torch.zeros_like(supervised), torch.zeros_like(supervised)
-        counts[order] = supervised[order]
+        stored = torch.tensor(stored_counts(samples, layout))
+        starts, counts = torch.zeros_like(stored), torch.zeros_like(stored)
+        counts[order] = stored[order]
         starts[order] = counts[order].cumsum(0) - counts[order]
         return cls(starts=starts, counts=counts)
 
@@ -66,13 +73,13 @@ class SampleIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """What the cache gives for n supervised positions."""
+    """What the cache gives for n positions."""
 
     features: Tensor
     """(n, K', d): outputs of the Skip model's `feature_blocks`, in the compute dtype; beside
     `projected` those of its `whole_blocks` alone."""
     targets: Tensor
-    """(n,): the token that follows each position."""
+    """(n,): the token that follows each position; IGNORE_INDEX where it is not supervised."""
     base_logits: Tensor | None = None
     """(n, V), where they are cached."""
     projected: Tensor | None = None
@@ -135,7 +142,7 @@ class BuildOrder:
 
     @classmethod
     def of(
-        cls, model: SkipGPT, samples: Samples, ids: Sequence[int], device: torch.device
+        cls, model: CachedGPT, samples: Samples, ids: Sequence[int], device: torch.device
     ) -> "BuildOrder":
         """Batch the given samples."""
         prefix = find_prefix(model, samples, ids)
@@ -150,7 +157,7 @@ class BuildOrder:
 
 def fill(
     writer: Writer,
-    model: SkipGPT,
+    model: CachedGPT,
     samples: Samples,
     order: BuildOrder,
     device: torch.device,
@@ -170,14 +177,14 @@ def fill(
     model.eval()
     layout, backbone = writer.layout, Backbone(model, order.prefix, device)
     for ids in order.buckets:
-        input_ids, labels = collate(samples, ids)
-        rows, targets = supervised_rows(labels)
+        input_ids, rows, targets = stored_rows(samples, ids, layout)
         outputs, rows = backbone.compute(input_ids, rows)
         # not before: what a writer does with the rows before these, it does while a GPU computes
         space = writer.reserve(len(rows))
         with torch.inference_mode():
             store_outputs(layout, model, outputs, rows, space)
             if layout.n_logits:
+                assert isinstance(model, SkipGPT)
                 last, logits = outputs[-1].index_select(0, rows), space["base_logits"]
                 logits.copy_(model.base_logits(last), non_blocking=logits.is_pinned())
             space["targets"].copy_(targets)
@@ -187,7 +194,7 @@ def fill(
 
 
 def store_outputs(
-    layout: Layout, model: SkipGPT, outputs: list[Tensor], rows: Tensor, into: dict[str, Tensor]
+    layout: Layout, model: CachedGPT, outputs: list[Tensor], rows: Tensor, into: dict[str, Tensor]
 ) -> None:
     """Store the given rows of what `compute_features` gave, as the layout asks for it.
 
@@ -201,12 +208,36 @@ def store_outputs(
     if not layout.projected:
         layout.encode(outputs, rows, into)
         return
+    assert isinstance(model, SkipGPT)
     layout.encode(outputs[-1:], rows, into)
     own = [outputs[model.feature_blocks.index(block)] for block in layout.projected_blocks]
     # of the rows alone: most positions may be padding, or a prompt without loss
     projected = model.adapters.project([output.index_select(0, rows) for output in own])
     everything = torch.arange(len(rows), device=rows.device)
     layout.encode(projected, everything, into, "projected")
+
+
+def stored_rows(
+    samples: Samples, ids: Sequence[int], layout: Layout
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a layout has of samples.
+
+    Returns:
+        Padded token ids (B, T); of the positions that are stored, sample after sample, the places
+        in the flattened (B T); and their targets, each (n,).
+    """
+    input_ids, labels = collate(samples, ids)
+    if not layout.whole_samples:
+        return input_ids, *supervised_rows(labels)
+    lengths = torch.tensor([samples.lengths[i] for i in ids])
+    rows = sample_rows(lengths)
+    return input_ids, rows, _next_labels(labels).flatten()[rows]
+
+
+def sample_rows(lengths: Tensor) -> Tensor:
+    """Places (n,) of all tokens of samples of the given lengths (B,) in a padded batch (B T)."""
+    is_token = torch.arange(int(lengths.max())) < lengths[:, None]
+    return is_token.flatten().nonzero().squeeze(1)
 
 
 def supervised_rows(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -188,7 +188,7 @@ def streamed_validation_loss(backbone: StreamedBackbone, samples: Samples) -> fl
     """
     model, layout, device = backbone.model, backbone.layout, backbone.device
     order = BuildOrder.of(model, samples, range(len(samples)), device)
-    index = SampleIndex.of(order.ids, samples)
+    index = SampleIndex.of(order.ids, samples, layout)
     folder = backbone.scratch / "loss"
     try:
         with disk_errors(folder):

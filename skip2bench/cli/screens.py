@@ -101,8 +101,8 @@ def print_train(summary: TrainResult) -> None:
     if summary.cache_bytes:
         rows["Skip-Cache"] = (
             f"{format_bytes(summary.cache_bytes)} ({summary.cache_dtype}, "
-            f"{summary.cache_tier}, {'kept' if summary.cache_kept else 'built'}, "
-            f"algebra {summary.algebra})"
+            f"{summary.cache_tier}, {'kept' if summary.cache_kept else 'built'}"
+            + (f", algebra {summary.algebra})" if summary.algebra else ")")
         )
     if summary.peak_anonymous_memory_bytes:
         rows["peak memory without mapped files"] = format_bytes(summary.peak_anonymous_memory_bytes)

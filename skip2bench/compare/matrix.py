@@ -17,7 +17,7 @@ from skip2bench.config.blocks import blocks_text
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.config.options import option_names
-from skip2bench.config.train import TrainConfig
+from skip2bench.config.train import TrainConfig, wanted_blocks
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.units import parse_bytes
@@ -134,6 +134,10 @@ def _combine(config: CompareConfig, model: Config) -> list[dict[str, Any]]:
             note(f"{name}: {model.name} has no biases, left out")
         elif method.is_skip:
             entries += [{"method": name, "blocks": blocks} for blocks in config.blocks]
+        elif method.is_top:
+            entries += [{"method": name, "top_blocks": m} for m in config.top_blocks] or [
+                {"method": name}
+            ]
         else:
             entries.append({"method": name})
     return entries
@@ -145,7 +149,7 @@ def _resolve(config: CompareConfig, entry: dict[str, Any], model: Config) -> Con
     if "blocks" in values:
         values["blocks"] = blocks_text(values["blocks"])
     cell = config.cell_config(values)
-    settings = resolve_method(cell.method, cell.blocks, cell, model)
+    settings = resolve_method(cell.method, wanted_blocks(cell), cell, model)
     limit = entry.get("max_memory", config.max_memory)
     rates = entry.get("learning_rates") or config.learning_rates or (cell.learning_rate,)
     return Configuration(
@@ -193,7 +197,9 @@ def _match(
 
     def count(rank: int) -> int:
         cell = config.cell_config(one.values | {rank_name: rank})
-        return _count_trainable(resolve_method(cell.method, cell.blocks, cell, model), model)
+        return _count_trainable(
+            resolve_method(cell.method, wanted_blocks(cell), cell, model), model
+        )
 
     rank = max(1, round(baseline.trainable_parameters / count(1)))  # linear in the rank
     values = one.values | {rank_name: rank}
@@ -201,7 +207,7 @@ def _match(
     return replace(
         one,
         values=values,
-        settings=resolve_method(cell.method, cell.blocks, cell, model),
+        settings=resolve_method(cell.method, wanted_blocks(cell), cell, model),
         trainable_parameters=count(rank),
     )
 
@@ -215,6 +221,10 @@ def _add_peer(
     return replace(lora, name=f"peer-{peer}", label=_PEER_LABELS[peer], peer=peer)
 
 
+_IN_LABEL = ("method", "blocks", "top_blocks")
+"""What the label of a configuration says already."""
+
+
 def _make_unique(found: list[Configuration]) -> list[Configuration]:
     """Tell apart names and labels that several configurations share."""
     labels = Counter(one.label for one in found)
@@ -223,7 +233,7 @@ def _make_unique(found: list[Configuration]) -> list[Configuration]:
     for one in found:
         name = f"{one.name}-aa" if one.is_aa else one.name
         taken[name] += 1
-        details = {k: v for k, v in one.values.items() if k not in ("method", "blocks")}
+        details = {k: v for k, v in one.values.items() if k not in _IN_LABEL}
         text = ", ".join(f"{key} {value}" for key, value in details.items())
         is_shared = labels[one.label] > 1 and text
         unique.append(
@@ -269,6 +279,8 @@ def _cache_cells(
             if one.settings.skip and one.settings.skip.projected:
                 # one cache has one projection, and that of all its blocks
                 shared |= {k: v for k, v in one.values.items() if k in _OF_PROJECTION}
+            if one.settings.top_blocks is not None:  # one cache has one boundary
+                shared["top_blocks"] = one.settings.top_blocks
             groups.setdefault(repr(sorted(shared.items())), []).append(one)
     cells = []
     for number, group in enumerate(groups.values(), start=1):
@@ -276,7 +288,7 @@ def _cache_cells(
         widest = replace(
             group[0],
             name=f"cache-{number}",
-            values=group[0].values | {"blocks": ",".join(map(str, blocks))},
+            values=group[0].values | ({"blocks": ",".join(map(str, blocks))} if blocks else {}),
         )
         seed = config.cell_config({}).seed
         cell = _make_cell(config, widest, widest.learning_rates[0], seed, "cache", cache_dir)

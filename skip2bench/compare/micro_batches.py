@@ -46,7 +46,7 @@ def find_sizes(
     wanted = {
         one.name: config.cell_config(one.values)
         for one in configurations
-        if not (one.settings.method.is_cached or one.peer or one.is_aa)
+        if not (one.settings.method.serves_rows or one.peer or one.is_aa)
     }
     wanted = {name: cell for name, cell in wanted.items() if cell.micro_batch_size == "auto"}
     if wanted.keys() <= known.keys():

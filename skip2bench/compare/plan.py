@@ -135,6 +135,7 @@ def _plan_bench(
         model=str(cells[0].checkpoint_dir or BenchConfig.model),
         methods=tuple(dict.fromkeys(one.settings.method.name for one in own)),
         blocks=tuple(dict.fromkeys(skip)) or BenchConfig.blocks,
+        top_blocks=tuple(dict.fromkeys(filter(None, (one.settings.top_blocks for one in own)))),
         seq_length=min(BenchConfig.seq_length, plan.model_config.block_size),
         **{name: values.pop() for name, values in ranks.items() if values},  # type: ignore[arg-type]
         **{name: getattr(cells[0], name) for name in shared},
@@ -285,10 +286,11 @@ def _count_cell(plan: TrainingPlan, cell: Cell, flops: Flops) -> float:
     if cell.role == "run" and not cached_step:
         own = served * _mean(train.lengths) * step + evaluations * sum(val.lengths) * forward
         return own + domain
-    supervised = served * _mean(train.supervised_counts)
-    own = supervised * cached_step
+    is_whole = METHODS[config.method].is_top  # of a cached trunk all positions go on
+    of_train, of_val = (s.lengths if is_whole else s.supervised_counts for s in (train, val))
+    own = served * _mean(of_train) * cached_step
     # without gradients, half of what a step takes, nearly all of which is products with the head
-    own += evaluations * sum(val.supervised_counts) * cached_step / 2
+    own += evaluations * sum(of_val) * cached_step / 2
     if cell.config.cache_dir is None or cell.role == "cache":
         used = min(served, len(train)) * _mean(train.lengths)
         own += (used + sum(val.lengths)) * forward

@@ -1,8 +1,10 @@
 """Lists of blocks as people give them: numbers, or the guide's presets by name."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from skip2bench.config.methods import Method
 from skip2bench.errors import Skip2BenchError
 
 BLOCK_PRESETS = {"fast": 4, "balanced": 6, "accurate": 8}
@@ -78,3 +80,27 @@ def blocks_text(value: Any) -> Any:
     if not all(isinstance(block, int | str) and not isinstance(block, bool) for block in value):
         raise Skip2BenchError(f"blocks is {value!r}; give a list of numbers such as [0, 1, 2, 3]")
     return ",".join(str(block) for block in value)
+
+
+def count_top(text: str, n_layer: int) -> int:
+    """How many of the last blocks LoRA-Top adapts: `text`, or where it is empty a quarter of all.
+
+    Raises:
+        Skip2BenchError: no number, or one that leaves no block to the trunk.
+    """
+    count = int(text) if text.isdecimal() else 0 if text else max(1, n_layer // 4)
+    if not 0 < count < n_layer:
+        raise Skip2BenchError(
+            f"top_blocks is {text or count}; the model has {n_layer} blocks: give 1 to "
+            f"{n_layer - 1}, so that some are left to cache"
+        )
+    return count
+
+
+def list_wanted(
+    method: Method, blocks: Sequence[str], top_blocks: Sequence[int]
+) -> tuple[str, ...]:
+    """Of one method, what `models.methods.resolve_method` is asked for in turn."""
+    if method.is_skip:
+        return tuple(blocks)
+    return tuple(map(str, top_blocks)) or ("",) if method.is_top else ("",)

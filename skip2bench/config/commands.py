@@ -43,6 +43,11 @@ class BenchConfig(RunConfig):
         repeatable=True,
         role="adapter",
     )
+    top_blocks: tuple[int, ...] = option(
+        (),
+        "How many of the last blocks LoRA-Top adapts; several with commas (default: a quarter).",
+        role="adapter",
+    )
     batch_size: int = option(4, "Sequences in a batch.", role="condition")
     seq_length: int = option(256, "Tokens in a sequence.", role="condition")
     rounds: int = option(
@@ -89,6 +94,11 @@ class DoctorConfig(RunConfig):
         ("balanced",),
         "Blocks of the Skip methods; repeat the flag for several.",
         repeatable=True,
+        role="adapter",
+    )
+    top_blocks: tuple[int, ...] = option(
+        (),
+        "How many of the last blocks LoRA-Top adapts; several with commas (default: a quarter).",
         role="adapter",
     )
     max_seq_length: int | None = option(

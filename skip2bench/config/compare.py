@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from skip2bench.config.matrix import own_keys, read_given, split_given
-from skip2bench.config.methods import TRADITIONAL, MethodName
+from skip2bench.config.methods import METHODS, TRADITIONAL, MethodName
 from skip2bench.config.options import (
     check_choice,
     check_positive,
@@ -54,6 +54,11 @@ class CompareConfig:
         ("fast", "balanced", "accurate", "all"),
         "Blocks of the Skip methods, as train takes them; repeat the flag for several.",
         repeatable=True,
+        role="matrix",
+    )
+    top_blocks: tuple[int, ...] = option(
+        (),
+        "How many of the last blocks LoRA-Top adapts; several with commas (default: a quarter).",
         role="matrix",
     )
     seeds: int = option(
@@ -169,7 +174,10 @@ _FLOWS: dict[str, dict[str, Any]] = {
         **{"train_samples": 80, "max_steps": 20, "eval_interval": 10},
     },
     "small": {},
-    "detailed": {"methods": get_args(MethodName), "seeds": 5, "aa": True},
+    "detailed": {
+        "methods": tuple(name for name, it in METHODS.items() if not it.is_top or it.is_cached),
+        **{"seeds": 5, "aa": True},
+    },
 }
 _OWN_KEYS = own_keys(CompareConfig)
 

@@ -96,7 +96,9 @@ def _flags_without_effect(flags: dict[str, Any], values: dict[str, Any]) -> list
         "has_lora": f"{method.name} takes {method.rank_name or 'no rank'}",
         "is_skip": f"only {list_names('is_skip')} take it",
         "lora_is_configured": f"only {list_names('lora_is_configured')} takes it",
+        "is_top": f"only {list_names('is_top')} take it",
         "is_cached": f"{method.name} has no cache",
+        "serves_rows": f"only {list_names('serves_rows')} takes it",
         "walks_blocks_backward": f"no backward of {method.name} walks the blocks",
     }
     idle: dict[str, list[str]] = {taken_by: [] for taken_by in why}

@@ -2,14 +2,25 @@
 
 Plain data; `models.methods` makes their models. The paper (arXiv:2410.21073, section 2) calls them
 FT-All, FT-Last, FT-Bias, LoRA-All, LoRA-Last, FT-All-LoRA, Skip-LoRA and Skip2-LoRA; traditional
-LoRA on query and value is Hu et al.'s and LitGPT's default.
+LoRA on query and value is Hu et al.'s and LitGPT's default. LoRA-Top is the rival that the same
+idea allows: a frozen trunk is cached, and the blocks above it go on to mix positions.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 MethodName = Literal[
-    "lora", "lora-all", "lora-last", "full", "full+lora", "last", "bias", "skip", "skip2"
+    "lora",
+    "lora-all",
+    "lora-last",
+    "lora-top",
+    "lora-top-uncached",
+    "full",
+    "full+lora",
+    "last",
+    "bias",
+    "skip",
+    "skip2",
 ]
 """The names of METHODS once more, since types are spelled; a test holds the two equal."""
 Weights = Literal["all", "lm_head", "biases"]
@@ -30,8 +41,10 @@ class Method:
     trains: str
     """What it trains, in words."""
     is_skip: bool = False
+    is_top: bool = False
+    """True where LoRA is on the last blocks alone, and all before them is frozen."""
     is_cached: bool = False
-    """True where later epochs read the Skip-Cache instead of running the backbone."""
+    """True where later epochs read a cache instead of running the frozen blocks."""
     weights: Weights | None = None
     """Which of the base model's own weights train."""
     lora_targets: tuple[str, ...] = ()
@@ -55,6 +68,11 @@ class Method:
         return self.weights in ("all", "biases") or any(
             name in _BLOCK_TARGETS for name in self.lora_targets
         )
+
+    @property
+    def serves_rows(self) -> bool:
+        """True where steps are made of single positions from Skip-Cache, and run no block."""
+        return self.is_cached and self.is_skip
 
     @property
     def rank_name(self) -> str | None:
@@ -83,6 +101,23 @@ METHODS = {
             title="LoRA-Last",
             trains="a low-rank update of lm_head",
             lora_targets=("lora_head",),
+        ),
+        Method(
+            name="lora-top",
+            title="LoRA-Top",
+            trains="low-rank updates of the last blocks, on a frozen trunk that is run once",
+            is_top=True,
+            is_cached=True,
+            lora_targets=("lora_query", "lora_value"),
+            lora_is_configured=True,
+        ),
+        Method(
+            name="lora-top-uncached",
+            title="LoRA-Top without a cache",
+            trains="as lora-top, and runs the trunk in every step",
+            is_top=True,
+            lora_targets=("lora_query", "lora_value"),
+            lora_is_configured=True,
         ),
         Method(name="full", title="FT-All", trains="every weight", weights="all"),
         Method(

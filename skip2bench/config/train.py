@@ -56,6 +56,14 @@ class TrainConfig(RunConfig):
         recorded_as="blocks",
         taken_by="is_skip",
     )
+    top_blocks: int | None = option(
+        None,
+        "How many of the last blocks LoRA-Top adapts; those before them are frozen (default: a "
+        "quarter of all).",
+        role="adapter",
+        recorded_as="top_blocks",
+        taken_by="is_top",
+    )
     checkpoint_dir: Path | None = option(
         None,
         "LitGPT checkpoint folder (default: the embedded model).",
@@ -215,7 +223,7 @@ class TrainConfig(RunConfig):
         "How losses come from Skip-Cache: by the head, by base logits that are cached too "
         "('folded'), or whichever costs less. The loss does not depend on it.",
         role="variant",
-        taken_by="is_cached",
+        taken_by="serves_rows",
     )
     cache_max_bytes: str | None = option(
         None,
@@ -319,6 +327,12 @@ class TrainConfig(RunConfig):
             )
 
 
+def wanted_blocks(config: TrainConfig) -> str:
+    """What `models.methods.resolve_method` is asked for: blocks, or how many of the last ones."""
+    is_top = METHODS[config.method].is_top
+    return str(config.top_blocks or "") if is_top else config.blocks
+
+
 def name_model(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values, the embedded model's name as what it means: no checkpoint folder."""
     is_embedded = str(values.get("checkpoint_dir")) == EMBEDDED_MODEL
@@ -364,7 +378,7 @@ EMBEDDED_DEFAULTS: dict[str, Any] = {
 
 def check_streaming(config: "TrainConfig") -> None:
     """Raise a Skip2BenchError where blocks are to be streamed that would run more than once."""
-    if config.stream_blocks and not METHODS[config.method].is_cached:
+    if config.stream_blocks and not METHODS[config.method].serves_rows:
         raise Skip2BenchError(
             f"stream_blocks needs method 'skip2', which runs each block once; method is "
             f"{config.method!r}"
@@ -470,7 +484,7 @@ def check_counts(config: "TrainConfig") -> None:
             check_positive(name, value)
     for name in (
         *("max_steps", "train_samples", "val_samples", "max_seq_length", "patience"),
-        "cache_project",
+        *("cache_project", "top_blocks"),
     ):
         if getattr(config, name) is not None:
             check_positive(name, getattr(config, name))

@@ -114,11 +114,11 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, get_args(MethodName))
-        if not METHODS[self.method].is_cached:
+        if not METHODS[self.method].serves_rows:
             raise Skip2BenchError(
                 f"method {self.method!r} has no Skip-Cache for many configurations to read "
-                f"({list_names('is_cached')} has); compare runs of it instead: skip2bench compare "
-                f"--methods {self.method} --learning-rates 3e-4,1e-3,3e-3"
+                f"({list_names('serves_rows')} has); compare runs of it instead: skip2bench "
+                f"compare --methods {self.method} --learning-rates 3e-4,1e-3,3e-3"
             )
         self._check_tried()
         if self.train.get("cache_project") is not None and len(self.features) > 1:

@@ -19,6 +19,7 @@ import torch
 from lightning.fabric import Fabric
 from litgpt.config import Config
 from litgpt.model import GPT
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from skip2bench.bench.workload import Workload
@@ -33,8 +34,9 @@ from skip2bench.cache.plan import (
     plan_cache,
     share_of_free,
 )
-from skip2bench.cache.portions import count_largest_saved, served_portion
-from skip2bench.cache.skip_cache import Served, token_budget
+from skip2bench.cache.portions import Portion, count_largest_saved, served_portion
+from skip2bench.cache.skip_cache import Served, stored_counts, token_budget
+from skip2bench.config.blocks import list_wanted
 from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.methods import METHODS
 from skip2bench.data.samples import count_steps
@@ -42,8 +44,10 @@ from skip2bench.doctor.subject import Subject
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_memory
 from skip2bench.models.base import HEAD, WEIGHTS_FILE, Base, is_head_tied
+from skip2bench.models.loss import token_loss
 from skip2bench.models.methods import MethodSettings, build_model, resolve_method
 from skip2bench.models.skip import SkipGPT
+from skip2bench.models.top import CachedGPT, TopGPT
 from skip2bench.models.weights import read_weights
 
 _PLENTY_BYTES = sys.maxsize // 2
@@ -161,7 +165,7 @@ def project(
     wanted = [
         resolve_method(name, blocks, subject.training, subject.model_config)
         for name in sorted(set(config.methods), key=list(METHODS).index)
-        for blocks in (dict.fromkeys(config.blocks) if METHODS[name].is_skip else ("",))
+        for blocks in dict.fromkeys(list_wanted(METHODS[name], config.blocks, config.top_blocks))
     ]
     dtype, data = weights_dtype(precision), subject.data
     with FakeTensorMode() as fake:
@@ -219,10 +223,14 @@ class _Run:
         caches: tuple[CacheProjection, ...] = ()
         saved, problem = None, None
         try:
-            if isinstance(model, SkipGPT) and settings.method.is_cached:
+            if isinstance(model, CachedGPT) and settings.method.is_cached:
                 plan = self._plan_cache(model, "auto")
                 caches = self._project_caches(model, plan)
-                positions, saved = self._count_served(model, plan)
+                if isinstance(model, SkipGPT):
+                    positions, saved = self._count_served(model, plan)
+                else:
+                    with self.fake:
+                        saved = count_saved_above(model, self.device, self.precision, shape)
             else:
                 with self.fake:
                     saved = count_saved_on_tokens(
@@ -246,7 +254,7 @@ class _Run:
             caches=caches,
         )
 
-    def _plan_cache(self, model: SkipGPT, tier: str) -> CachePlan | None:
+    def _plan_cache(self, model: CachedGPT, tier: str) -> CachePlan | None:
         data, training = self.subject.data, self.subject.training
         if data is None:
             return None
@@ -267,19 +275,19 @@ class _Run:
         return plan_cache(model, use, room, weights_dtype(self.precision))
 
     def _project_caches(
-        self, model: SkipGPT, automatic: CachePlan | None
+        self, model: CachedGPT, automatic: CachePlan | None
     ) -> tuple[CacheProjection, ...]:
         data, found = self.subject.data, []
         for tier, usable in self.usable_bytes.items():
             plan = self._plan_cache(model, tier)
             if plan is None or automatic is None or data is None:
                 continue
-            supervised = data.train.supervised_counts, data.val.supervised_counts
+            stored = [stored_counts(side, plan.layout) for side in (data.train, data.val)]
             found.append(
                 CacheProjection(
                     tier=tier,
                     is_automatic=tier == automatic.tier,
-                    positions=sum(map(sum, supervised)),
+                    positions=sum(map(sum, stored)),
                     position_bytes=plan.layout.position_bytes,
                     usable_bytes=usable,
                     recomputed_samples=plan.recomputed,
@@ -291,7 +299,7 @@ class _Run:
         """Positions of the largest pass from Skip-Cache, and the bytes it saves."""
         dtype = weights_dtype(self.precision)
         layout = plan.layout if plan else make_layout(model, dtype, dtype)
-        algebra = plan.algebra.name if plan else "head"
+        algebra = plan.algebra_name if plan else "head"
         most = portion_rows(model, layout, algebra, self.device)
         smallest, largest = self.subject.batch_positions
         # of a batch between them, cut into even portions
@@ -320,7 +328,7 @@ and values together, attention's output, the sum."""
 def _count_passing(model: GPT, device: torch.device, base: Base) -> int:
     """Bytes of the largest pass without gradients."""
     config, dtype = model.config, next(iter(base.weights.values())).dtype
-    kept = len(model.feature_blocks) if isinstance(model, SkipGPT) else 0
+    kept = len(model.feature_blocks) if isinstance(model, CachedGPT) else 0
     wide = _WIDE_TENSORS + 2 * kept  # outputs, and the same side by side
     numbers = _MLP_TENSORS * config.intermediate_size + wide * config.n_embd
     return token_budget(device) * int(numbers) * dtype.itemsize
@@ -369,6 +377,26 @@ def count_saved_on_tokens(
         precision_plugin = fabric.strategy.precision
         precision_plugin.convert_module = lambda module: module
     return Workload(settings, model, fabric, shape).count_saved_bytes(cached=False)
+
+
+def count_saved_above(
+    model: TopGPT, device: torch.device, precision: str, shape: tuple[int, int]
+) -> int:
+    """Bytes saved in a forward pass above a cached trunk for samples of `shape` (B, T)."""
+    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
+    dtype = weights_dtype(precision)
+    model.cos, model.sin = model.cos.to(dtype), model.sin.to(dtype)
+    hidden = torch.empty(*shape, model.config.n_embd, dtype=dtype, device=device)
+    places = torch.arange(shape[0] * shape[1], device=device).view(shape)[:, :-1].flatten()
+    targets = torch.zeros_like(places)
+    model.train()
+
+    def loss() -> Tensor:
+        with fabric.autocast(), model.from_trunk(hidden) as input_ids:
+            return token_loss(model, input_ids, places, targets)
+
+    portion = Portion(tensors=(hidden, places, targets), loss=loss)
+    return count_largest_saved([portion], model.parameters())
 
 
 def count_saved_on_features(

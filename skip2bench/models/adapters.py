@@ -46,6 +46,7 @@ from skip2bench.models.skip import (
     SkipSettings,
     merge_skip_adapter,
 )
+from skip2bench.models.top import TopGPT
 from skip2bench.models.weights import check_dtypes, check_finite, check_weights, read_weights
 
 LORA_FILE = "lit_model.pth.lora"
@@ -114,7 +115,7 @@ def save_adapter(
     copy_configuration(base_folder, folder)
     if method.weights == "all":
         return save_whole(merged_weights(model), folder / FULL_FILE)
-    size = save_whole({"model": _on_cpu(model)}, folder / LORA_FILE)
+    size = save_whole({"model": _lora_tensors(model)}, folder / LORA_FILE)
     hyperparameters = {"checkpoint_dir": str(base_folder.resolve()), "precision": precision}
     write_yaml(folder / "hyperparameters.yaml", hyperparameters | dict(settings.lora or {}))
     return size
@@ -160,6 +161,19 @@ def _ordinary_tensors(model: nn.Module) -> dict[str, Tensor]:
     if isinstance(model, SkipGPT) and tensors.pop(name, None) is not None:
         # in float32: a product rounded to the run's dtype would no longer be the same adapter
         tensors["adapters.lora_A"] = model.adapters.multiply_out().cpu().contiguous()
+    return tensors
+
+
+def _lora_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """LoRA as LitGPT has it: on every block, with nothing but zeros where none has trained."""
+    tensors = _on_cpu(model)
+    if isinstance(model, TopGPT):
+        dtype = next(iter(tensors.values())).dtype
+        with torch.device("meta"):
+            whole = LoraGPT(model.config).state_dict()
+        for name, value in whole.items():
+            if "lora_" in name and name not in tensors:
+                tensors[name] = torch.zeros(value.shape, dtype=dtype)
     return tensors
 
 

@@ -16,13 +16,14 @@ from litgpt.lora import mark_only_lora_as_trainable
 from litgpt.model import GPT
 from torch import Tensor, nn
 
-from skip2bench.config.blocks import parse_blocks
+from skip2bench.config.blocks import count_top, parse_blocks
 from skip2bench.config.methods import LORA_TARGETS, METHODS, Method, Weights
 from skip2bench.config.run import RunConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import format_amount
 from skip2bench.models.base import Base
 from skip2bench.models.skip import FIXED, PROJECTION, RELATIVE_SIZES, SkipGPT, SkipSettings
+from skip2bench.models.top import TopGPT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,8 @@ class MethodSettings:
     lora: dict[str, object] | None
     """LitGPT's `lora_*` settings; None for a method without LoRA."""
     skip: SkipSettings | None
+    top_blocks: int | None = None
+    """How many of the last blocks LoRA-Top adapts."""
 
     @property
     def blocks(self) -> tuple[int, ...] | None:
@@ -47,6 +50,8 @@ class MethodSettings:
     @property
     def label(self) -> str:
         """Name in tables: "Traditional LoRA", "Skip2-LoRA (4 blocks, one B)"."""
+        if self.top_blocks is not None:
+            return f"{self.method.title} ({format_amount(self.top_blocks, 'block')})"
         if self.skip is None:
             return self.method.title
         details = [format_amount(len(self.skip.blocks), "block")]
@@ -57,10 +62,12 @@ class MethodSettings:
         return f"{self.method.title} ({', '.join(details)})"
 
     def describe_blocks(self, n_layer: int) -> str:
-        """Which blocks the Skip methods read: ", blocks 0-5 of 30"; "" for the others.
+        """Which blocks the Skip methods read, and LoRA-Top adapts: ", blocks 0-5 of 30"; else "".
 
         A preset's name does not say that it is the first ones.
         """
+        if self.top_blocks is not None:
+            return f", the last {self.top_blocks} of {n_layer} blocks"
         if self.blocks is None:
             return ""
         return f", blocks {self._block_range.replace('_', ',')} of {n_layer}"
@@ -75,6 +82,8 @@ class MethodSettings:
     @property
     def slug(self) -> str:
         """Name in folders' names: "lora", "skip2-0-3" (blocks 0 to 3), "skip2-0_3" (0 and 3)."""
+        if self.top_blocks is not None:
+            return f"{self.method.name}-{self.top_blocks}"
         if self.blocks is None:
             return self.method.name
         return f"{self.method.name}-{self._block_range}"
@@ -82,6 +91,12 @@ class MethodSettings:
 
 def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> MethodSettings:
     """Settings of method `name` on a model, from a command's configuration.
+
+    Args:
+        name: Of the method.
+        blocks: Of a Skip method; of LoRA-Top how many of the last ones, "" for the usual number.
+        config: Of a command.
+        model: LitGPT's configuration of the model.
 
     Raises:
         Skip2BenchError: blocks that the model does not have, a projection to more numbers than a
@@ -120,7 +135,8 @@ def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> 
     for key in LORA_TARGETS:
         is_target = key in method.lora_targets
         lora[key] = getattr(config, key, is_target) if method.lora_is_configured else is_target
-    return MethodSettings(method=method, lora=lora, skip=None)
+    top_blocks = count_top(blocks, model.n_layer) if method.is_top else None
+    return MethodSettings(method=method, lora=lora, skip=None, top_blocks=top_blocks)
 
 
 def has_biases(model: Config) -> bool:
@@ -134,7 +150,9 @@ def build_empty_model(settings: MethodSettings, config: Config) -> GPT:
     if settings.skip is not None:
         model: GPT = SkipGPT(config, settings.skip)
     elif settings.lora is not None:
-        model = LoraGPT(LoraConfig(**(_config_fields(config) | settings.lora)))
+        own = LoraConfig(**(_config_fields(config) | settings.lora))
+        top_blocks = settings.top_blocks
+        model = LoraGPT(own) if top_blocks is None else TopGPT(own, top_blocks)
     else:
         model = GPT(config)
     _mark_trainable(model, settings)

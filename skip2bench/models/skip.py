@@ -238,6 +238,11 @@ class SkipGPT(GPT):  # type: ignore[misc]
         """Of `feature_blocks`, those that a cache holds whole: behind a projection the last one."""
         return self.feature_blocks[-1:] if self.settings.projected else self.feature_blocks
 
+    @property
+    def frozen_blocks(self) -> list[nn.Module]:
+        """The blocks that `compute_features` runs."""
+        return list(self.transformer.h)
+
     @torch.inference_mode()
     def compute_features(self, idx: Tensor) -> list[Tensor]:
         """Run the frozen blocks, without head and adapters.
@@ -383,12 +388,7 @@ class SkipGPT(GPT):  # type: ignore[misc]
         Raises:
             Skip2BenchError: something random is in the backbone, so a cache would be inexact.
         """
-        for name, module in self.transformer.named_modules():
-            if isinstance(module, _DropoutNd) and module.p > 0:
-                raise Skip2BenchError(
-                    f"the backbone is random in training (dropout {module.p} in {name}), so "
-                    "Skip-Cache would not be exact; use --method skip"
-                )
+        check_no_dropout(self.transformer)
 
     @property
     def is_released(self) -> bool:
@@ -441,6 +441,20 @@ class _Released(nn.Module):
 
     def forward(self, _idx: Tensor) -> Tensor:
         raise RuntimeError("the backbone was released; load the adapter on its base to run tokens")
+
+
+def check_no_dropout(frozen: nn.Module) -> None:
+    """Check that nothing in frozen layers is random while the model trains.
+
+    Raises:
+        Skip2BenchError: something is.
+    """
+    for name, module in frozen.named_modules():
+        if isinstance(module, _DropoutNd) and module.p > 0:
+            raise Skip2BenchError(
+                f"the backbone is random in training (dropout {module.p} in {name}), so "
+                "Skip-Cache would not be exact; use the method without a cache"
+            )
 
 
 def merge_skip_adapter() -> None:

@@ -83,9 +83,10 @@ def _multiply_groups(layer: LoRAQKVLinear, x: Tensor, weight: Tensor) -> Tensor:
     return torch.cat([own @ part for own, part in zip(weights, parts, strict=True)], dim=1)
 
 
-def is_compiled(model: SkipGPT) -> bool:
+def is_compiled(model: GPT) -> bool:
     """True where `compile_model` was called."""
-    return "forward" in vars(model.adapters)
+    forwards = [block.forward for block in model.transformer.h]
+    return any(hasattr(forward, "_torchdynamo_orig_callable") for forward in forwards)
 
 
 def check_can_compile(device: torch.device) -> None:

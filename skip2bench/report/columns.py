@@ -315,7 +315,9 @@ _MICRO_BATCH = Column(
     en="Micro-batch",
     ja="マイクロバッチ",
     # steps from the cache have none
-    figure=lambda entry: None if _is_cached(entry) else read(entry, "micro_batch_size"),
+    figure=lambda entry: (
+        None if find_method(read(entry, "method")).serves_rows else read(entry, "micro_batch_size")
+    ),
     show=COUNT,
 )
 _WHOLE_PEAK = (

@@ -41,8 +41,7 @@ def identify(run: TrainRun) -> tuple[Any, ...]:
 
 def _micro_batch(run: TrainRun) -> int:
     """Samples in a forward pass; 0 where steps come from Skip-Cache, which knows none."""
-    is_cached = find_method(run.summary.method).is_cached
-    return 0 if is_cached else run.summary.micro_batch_size or 0
+    return 0 if find_method(run.summary.method).serves_rows else run.summary.micro_batch_size or 0
 
 
 def name_runs(runs: Sequence[TrainRun]) -> dict[str, TrainRun]:

@@ -107,6 +107,8 @@ class TrainStart(Record):
     """What Skip adapters read; None for other methods, and for a run that had no choice: raw."""
     share_b: Flag | None = None
     rank: Count | None = None
+    top_blocks: Count | None = None
+    """How many of the last blocks LoRA-Top adapts; None for other methods."""
     model: Text | None = None
     data: Text | None = None
     prompt_style: Text | None = None

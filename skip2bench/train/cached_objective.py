@@ -34,7 +34,7 @@ class CachedObjective:
         self._ranks, self._fabric, self._data = attempt.ranks, attempt.fabric, attempt.plan.data
         self._model, self._caches = model, caches
         self._own_train = set(caches.use.train_ids)
-        self._loss = ServedLoss(model, caches.plan.algebra.name)
+        self._loss = ServedLoss(model, caches.plan.algebra_name)
         self._sources: dict[Side, PortionSource] = {}
 
     def portions(self, ids: Sequence[int], following: Sequence[int] = ()) -> Iterator[Portion]:
@@ -82,7 +82,7 @@ class CachedObjective:
                 self._data.sides[side],
                 self._caches.sides[side],
                 self._loss,
-                portion_rows(self._model, plan.layout, plan.algebra.name, device),
+                portion_rows(self._model, plan.layout, plan.algebra_name, device),
             )
         return self._sources[side]
 

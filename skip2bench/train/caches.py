@@ -13,7 +13,7 @@ from typing import Any
 from skip2bench.cache.arrays import Tier, Writer
 from skip2bench.cache.build import CacheBuilder, Side
 from skip2bench.cache.plan import CachePlan, CacheUse, describe_projection, measure_free
-from skip2bench.cache.skip_cache import SkipCache
+from skip2bench.cache.skip_cache import SkipCache, stored_counts
 from skip2bench.cache.staging import is_afar
 from skip2bench.cache.streamed_build import Request, provide_streamed
 from skip2bench.io.console import Bar, note
@@ -123,7 +123,8 @@ class RunCaches:
                     seconds = time.monotonic() - started
                     if not is_projected and (done >= _PROJECT_AFTER_TOKENS or done == tokens):
                         is_projected = True
-                        rows = sum(samples.supervised_counts[i] for i in request.planned)
+                        counts = stored_counts(samples, self.plan.layout)
+                        rows = sum(counts[i] for i in request.planned)
                         serving = writer.measure_seconds_per_row() * rows
                         building = seconds / done * tokens
                         passes = self._readers * self.use.passes
@@ -154,14 +155,15 @@ class RunCaches:
 
     def _describe_own(self) -> ObjectiveFigures:
         train, val, plan = self.sides["train"], self.sides["val"], self.plan
-        is_folded = plan.algebra.name == "folded" and all(c.layout.n_logits for c in self._made)
+        is_folded = plan.algebra_name == "folded" and all(c.layout.n_logits for c in self._made)
         # a cache that was kept may hold more than was planned, or be mapped where it is too large
         cached = _count_cached(train, self.use.train_ids)
         cached_val = _count_cached(val, self.use.val_ids)
         left = len(self.use.train_ids) - cached + len(self.use.val_ids) - cached_val
         backbone = self._builder.backbone
         costs: dict[str, AlgebraCost] = {
-            name: AlgebraCost(**asdict(cost)) for name, cost in plan.algebra.costs.items()
+            name: AlgebraCost(**asdict(cost))
+            for name, cost in (plan.algebra.costs.items() if plan.algebra else ())
         }
         return ObjectiveFigures(
             streamed_blocks=backbone is not None,
@@ -174,8 +176,8 @@ class RunCaches:
             shared_prefix_tokens=train.prefix_tokens if train else 0,
             cache_samples=cached,
             recomputed_samples=left,
-            algebra="folded" if is_folded else "head",
-            algebra_costs=costs,
+            algebra=None if plan.algebra is None else "folded" if is_folded else "head",
+            algebra_costs=costs or None,
         )
 
     @property

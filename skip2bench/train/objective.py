@@ -66,7 +66,7 @@ class TokenObjective:
         """
         self._ranks = ranks or Ranks()
         self._fabric, self._model, self._data = fabric, model, data
-        self._micro_batch_size, self._search_seconds = micro_batch_size, search_seconds
+        self.micro_batch_size, self._search_seconds = micro_batch_size, search_seconds
         self._train_lengths = data.train.lengths
 
     def longest(self, n: int) -> list[int]:
@@ -77,7 +77,7 @@ class TokenObjective:
     def portions(self, ids: Sequence[int], following: Sequence[int] = ()) -> Iterator[Portion]:
         """Micro-batches of samples of similar length; of those that follow, none is made ready."""
         own = share(ids, self._train_lengths, self._ranks.size)[self._ranks.rank]
-        parts = micro_batches(own, self._train_lengths, self._micro_batch_size)
+        parts = micro_batches(own, self._train_lengths, self.micro_batch_size)
         even_out_passes(self._model, self._ranks, len(parts))
         yield from map(self.load, parts)
 
@@ -98,7 +98,7 @@ class TokenObjective:
         if self._search_seconds is None:
             return None
         return {
-            "micro_batch_size": self._micro_batch_size,
+            "micro_batch_size": self.micro_batch_size,
             "micro_batch_search_seconds": self._search_seconds,
         }
 

@@ -24,6 +24,7 @@ from skip2bench.models.optimizer import build_optimizer
 from skip2bench.models.quantised import quantise
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.switches import checkpoint_blocks, compile_model
+from skip2bench.models.top import CachedGPT, TopGPT
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
 from skip2bench.train.calibration import calibration_ids, needs_sizes, project_features
@@ -33,6 +34,7 @@ from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.ranks.ranks import Ranks, share
 from skip2bench.train.ranks.sharded import shard_blocks
 from skip2bench.train.saving import restore_projection
+from skip2bench.train.trunk_objective import TrunkObjective
 
 
 def load_model(plan: TrainingPlan, ranks: Ranks) -> GPT:
@@ -98,14 +100,19 @@ def build_token_objective(attempt: Attempt, model: GPT) -> TokenObjective:
     return TokenObjective(fabric, module, plan.data, size, ranks, seconds)
 
 
+def build_trunk_objective(attempt: Attempt, model: TopGPT, caches: RunCaches) -> TrunkObjective:
+    """Losses by the blocks above a cached trunk, in the micro-batches of the whole model."""
+    return TrunkObjective(build_token_objective(attempt, model), attempt, model, caches)
+
+
 def plan_caches(
-    attempt: Attempt, model: SkipGPT, batches: list[list[int]], readers: int = 1
+    attempt: Attempt, model: CachedGPT, batches: list[list[int]], readers: int = 1
 ) -> RunCaches:
     """Decide what of the run is cached, and where.
 
     Args:
         attempt: Of the run.
-        model: The Skip model.
+        model: A Skip model, or LoRA on the last blocks.
         batches: Sample ids of every step.
         readers: Configurations that train from the caches.
 
@@ -138,12 +145,14 @@ def plan_caches(
             **_describe_projection(model),
         },
         about={"model": plan.base_folder.name, "data": plan.data.name},
-        backbone=stream_backbone(attempt, model) if config.stream_blocks else None,
+        backbone=stream_backbone(attempt, model)
+        if config.stream_blocks and isinstance(model, SkipGPT)
+        else None,
     )
     return RunCaches(attempt, builder, use, readers)
 
 
-def _describe_use(attempt: Attempt, model: SkipGPT, batches: list[list[int]]) -> CacheUse:
+def _describe_use(attempt: Attempt, model: CachedGPT, batches: list[list[int]]) -> CacheUse:
     """What this rank's share of the batches asks of a cache."""
     data, ranks, plan_config = attempt.plan.data, attempt.ranks, attempt.plan.config
     used = sorted({i for batch in batches for i in batch})
@@ -188,9 +197,9 @@ def _backbone_switches(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _describe_projection(model: SkipGPT) -> dict[str, Any]:
+def _describe_projection(model: CachedGPT) -> dict[str, Any]:
     """What a projected cache depends on: the very numbers, whichever way they were found."""
-    projection = model.adapters.projection
+    projection = model.adapters.projection if isinstance(model, SkipGPT) else None
     if projection is None:
         return {}
     content = raw_bytes(projection.cpu().contiguous())

@@ -9,7 +9,7 @@ from litgpt.config import Config
 
 from skip2bench.config.blocks import count_auto
 from skip2bench.config.run import EMBEDDED_DATA
-from skip2bench.config.train import TrainConfig
+from skip2bench.config.train import TrainConfig, wanted_blocks
 from skip2bench.data.domain import load_domain
 from skip2bench.data.load import load_data
 from skip2bench.data.samples import Samples, TokenizedData, count_steps
@@ -78,7 +78,7 @@ class TrainingPlan:
         config, device = self.config, self.device
         if config.micro_batch_size == "auto":
             # steps from the cache are cut by bytes, and take any batch
-            return config.global_batch_size if self.settings.method.is_cached else None
+            return config.global_batch_size if self.settings.method.serves_rows else None
         if config.micro_batch_size is not None:
             return config.micro_batch_size
         is_gpu = device.type == "cuda"
@@ -128,6 +128,7 @@ class TrainingPlan:
             features=settings.skip.features if settings.skip else None,
             share_b=settings.skip.share_b if settings.skip else None,
             rank=settings.rank,
+            top_blocks=settings.top_blocks,
             model=self.model_name,
             data=data.name,
             prompt_style=self.prompt_style,
@@ -184,7 +185,8 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     check_checkpoint(base_folder)
     model_config = load_config(base_folder)
     # what auto means needs the data, and a model: `block_choice` resolves it on this plan
-    blocks = config.blocks if count_auto(config.blocks) is None else "all"
+    wanted = wanted_blocks(config)
+    blocks = wanted if count_auto(wanted) is None else "all"
     settings = resolve_method(config.method, blocks, config, model_config)
     device = choose_device(config.device)
     precision = _choose_precision(config, device)

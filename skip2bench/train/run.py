@@ -24,6 +24,7 @@ from skip2bench.machine.memory import (
 from skip2bench.models.adapters import save_adapter
 from skip2bench.models.methods import count_parameters, trained_tensors
 from skip2bench.models.skip import SkipGPT
+from skip2bench.models.top import CachedGPT
 from skip2bench.results.run_folder import record_run
 from skip2bench.results.run_records import TrainFigures, TrainResult, TrainSummary
 from skip2bench.train.attempt import SCRATCH, Attempt, open_attempt
@@ -36,6 +37,7 @@ from skip2bench.train.objective import Objective, token_validation_loss
 from skip2bench.train.parts import (
     build_run_optimizer,
     build_token_objective,
+    build_trunk_objective,
     load_model,
     plan_caches,
     provide_projection,
@@ -133,7 +135,7 @@ def _train(attempt: Attempt) -> TrainFigures:
     plan, place, ranks = attempt.plan, attempt.place, attempt.ranks
     if plan.config.stream_blocks:
         return_freed_memory()
-    elif plan.settings.method.is_cached:
+    elif plan.settings.method.serves_rows:
         hold_freed_memory()  # the others lose by it, a tenth of LoRA's time
     model = load_model(plan, ranks)
     total, trainable = count_parameters(model)
@@ -182,9 +184,13 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
         provide_projection(attempt, model, clock)
     caches = None
     if plan.settings.method.is_cached:
-        assert isinstance(model, SkipGPT)
+        assert isinstance(model, CachedGPT)
         caches = plan_caches(attempt, model, batches)
-        objective: Objective = CachedObjective(attempt, model, caches)
+        objective: Objective = (
+            CachedObjective(attempt, model, caches)
+            if isinstance(model, SkipGPT)
+            else build_trunk_objective(attempt, model, caches)
+        )
     else:
         objective = build_token_objective(attempt, model)
     before = state.values["domain_loss_before"] if state else _domain_loss(attempt, model)
@@ -210,7 +216,7 @@ def _domain_loss(attempt: Attempt, model: GPT) -> float | None:
     plan, ranks, fabric = attempt.plan, attempt.ranks, attempt.fabric
     if plan.domain is None:
         return None
-    if isinstance(model, SkipGPT) and model.is_released:
+    if isinstance(model, CachedGPT) and model.is_released:
         trained = trained_tensors(model)
         model = load_model(plan, ranks)
         model.load_state_dict(trained, strict=False)

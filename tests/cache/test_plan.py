@@ -91,15 +91,15 @@ def test_narrow_dtypes_take_less_and_use_the_head(use):
     assert plan(use, dtype="bf16").layout.position_bytes == 3 * 16 * 2 + 8
     made = plan(use, dtype="int8")
     assert made.layout.position_bytes == 3 * (16 + 4) + 8
-    assert made.algebra.name == "head"
+    assert made.algebra_name == "head"
 
 
 def test_base_logits_are_cached_only_where_they_fit(use, monkeypatch):
     monkeypatch.setitem(algebra.FLOPS_PER_BYTE, ("cpu", "ram"), 0)
     folded = plan(use)
-    assert folded.algebra.name == "folded"
+    assert folded.algebra_name == "folded"
     assert folded.layout.position_bytes == POSITION_BYTES + 40 * 4
-    assert plan(use, max_bytes=folded.nbytes - 1).algebra.name == "head"
+    assert plan(use, max_bytes=folded.nbytes - 1).algebra_name == "head"
     assert plan(use, max_bytes=folded.nbytes - 1).is_complete
 
 
@@ -109,10 +109,10 @@ def test_base_logits_never_take_more_than_lora_keeps(use, monkeypatch):
     monkeypatch.setattr(cache_plan, "_SMALL_BYTES", 0)
     longest = max(use.train.lengths[i] for i in use.train_ids)
     assert plan(use).nbytes <= 4 * longest * 10 * 16 * 4
-    assert plan(use).algebra.name == "folded"
+    assert plan(use).algebra_name == "folded"
     monkeypatch.setattr(cache_plan, "_LEAST_KEPT", 3)
-    assert plan(use).algebra.name == "head"
-    assert plan(use, algebra="folded").algebra.name == "folded"
+    assert plan(use).algebra_name == "head"
+    assert plan(use, algebra="folded").algebra_name == "folded"
 
 
 def test_the_algebra_can_be_asked_for(use):
@@ -139,7 +139,7 @@ def test_a_container_s_limit_is_respected(tmp_path, monkeypatch):
 def test_what_is_free_may_be_given(use):
     made = plan(use, free={"ram": 20 * POSITION_BYTES, "disk": 44 * POSITION_BYTES})
     assert (made.tier, made.capacity_bytes) == ("disk", 44 * POSITION_BYTES)
-    assert use.rows == 44
+    assert use.count_rows(made.layout) == 44
 
 
 @pytest.mark.parametrize(

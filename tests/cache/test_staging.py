@@ -130,7 +130,7 @@ def test_rows_that_a_gpu_fills_are_those_that_are_filled_in_place(samples, dtype
     layout = make_layout(model, dtype=dtype)
     order = BuildOrder.of(model, samples, [0, 1, 3, 4], CPU)
     order = BuildOrder(prefix=order.prefix, buckets=[[i] for i in order.ids])
-    rows = SampleIndex.of(order.ids, samples).rows
+    rows = SampleIndex.of(order.ids, samples, layout).rows
     in_place, by_buffers = MemoryWriter(layout, rows, CPU), PinnedWriter(layout, rows, CPU)
     for writer in (in_place, by_buffers):
         fill(writer, model, samples, order, CPU)

@@ -98,14 +98,14 @@ def make_layout(model, dtype=None, n_logits=40):
 
 def fill_whole(model, samples, layout):
     order = BuildOrder.of(model, samples, range(len(samples)), CPU)
-    writer = MemoryWriter(layout, SampleIndex.of(order.ids, samples).rows, CPU)
+    writer = MemoryWriter(layout, SampleIndex.of(order.ids, samples, layout).rows, CPU)
     fill(writer, model, samples, order, CPU)
     return writer.finish().tensors
 
 
 def make_task(backbone, samples, layout, **changes):
     order = BuildOrder.of(backbone.model, samples, range(len(samples)), CPU)
-    space = MemoryWriter(layout, SampleIndex.of(order.ids, samples).rows, CPU)
+    space = MemoryWriter(layout, SampleIndex.of(order.ids, samples, layout).rows, CPU)
     return Task(samples=samples, order=order, layout=layout, space=space, **changes)
 
 

@@ -73,8 +73,8 @@ POSITIVE += ["max_steps", "train_samples", "val_samples", "max_seq_length"]
 TRAIN_ERRORS = [
     (
         {"method": "dora"},
-        "method is 'dora'; choose from lora, lora-all, lora-last, full, full+lora, last, bias, "
-        "skip, skip2",
+        "method is 'dora'; choose from lora, lora-all, lora-last, lora-top, "
+        "lora-top-uncached, full, full+lora, last, bias, skip, skip2",
     ),
     (
         {"method": "lora", "stream_blocks": True},

@@ -34,7 +34,7 @@ def test_the_minimal_flow_is_short_and_still_repeats():
 def test_the_detailed_flow_has_every_method_a_grid_and_its_own_control():
     config = load_compare_config({"flow": "detailed"})
     assert set(config.methods) == {
-        *("lora", "lora-all", "lora-last", "full", "full+lora"),
+        *("lora", "lora-all", "lora-last", "lora-top", "full", "full+lora"),
         *("last", "bias", "skip", "skip2"),
     }
     assert config.learning_rates == pytest.approx((1e-3, 3e-3, 9e-3))

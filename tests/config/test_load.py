@@ -204,8 +204,8 @@ ERRORS = [
     ("data:\n  class_path: litgpt.data.JSON\n", "data of class JSON needs init_args: json_path"),
     (
         "method: dora\n",
-        "method is 'dora'; choose from lora, lora-all, lora-last, full, "
-        "full+lora, last, bias, skip, skip2",
+        "method is 'dora'; choose from lora, lora-all, lora-last, lora-top, "
+        "lora-top-uncached, full, full+lora, last, bias, skip, skip2",
     ),
     ("devices: 0\n", "devices is 0; give 1 or more"),
 ]

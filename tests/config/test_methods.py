@@ -25,11 +25,16 @@ def test_what_follows_from_what_a_method_trains():
     def having(name: str) -> set[str]:
         return {method.name for method in METHODS.values() if getattr(method, name)}
 
-    assert having("walks_blocks_backward") == {"lora", "lora-all", "full", "full+lora", "bias"}
-    assert having("has_lora") == {"lora", "lora-all", "lora-last", "full+lora"}
+    top = {"lora-top", "lora-top-uncached"}
+    assert having("walks_blocks_backward") == {
+        *("lora", "lora-all", "full", "full+lora", "bias"),
+        *top,
+    }
+    assert having("has_lora") == {"lora", "lora-all", "lora-last", "full+lora", *top}
     assert having("is_traditional") == {"lora"}
     assert list_names("is_skip") == "skip and skip2"
-    assert list_names("is_cached") == "skip2"
+    assert list_names("is_cached") == "lora-top and skip2"
+    assert list_names("serves_rows") == "skip2"
 
 
 @pytest.mark.parametrize("name", [None, "skip3", ["lora"], 7])

@@ -35,7 +35,8 @@ DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "bf16-mixed": t
 
 
 def build(method, precision, target="hidden"):
-    settings = resolve_method(method, "0,1,3", TrainConfig(target=target), MODEL)
+    wanted = "2" if METHODS[method].is_top else "0,1,3"
+    settings = resolve_method(method, wanted, TrainConfig(target=target), MODEL)
     base = make_fake_base(MODEL, CPU, DTYPES[precision])
     return settings, build_model(settings, base, CPU, 0)
 

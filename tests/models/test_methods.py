@@ -21,6 +21,9 @@ CPU = torch.device("cpu")
 
 
 def settings_for(method: str, blocks: str, model: Config, **changes):
+    """Settings; where a method takes a number of blocks, as many as are listed."""
+    if METHODS[method].is_top:
+        blocks = str(len(blocks.split(","))) if blocks else ""
     return resolve_method(method, blocks, BenchConfig(**changes), model)
 
 
@@ -81,6 +84,8 @@ def expected_names(method: str, names: list[str]) -> set[str]:
         "lora-all": BLOCK_LINEARS,
         "full+lora": BLOCK_LINEARS,
         "lora-last": ("lm_head",),
+        "lora-top": ("attn.qkv",),
+        "lora-top-uncached": ("attn.qkv",),
         "skip": ("adapters",),
         "skip2": ("adapters",),
     }.get(method, ())
@@ -123,6 +128,9 @@ def test_exactly_what_a_method_trains(method, architecture, tiny_checkpoint):
     if method in ("lora-all", "full+lora"):
         layers = 4 if architecture == "pythia-14m" else 5  # GptNeoxMLP has fc and proj
         assert sum("lora_A" in name for name in trained) == layers * base.config.n_layer
+    if METHODS[method].is_top:
+        last = [base.config.n_layer - 2, base.config.n_layer - 1]
+        assert sorted({int(name.split(".")[2]) for name in trained}) == last
     if method == "lora":  # query and value alone: two of the three parts of A and B
         a = model.transformer.h[0].attn.qkv.lora_A
         assert a.shape[0] == 2 * 4
