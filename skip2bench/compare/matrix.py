@@ -284,7 +284,8 @@ def _cache_cells(
             groups.setdefault(repr(sorted(shared.items())), []).append(one)
     cells = []
     for number, group in enumerate(groups.values(), start=1):
-        blocks = sorted({block for one in group for block in one.settings.blocks or ()})
+        read = [one.settings.skip.blocks for one in group if one.settings.skip]
+        blocks = sorted({block for own in read for block in own})
         widest = replace(
             group[0],
             name=f"cache-{number}",

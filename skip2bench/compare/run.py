@@ -247,7 +247,7 @@ def _bench_flags(config: dict[str, Any]) -> list[str]:
         if name == "blocks":
             flags += [part for blocks in value for part in (flag, blocks)]
         else:
-            flags += [flag, ",".join(value) if isinstance(value, list) else str(value)]
+            flags += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     return flags
 
 

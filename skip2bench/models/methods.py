@@ -34,13 +34,18 @@ class MethodSettings:
     lora: dict[str, object] | None
     """LitGPT's `lora_*` settings; None for a method without LoRA."""
     skip: SkipSettings | None
-    top_blocks: int | None = None
-    """How many of the last blocks LoRA-Top adapts."""
+    top: tuple[int, ...] | None = None
+    """The last blocks, which LoRA-Top adapts; None for other methods."""
 
     @property
     def blocks(self) -> tuple[int, ...] | None:
-        """Blocks of the Skip methods."""
-        return self.skip.blocks if self.skip else None
+        """Blocks that the Skip methods read, or LoRA-Top adapts."""
+        return self.skip.blocks if self.skip else self.top
+
+    @property
+    def top_blocks(self) -> int | None:
+        """How many of the last blocks LoRA-Top adapts."""
+        return None if self.top is None else len(self.top)
 
     @property
     def rank(self) -> int | None:
@@ -50,8 +55,8 @@ class MethodSettings:
     @property
     def label(self) -> str:
         """Name in tables: "Traditional LoRA", "Skip2-LoRA (4 blocks, one B)"."""
-        if self.top_blocks is not None:
-            return f"{self.method.title} ({format_amount(self.top_blocks, 'block')})"
+        if self.top is not None:
+            return f"{self.method.title} ({format_amount(len(self.top), 'block')})"
         if self.skip is None:
             return self.method.title
         details = [format_amount(len(self.skip.blocks), "block")]
@@ -66,8 +71,6 @@ class MethodSettings:
 
         A preset's name does not say that it is the first ones.
         """
-        if self.top_blocks is not None:
-            return f", the last {self.top_blocks} of {n_layer} blocks"
         if self.blocks is None:
             return ""
         return f", blocks {self._block_range.replace('_', ',')} of {n_layer}"
@@ -82,8 +85,6 @@ class MethodSettings:
     @property
     def slug(self) -> str:
         """Name in folders' names: "lora", "skip2-0-3" (blocks 0 to 3), "skip2-0_3" (0 and 3)."""
-        if self.top_blocks is not None:
-            return f"{self.method.name}-{self.top_blocks}"
         if self.blocks is None:
             return self.method.name
         return f"{self.method.name}-{self._block_range}"
@@ -135,8 +136,9 @@ def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> 
     for key in LORA_TARGETS:
         is_target = key in method.lora_targets
         lora[key] = getattr(config, key, is_target) if method.lora_is_configured else is_target
-    top_blocks = count_top(blocks, model.n_layer) if method.is_top else None
-    return MethodSettings(method=method, lora=lora, skip=None, top_blocks=top_blocks)
+    n_layer = model.n_layer
+    top = tuple(range(n_layer))[-count_top(blocks, n_layer) :] if method.is_top else None
+    return MethodSettings(method=method, lora=lora, skip=None, top=top)
 
 
 def has_biases(model: Config) -> bool:

@@ -230,7 +230,7 @@ def _backward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
             holds=it.is_difference and it.value > 0,
         )
         for row, it in measured
-        if find_method(row["method"]).is_cached
+        if find_method(row["method"]).serves_rows
     ]
 
 
@@ -239,7 +239,7 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
     found = [
         (row["label"], row["memory"]["step_reduction"])
         for row in rows
-        if find_method(row["method"]).is_cached and row["memory"]["step_reduction"] is not None
+        if find_method(row["method"]).serves_rows and row["memory"]["step_reduction"] is not None
     ]
     if not found:
         return [Claim(name="memory", label=None, found=None, holds=None)]
@@ -281,7 +281,7 @@ def _forward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
     found = [
         (row["label"], 1 - row["forward_seconds"] / base)
         for row in rows
-        if find_method(row["method"]).is_cached and row["forward_seconds"] and base
+        if find_method(row["method"]).serves_rows and row["forward_seconds"] and base
     ]
     if not found:
         return [Claim(name="forward", label=None, found=None, holds=None)]
@@ -334,7 +334,7 @@ def _share(entry: Entry | None, baseline: Entry | None) -> float | None:
 
 
 def _skip2(content: ComparisonResults) -> Sequence[Entry]:
-    return [e for e in content.configurations if find_method(e.method).is_cached]
+    return [e for e in content.configurations if find_method(e.method).serves_rows]
 
 
 def _find_baseline(content: ComparisonResults | None) -> Entry | None:
@@ -442,14 +442,14 @@ def _has_small_steps(row: Row) -> bool:
 
 def _needs_a_cache(entry: Entry) -> bool:
     method = find_method(entry.method)
-    return method.is_skip and not method.is_cached
+    return method.is_skip and not method.serves_rows
 
 
 def _is_dominated_by_overhead(entry: ComparedConfiguration) -> bool:
     """Data and optimizer take more than half of a cached run's steps."""
     figures = entry.figures
     names = ("data_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds")
-    is_cached = find_method(entry.method).is_cached
+    is_cached = find_method(entry.method).serves_rows
     if not is_cached or not all(name in figures for name in names):
         return False
     means = {name: figures[name].mean for name in names}

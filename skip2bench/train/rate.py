@@ -51,7 +51,8 @@ def settle_rate(run: TrainingRun, progress: Progress) -> None:
     devices = [device] if device.type == "cuda" else []
     before = dict(run.clock.seconds)
     with run.clock.part(RATE_SEARCH), torch.random.fork_rng(devices=devices):
-        try_rates = _CachedTrials(run) if run.caches is not None else _ShortRuns(run)
+        has_rows = run.attempt.plan.settings.method.serves_rows
+        try_rates = _CachedTrials(run) if has_rows else _ShortRuns(run)
         losses = search(try_rates, usual_learning_rate(run.config))
     seconds = run.clock.seconds  # the steps of short runs have counted as steps of the run
     spent = seconds[RATE_SEARCH]

@@ -28,7 +28,7 @@ def test_a_rate_that_diverges_is_an_edge_that_is_not_crossed():
     assert max(found) == 9e-3
 
 
-@pytest.mark.parametrize("method", ["skip2", "lora", "skip", "full"])
+@pytest.mark.parametrize("method", ["skip2", "lora", "lora-top", "skip", "full"])
 def test_a_run_takes_the_best_rate_and_says_why(train, method):
     summary, _, steps, _ = train(method=method, learning_rate="auto")
     tried = {float(r): loss for r, loss in summary["learning_rates_tried"].items()}

@@ -61,6 +61,7 @@ def adapter(folder: Path) -> dict[str, bytes]:
         {"method": "skip", "target": "logits"},
         {"method": "skip2", "lora_dropout": 0.1},
         {"method": "skip2", "cache_tier": "disk"},
+        {"method": "lora-top", "lora_dropout": 0.1, "cache_max_bytes": "40000"},
         {"method": "skip2", "cache_max_bytes": "20000"},
         {"method": "skip2", "precision": "bf16-true", "cache_dtype": "int8"},
         {"method": "full"},

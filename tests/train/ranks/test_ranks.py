@@ -99,12 +99,14 @@ def _adapter(folder):
         (2, {"method": "skip2", "cache_max_bytes": "200KiB"}),
         (2, {"method": "skip2", "strategy": "fsdp", "cache_max_bytes": "200KiB"}),
         (2, {"method": "skip2", "cache_tier": "disk"}),
+        (2, {"method": "lora-top", "cache_max_bytes": "100KiB"}),
         (2, {"method": "skip", "strategy": "fsdp"}),
         (2, {"method": "skip", "strategy": "fsdp", "global_batch_size": 3, "micro_batch_size": 1}),
         (2, {"method": "lora", "micro_batch_size": "auto", "gradient_checkpointing": True}),
     ],
     ids=[
         *("lora", "skip", "skip2", "skip2 with samples that do not fit", "fsdp", "disk"),
+        "lora-top",
         *("fsdp without a cache", "fsdp with an empty pass in each step", "switches"),
     ],
 )
