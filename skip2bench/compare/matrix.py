@@ -13,10 +13,12 @@ from typing import Any, Literal
 import torch
 from litgpt.config import Config
 
+from skip2bench.compare.peers.dora import count_magnitudes
 from skip2bench.config.blocks import blocks_text
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.config.options import option_names
+from skip2bench.config.peers import PEERS
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
@@ -34,7 +36,6 @@ Role = Literal["run", "reused", "cache"]
 
 _OF_PROJECTION = ("cache_project", "cache_projection", "blocks", "features")
 """Options by which projected caches differ."""
-_PEER_LABELS = {"litgpt": "LitGPT finetune_lora", "peft": "Hugging Face PEFT LoRA"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +211,17 @@ def _add_peer(
     config: CompareConfig, peer: str, found: list[Configuration], model: Config
 ) -> Configuration:
     """A peer's LoRA with the settings of traditional LoRA here."""
+    kind = PEERS[peer]
     own = [one for one in found if one.settings.method.is_traditional and not one.is_aa]
     lora = own[0] if own else _resolve(config, {"method": TRADITIONAL}, model)
-    return replace(lora, name=f"peer-{peer}", label=_PEER_LABELS[peer], peer=peer)
+    extra = count_magnitudes(lora.settings, model) if kind.has_magnitudes else 0
+    return replace(
+        lora,
+        name=f"peer-{peer}",
+        label=kind.label,
+        peer=peer,
+        trainable_parameters=lora.trainable_parameters + extra,
+    )
 
 
 def _make_unique(found: list[Configuration]) -> list[Configuration]:

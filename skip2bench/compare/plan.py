@@ -16,11 +16,13 @@ from skip2bench import STARTED
 from skip2bench.bench.workload import Workload, count_workload_flops
 from skip2bench.compare.folder import BENCH
 from skip2bench.compare.matrix import Cell, Configuration, list_configurations
+from skip2bench.compare.peers.dora import count_extra_flops
 from skip2bench.config.blocks import blocks_text, count_auto
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.config.options import option_names
+from skip2bench.config.peers import PEERS
 from skip2bench.config.run import RunConfig
 from skip2bench.config.train import TrainConfig
 from skip2bench.io.console import note
@@ -254,13 +256,7 @@ def estimate_cells(
 ) -> dict[str, float]:
     """Seconds of each cell by its name; the cells' own data are taken to be like the plan's."""
     length = max(2, round(_mean(plan.data.train.lengths)))
-    flops = {
-        # the other algebra has a price a step, which one sample does not show
-        one.name: count_workload_flops(
-            one.settings, plan.model_config, (1, length), plan.device, plan.precision, "head"
-        )
-        for one in configurations
-    }
+    flops = {one.name: _count_sample(plan, one, length) for one in configurations}
     widest = max(flops, key=lambda name: flops[name]["cached_backward_flops"] or 0)
     return {
         cell.name: rates.start_seconds
@@ -268,6 +264,19 @@ def estimate_cells(
         / (length * rates.flops_per_second)
         for cell in cells
     }
+
+
+def _count_sample(plan: TrainingPlan, one: Configuration, length: int) -> Flops:
+    """FLOPs of every phase of a configuration, for one sample of a length."""
+    # the other algebra has a price a step, which one sample does not show
+    found = count_workload_flops(
+        one.settings, plan.model_config, (1, length), plan.device, plan.precision, "head"
+    )
+    if one.peer is not None and PEERS[one.peer].has_magnitudes:
+        size = plan.micro_batch_size or 1
+        extra = count_extra_flops(one.settings, plan.model_config, length, size)
+        found |= {name: (found[name] or 0) + flops for name, flops in extra.items()}
+    return found
 
 
 def _count_cell(plan: TrainingPlan, cell: Cell, flops: Flops) -> float:

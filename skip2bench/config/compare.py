@@ -20,12 +20,12 @@ from skip2bench.config.options import (
     option_names,
     refuse_unknown,
 )
+from skip2bench.config.peers import PeerName
 from skip2bench.config.train import TrainConfig, make_train_config, usual_learning_rate
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
 
 Flow = Literal["minimal", "small", "detailed"]
-Peer = Literal["litgpt", "peft"]
 
 OWN_TRAIN_KEYS: dict[str, str] = {
     item.name: item.metadata["set_by_matrix"]
@@ -48,7 +48,7 @@ class CompareConfig:
         role="matrix",
     )
     methods: tuple[str, ...] = option(
-        ("lora", "skip2"), "Methods to compare, comma-separated.", role="matrix"
+        ("lora", "lora-all", "skip2"), "Methods to compare, comma-separated.", role="matrix"
     )
     blocks: tuple[str, ...] = option(
         ("fast", "balanced", "accurate", "all"),
@@ -78,7 +78,8 @@ class CompareConfig:
     )
     peers: tuple[str, ...] = option(
         (),
-        "LoRA that others wrote, on the same data: litgpt, peft (needs the extra 'peers').",
+        "LoRA that others wrote, on the same data: litgpt; and with the extra 'peers' peft, "
+        "peft-dora, peft-rslora.",
         role="matrix",
     )
     bench: bool = option(
@@ -127,7 +128,7 @@ class CompareConfig:
             check_choice("methods", name, get_args(MethodName))
         check_choice("baseline", self.baseline, get_args(MethodName))
         for name in self.peers:
-            check_choice("peers", name, get_args(Peer))
+            check_choice("peers", name, get_args(PeerName))
         check_positive("seeds", self.seeds, _MAX_SEEDS)
         if self.target_loss is not None and not 0 < self.target_loss < math.inf:
             raise Skip2BenchError(f"target_loss is {self.target_loss}; give a number above 0")
@@ -165,6 +166,8 @@ class CompareConfig:
 
 _FLOWS: dict[str, dict[str, Any]] = {
     "minimal": {
+        # LoRA on every layer costs as much as LoRA again, which its minutes do not hold
+        "methods": ("lora", "skip2"),
         "blocks": ("fast", "balanced"),
         **{"train_samples": 80, "max_steps": 20, "eval_interval": 10},
     },
