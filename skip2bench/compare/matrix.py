@@ -31,8 +31,9 @@ from skip2bench.models.methods import (
     resolve_method,
 )
 
-Role = Literal["run", "reused", "cache"]
-"""A run of its own; a run that finds its Skip-Cache kept; the run that makes that cache."""
+Role = Literal["run", "reused", "cache", "pace"]
+"""A run of its own; a run that finds its Skip-Cache kept; the run that makes that cache; a short
+run that tells how long an epoch takes."""
 
 _OF_PROJECTION = ("cache_project", "cache_projection", "blocks", "features")
 """Options by which projected caches differ."""
@@ -86,7 +87,7 @@ def list_configurations(config: CompareConfig, model: Config) -> list[Configurat
             continue
         found.append(configuration)
     baseline = find_baseline(config, found)
-    if config.match_params:
+    if config.matched == "params":
         found = [_match(config, one, baseline, model) for one in found]
     if config.aa:
         found.append(replace(baseline, label=f"{baseline.label} (A/A)", is_aa=True))
@@ -120,9 +121,9 @@ def list_cells(
                 if position >= len(one.learning_rates):
                     continue
                 rate = one.learning_rates[position]
-                cells.append(_make_cell(config, one, rate, seed, "run", own_cache))
+                cells.append(make_cell(config, one, rate, seed, "run", own_cache))
                 if position == 0 and one.settings.method.is_cached and not is_filled:
-                    cells.append(_make_cell(config, one, rate, seed, "reused", cache_dir))
+                    cells.append(make_cell(config, one, rate, seed, "reused", cache_dir))
     return cells
 
 
@@ -197,13 +198,21 @@ def _match(
         return _count_trainable(resolve_method(cell.method, cell.blocks, cell, model), model)
 
     rank = max(1, round(baseline.trainable_parameters / count(1)))  # linear in the rank
-    values = one.values | {rank_name: rank}
+    return change_values(config, one, {rank_name: rank}, model)
+
+
+def change_values(
+    config: CompareConfig, one: Configuration, changes: dict[str, Any], model: Config
+) -> Configuration:
+    """The configuration with other values of `train`."""
+    values = one.values | changes
     cell = config.cell_config(values)
+    settings = resolve_method(cell.method, cell.blocks, cell, model)
     return replace(
         one,
         values=values,
-        settings=resolve_method(cell.method, cell.blocks, cell, model),
-        trainable_parameters=count(rank),
+        settings=settings,
+        trainable_parameters=_count_trainable(settings, model),
     )
 
 
@@ -245,7 +254,7 @@ def _make_unique(found: list[Configuration]) -> list[Configuration]:
     return unique
 
 
-def _make_cell(
+def make_cell(
     config: CompareConfig,
     one: Configuration,
     rate: float,
@@ -253,6 +262,7 @@ def _make_cell(
     role: Role,
     cache_dir: Path | None = None,
 ) -> Cell:
+    """A run of a configuration."""
     suffix = "" if role == "run" else f"-{role}"
     return Cell(
         name=f"{one.name}-lr{rate:g}-seed{seed}{suffix}",
@@ -271,10 +281,11 @@ def _cache_cells(
 ) -> list[Cell]:
     """One run for each cache that `reused` cells share: all their blocks at once."""
     groups: dict[str, list[Configuration]] = {}
-    adapter = option_names(TrainConfig, "adapter")  # whatever it is, the frozen layers are the same
+    # whatever they are, the frozen layers are the same
+    other = (*option_names(TrainConfig, "adapter"), "epochs")
     for one in configurations:
         if one.settings.method.is_cached:
-            shared = {k: v for k, v in one.values.items() if k not in adapter}
+            shared = {k: v for k, v in one.values.items() if k not in other}
             if one.settings.skip and one.settings.skip.projected:
                 # one cache has one projection, and that of all its blocks
                 shared |= {k: v for k, v in one.values.items() if k in _OF_PROJECTION}
@@ -288,6 +299,6 @@ def _cache_cells(
             values=group[0].values | {"blocks": ",".join(map(str, blocks))},
         )
         seed = config.cell_config({}).seed
-        cell = _make_cell(config, widest, widest.learning_rates[0], seed, "cache", cache_dir)
+        cell = make_cell(config, widest, widest.learning_rates[0], seed, "cache", cache_dir)
         cells.append(replace(cell, name=widest.name))
     return cells

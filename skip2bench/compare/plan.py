@@ -32,6 +32,7 @@ from skip2bench.machine.clock import time_call
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.environment_record import Environment
 from skip2bench.models.methods import build_empty_model, resolve_method
+from skip2bench.results.comparison_records import Matched
 from skip2bench.train.block_choice import choose_blocks, rank_blocks
 from skip2bench.train.plan import TrainingPlan, plan_training
 
@@ -50,6 +51,8 @@ class ComparisonPlan:
     bench: BenchConfig | None
     """The micro-benchmark of the same methods, where there is one."""
     environment: Environment
+    matches: Mapping[str, Matched] = field(default_factory=dict)
+    """By configuration, what makes it equal the baseline; empty before that is decided."""
     start_seconds: float = field(default_factory=lambda: time.monotonic() - STARTED)
     """What a process takes to start, as this one did; not by the time of day, which may be set."""
 
@@ -123,7 +126,7 @@ def _plan_bench(
     for one, cell in zip(own, cells, strict=True):
         if (name := one.settings.method.rank_name) is not None:
             ranks[name].add(getattr(cell, name))
-    if any(len(values) > 1 for values in ranks.values()):
+    if config.matched == "memory" or any(len(values) > 1 for values in ranks.values()):
         note("the micro-benchmark is left out: configurations differ in rank")
         return None
     if any(one.settings.skip and one.settings.skip.projected for one in own):

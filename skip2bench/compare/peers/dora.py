@@ -76,4 +76,5 @@ def row_factors(
         scaling: s.
     """
     whole = weight.float() + scaling * (adapter["B"].float() @ adapter["A"].float())
-    return magnitude.float() / torch.linalg.norm(whole, dim=1)
+    norms: Tensor = torch.linalg.norm(whole, dim=1)
+    return magnitude.float() / norms
