@@ -30,7 +30,7 @@ from skip2bench.compare.plan import ComparisonPlan
 from skip2bench.config.compare import CompareConfig
 from skip2bench.io.console import Waiting, note
 from skip2bench.io.whole import write_json
-from skip2bench.results.comparison_records import Matched, Matching
+from skip2bench.results.comparison_records import Limit, Matched, Matching
 from skip2bench.results.figures import CellResult, read_figures
 from skip2bench.train.memory_projection import (
     MethodProjection,
@@ -120,12 +120,14 @@ def match_memory(plan: ComparisonPlan) -> Matches:
     baseline = find_baseline(plan.config, plan.configurations)
     with Waiting("ranks of equal memory"):
         first = _make_projector(plan, baseline).project(baseline.settings)
-        found = {
-            one.name: _match_peak(plan, one, first)
-            if _has_free_rank(one, baseline) and first.peak_bytes
-            else _compare_peak(plan, one, first, _why_fixed(one, baseline))
-            for one in plan.configurations
-        }
+        found = {}
+        for one in plan.configurations:
+            if not _has_free_rank(one, baseline):
+                found[one.name] = _compare_peak(plan, one, first, _why_fixed(one, baseline))
+            elif first.peak_bytes is None:
+                found[one.name] = Matched(rank=one.settings.rank, ratio=None, limit="unknown")
+            else:
+                found[one.name] = _match_peak(plan, one, first)
     for one in plan.configurations:
         note(f"  {one.label}: {_say(found[one.name], 'rank')} of the baseline's projected peak")
     return found
@@ -141,17 +143,20 @@ def _match_peak(plan: ComparisonPlan, one: Configuration, first: MethodProjectio
     def fits(rank: int) -> bool:
         changed = change_values(config, one, {rank_name: rank}, model)
         ratio = _peak_ratio(projector.project(changed.settings), first)
-        assert ratio is not None  # where the baseline's can be counted, so can this
+        if ratio is None:  # shapes that depend on values, as in mixtures of experts
+            return False
         ratios[rank] = ratio
         return ratio <= 1
 
     rank = find_largest(fits, most)
-    limit = "lowest" if ratios[rank] > 1 else "highest" if rank == most else None
+    if rank not in ratios:
+        return Matched(rank=one.settings.rank, ratio=None, limit="unknown")
+    limit: Limit | None = "lowest" if ratios[rank] > 1 else "highest" if rank == most else None
     return Matched(rank=rank, ratio=ratios[rank], limit=limit)
 
 
 def _compare_peak(
-    plan: ComparisonPlan, one: Configuration, first: MethodProjection, why: str
+    plan: ComparisonPlan, one: Configuration, first: MethodProjection, why: Limit
 ) -> Matched:
     """Of a configuration whose rank is what it is; a peer's peak cannot be projected."""
     ratio = None
@@ -260,7 +265,9 @@ def _match_clock(pace: CellResult, wanted_seconds: float) -> Matched:
     once = figures.get("cache_build_seconds", 0.0) + calibration
     an_epoch = (figures["train_seconds"] - once) / figures["epochs"]
     epochs = int((wanted_seconds - once) / an_epoch)
-    limit = "lowest" if epochs < 1 else "highest" if epochs > MOST_EPOCHS else None
+    limit: Limit | None = "lowest" if epochs < 1 else None
+    if epochs > MOST_EPOCHS:
+        limit = "highest"
     epochs = min(max(epochs, 1), MOST_EPOCHS)
     return Matched(epochs=epochs, ratio=(once + epochs * an_epoch) / wanted_seconds, limit=limit)
 
@@ -284,7 +291,7 @@ def _has_free_rank(one: Configuration, baseline: Configuration) -> bool:
     return not is_fixed and method.rank_name is not None and method.weights is None
 
 
-def _why_fixed(one: Configuration, baseline: Configuration) -> str:
+def _why_fixed(one: Configuration, baseline: Configuration) -> Limit:
     if one is baseline or one.is_aa:
         return "baseline"
     return "peer" if one.peer else "no_rank"

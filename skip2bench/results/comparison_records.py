@@ -1,6 +1,6 @@
 """`comparison_results.json`: what a comparison found, or train runs brought to the same form."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo, model_validator
 
@@ -20,6 +20,7 @@ from skip2bench.io.record import (
     is_count,
     is_number,
     is_read,
+    one_of,
     refusal,
     sentence,
     shown,
@@ -143,6 +144,13 @@ class Measured(Record):
         return self
 
 
+LIMITS = ("baseline", "peer", "no_rank", "lowest", "highest", "failed", "unknown")
+Limit = Annotated[
+    Literal["baseline", "peer", "no_rank", "lowest", "highest", "failed", "unknown"],
+    one_of(LIMITS),
+]
+
+
 class Matched(Record):
     """What a configuration was given so that it equals the baseline in one thing."""
 
@@ -150,9 +158,8 @@ class Matched(Record):
     epochs: Count | None = None
     ratio: PlainNumber | None = None
     """Expected: its parameters, projected peak or training clock / the baseline's."""
-    limit: Text | None = None
-    """Why it comes no closer: `baseline`, `peer`, `no_rank`, `lowest`, `highest`, `failed` or
-    `unknown`; None where it does."""
+    limit: Limit | None = None
+    """Why it comes no closer; None where it is as close as whole numbers allow."""
 
 
 class Matching(Record):

@@ -123,3 +123,17 @@ def test_every_cell_gets_the_switches():
         assert (cell.quantize, cell.gradient_checkpointing, cell.compile) == ("bnb.nf4", True, True)
     with pytest.raises(Skip2BenchError, match="method 'full' trains some of them"):
         config.cell_config({"method": "full"})
+
+
+def test_what_is_made_equal_has_one_name():
+    assert load_compare_config({}).matched is None
+    assert load_compare_config({"match_params": True}).matched == "params"
+    assert load_compare_config({"match_params": True, "match": "params"}).matched == "params"
+    assert load_compare_config({"match": "memory"}).matched == "memory"
+
+
+def test_the_minimal_flow_counts_in_epochs_where_they_are_to_be_chosen():
+    config = load_compare_config({"flow": "minimal", "match": "time"})
+    assert (config.cell_config({}).max_steps, config.cell_config({}).epochs) == (None, 4)
+    given = {"flow": "minimal", "match": "time", "epochs": 2}
+    assert load_compare_config(given).cell_config({}).epochs == 2
