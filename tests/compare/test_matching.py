@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny import as_written
 
-from skip2bench.compare import matching
+from skip2bench.compare import matching, run
 from skip2bench.compare.matching import (
     MOST_EPOCHS,
     PACE_EPOCHS,
@@ -234,3 +234,20 @@ def test_without_the_baselines_time_nothing_is_given(settings, tmp_path):
     with pytest.raises(Skip2BenchError, match=r"lora-lr0.001-seed1337 did not end well, so there"):
         run_comparison(config, ["compare"])
     assert not (tmp_path / "out/matching.json").exists()
+
+
+def test_a_comparison_at_equal_memory_projects_once(settings, tmp_path, monkeypatch):
+    changes = {"methods": "lora,last", "match": "memory", "max_steps": 2, "eval_interval": 2}
+    config = load_compare_config(settings | changes | {"out_dir": tmp_path / "out"})
+    results = as_written(run_comparison(config, ["compare"]))
+    lora, last = results["configurations"]
+    assert lora["matched"]["limit"] == "baseline"
+    assert (last["matched"]["rank"], last["matched"]["limit"]) == (None, "no_rank")
+    kept = json.loads((tmp_path / "out/matching.json").read_text())
+    assert kept["configurations"]["last"] == last["matched"]
+    monkeypatch.setattr(run, "match_memory", lambda _: pytest.fail("projected again"))
+    again = as_written(run_comparison(config, ["compare"]))
+    assert [one["matched"] for one in again["configurations"]] == [
+        lora["matched"],
+        last["matched"],
+    ]
