@@ -19,7 +19,7 @@ from made_files import write_or_check
 from skip2bench.export.record import ExportResult
 from skip2bench.machine.environment_record import Environment
 from skip2bench.results.bench_records import BenchSummary
-from skip2bench.results.comparison_records import ComparisonResults
+from skip2bench.results.comparison_records import ComparisonResults, Matching
 from skip2bench.results.run_records import CompareSummary, TrainSummary
 from skip2bench.results.tune_records import TuneResults, TuneSummary
 
@@ -29,6 +29,7 @@ RECORDS: dict[str, type[BaseModel]] = {
     "bench_summary": BenchSummary,
     "compare_summary": CompareSummary,
     "comparison_results": ComparisonResults,
+    "matching": Matching,
     "tune_summary": TuneSummary,
     "tune": TuneResults,
     "environment": Environment,

@@ -17,10 +17,10 @@ from skip2bench.cache.skip_cache import SampleIndex, SkipCache
 from skip2bench.cache.trunk import TrunkSource
 from skip2bench.config.commands import BenchConfig, DoctorConfig
 from skip2bench.data.samples import Samples, TokenizedData
-from skip2bench.doctor.projection import project
 from skip2bench.doctor.subject import load_subject
 from skip2bench.models.base import load_base
 from skip2bench.models.methods import build_model
+from skip2bench.train.memory_projection import project
 from skip2bench.train.objective import TokenObjective
 
 CPU, SHAPE = torch.device("cpu"), (4, 24)

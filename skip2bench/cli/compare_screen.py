@@ -4,6 +4,7 @@ from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
 from skip2bench.io.units import format_amount, format_duration
 from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
+from skip2bench.report.matching import EQUAL_IN, build_matching, list_screen_columns
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
 from skip2bench.results.figures import FEW_RUNS
 
@@ -18,8 +19,13 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
         )
         return
     entries = results.configurations
+    words = EQUAL_IN.get(str(results.matched))
+    equal = f" {words['en']}" if words else ""
     for title, columns in COMPARE_SCREENS.items():
-        stdout.print(build_table(title, columns, entries))
+        stdout.print(build_table(f"{title}{equal}", columns, entries))
+    if matching := build_matching(results):
+        title = f"What each was given{equal or ' at equal parameters'}"
+        stdout.print(build_table(title, list_screen_columns(matching), matching))
     if results.best_batch:
         title = "Best-batch: each with its own largest micro-batch (above: one for all)"
         stdout.print(build_table(title, BEST_BATCH_SCREEN, results.best_batch))

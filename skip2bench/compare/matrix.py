@@ -13,10 +13,12 @@ from typing import Any, Literal
 import torch
 from litgpt.config import Config
 
+from skip2bench.compare.peers.dora import count_magnitudes
 from skip2bench.config.blocks import blocks_text
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.config.options import option_names
+from skip2bench.config.peers import PEERS
 from skip2bench.config.train import TrainConfig, wanted_blocks
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
@@ -29,12 +31,12 @@ from skip2bench.models.methods import (
     resolve_method,
 )
 
-Role = Literal["run", "reused", "cache"]
-"""A run of its own; a run that finds its Skip-Cache kept; the run that makes that cache."""
+Role = Literal["run", "reused", "cache", "pace"]
+"""A run of its own; a run that finds its Skip-Cache kept; the run that makes that cache; a short
+run that tells how long an epoch takes."""
 
 _OF_PROJECTION = ("cache_project", "cache_projection", "blocks", "features")
 """Options by which projected caches differ."""
-_PEER_LABELS = {"litgpt": "LitGPT finetune_lora", "peft": "Hugging Face PEFT LoRA"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def list_configurations(config: CompareConfig, model: Config) -> list[Configurat
             continue
         found.append(configuration)
     baseline = find_baseline(config, found)
-    if config.match_params:
+    if config.matched == "params":
         found = [_match(config, one, baseline, model) for one in found]
     if config.aa:
         found.append(replace(baseline, label=f"{baseline.label} (A/A)", is_aa=True))
@@ -119,9 +121,9 @@ def list_cells(
                 if position >= len(one.learning_rates):
                     continue
                 rate = one.learning_rates[position]
-                cells.append(_make_cell(config, one, rate, seed, "run", own_cache))
+                cells.append(make_cell(config, one, rate, seed, "run", own_cache))
                 if position == 0 and one.settings.method.is_cached and not is_filled:
-                    cells.append(_make_cell(config, one, rate, seed, "reused", cache_dir))
+                    cells.append(make_cell(config, one, rate, seed, "reused", cache_dir))
     return cells
 
 
@@ -202,13 +204,21 @@ def _match(
         )
 
     rank = max(1, round(baseline.trainable_parameters / count(1)))  # linear in the rank
-    values = one.values | {rank_name: rank}
+    return change_values(config, one, {rank_name: rank}, model)
+
+
+def change_values(
+    config: CompareConfig, one: Configuration, changes: dict[str, Any], model: Config
+) -> Configuration:
+    """The configuration with other values of `train`."""
+    values = one.values | changes
     cell = config.cell_config(values)
+    settings = resolve_method(cell.method, wanted_blocks(cell), cell, model)
     return replace(
         one,
         values=values,
-        settings=resolve_method(cell.method, wanted_blocks(cell), cell, model),
-        trainable_parameters=count(rank),
+        settings=settings,
+        trainable_parameters=_count_trainable(settings, model),
     )
 
 
@@ -216,9 +226,17 @@ def _add_peer(
     config: CompareConfig, peer: str, found: list[Configuration], model: Config
 ) -> Configuration:
     """A peer's LoRA with the settings of traditional LoRA here."""
+    kind = PEERS[peer]
     own = [one for one in found if one.settings.method.is_traditional and not one.is_aa]
     lora = own[0] if own else _resolve(config, {"method": TRADITIONAL}, model)
-    return replace(lora, name=f"peer-{peer}", label=_PEER_LABELS[peer], peer=peer)
+    extra = count_magnitudes(lora.settings, model) if kind.has_magnitudes else 0
+    return replace(
+        lora,
+        name=f"peer-{peer}",
+        label=kind.label,
+        peer=peer,
+        trainable_parameters=lora.trainable_parameters + extra,
+    )
 
 
 _IN_LABEL = ("method", "blocks", "top_blocks")
@@ -246,7 +264,7 @@ def _make_unique(found: list[Configuration]) -> list[Configuration]:
     return unique
 
 
-def _make_cell(
+def make_cell(
     config: CompareConfig,
     one: Configuration,
     rate: float,
@@ -254,6 +272,7 @@ def _make_cell(
     role: Role,
     cache_dir: Path | None = None,
 ) -> Cell:
+    """A run of a configuration."""
     suffix = "" if role == "run" else f"-{role}"
     return Cell(
         name=f"{one.name}-lr{rate:g}-seed{seed}{suffix}",
@@ -272,10 +291,11 @@ def _cache_cells(
 ) -> list[Cell]:
     """One run for each cache that `reused` cells share: all their blocks at once."""
     groups: dict[str, list[Configuration]] = {}
-    adapter = option_names(TrainConfig, "adapter")  # whatever it is, the frozen layers are the same
+    # whatever they are, the frozen layers are the same
+    other = (*option_names(TrainConfig, "adapter"), "epochs")
     for one in configurations:
         if one.settings.method.is_cached:
-            shared = {k: v for k, v in one.values.items() if k not in adapter}
+            shared = {k: v for k, v in one.values.items() if k not in other}
             if one.settings.skip and one.settings.skip.projected:
                 # one cache has one projection, and that of all its blocks
                 shared |= {k: v for k, v in one.values.items() if k in _OF_PROJECTION}
@@ -292,6 +312,6 @@ def _cache_cells(
             values=group[0].values | ({"blocks": ",".join(map(str, blocks))} if blocks else {}),
         )
         seed = config.cell_config({}).seed
-        cell = _make_cell(config, widest, widest.learning_rates[0], seed, "cache", cache_dir)
+        cell = make_cell(config, widest, widest.learning_rates[0], seed, "cache", cache_dir)
         cells.append(replace(cell, name=widest.name))
     return cells

@@ -16,11 +16,13 @@ from skip2bench import STARTED
 from skip2bench.bench.workload import Workload, count_workload_flops
 from skip2bench.compare.folder import BENCH
 from skip2bench.compare.matrix import Cell, Configuration, list_configurations
+from skip2bench.compare.peers.dora import count_extra_flops
 from skip2bench.config.blocks import blocks_text, count_auto
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.config.options import option_names
+from skip2bench.config.peers import PEERS
 from skip2bench.config.run import RunConfig
 from skip2bench.config.train import TrainConfig
 from skip2bench.io.console import note
@@ -30,6 +32,7 @@ from skip2bench.machine.clock import time_call
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.environment_record import Environment
 from skip2bench.models.methods import build_empty_model, resolve_method
+from skip2bench.results.comparison_records import Matched
 from skip2bench.train.block_choice import choose_blocks, rank_blocks
 from skip2bench.train.plan import TrainingPlan, plan_training
 
@@ -48,6 +51,8 @@ class ComparisonPlan:
     bench: BenchConfig | None
     """The micro-benchmark of the same methods, where there is one."""
     environment: Environment
+    matches: Mapping[str, Matched] = field(default_factory=dict)
+    """By configuration, what makes it equal the baseline; empty before that is decided."""
     start_seconds: float = field(default_factory=lambda: time.monotonic() - STARTED)
     """What a process takes to start, as this one did; not by the time of day, which may be set."""
 
@@ -121,7 +126,7 @@ def _plan_bench(
     for one, cell in zip(own, cells, strict=True):
         if (name := one.settings.method.rank_name) is not None:
             ranks[name].add(getattr(cell, name))
-    if any(len(values) > 1 for values in ranks.values()):
+    if config.matched == "memory" or any(len(values) > 1 for values in ranks.values()):
         note("the micro-benchmark is left out: configurations differ in rank")
         return None
     if any(one.settings.skip and one.settings.skip.projected for one in own):
@@ -255,13 +260,7 @@ def estimate_cells(
 ) -> dict[str, float]:
     """Seconds of each cell by its name; the cells' own data are taken to be like the plan's."""
     length = max(2, round(_mean(plan.data.train.lengths)))
-    flops = {
-        # the other algebra has a price a step, which one sample does not show
-        one.name: count_workload_flops(
-            one.settings, plan.model_config, (1, length), plan.device, plan.precision, "head"
-        )
-        for one in configurations
-    }
+    flops = {one.name: _count_sample(plan, one, length) for one in configurations}
     widest = max(flops, key=lambda name: flops[name]["cached_backward_flops"] or 0)
     return {
         cell.name: rates.start_seconds
@@ -269,6 +268,19 @@ def estimate_cells(
         / (length * rates.flops_per_second)
         for cell in cells
     }
+
+
+def _count_sample(plan: TrainingPlan, one: Configuration, length: int) -> Flops:
+    """FLOPs of every phase of a configuration, for one sample of a length."""
+    # the other algebra has a price a step, which one sample does not show
+    found = count_workload_flops(
+        one.settings, plan.model_config, (1, length), plan.device, plan.precision, "head"
+    )
+    if one.peer is not None and PEERS[one.peer].has_magnitudes:
+        size = plan.micro_batch_size or 1
+        extra = count_extra_flops(one.settings, plan.model_config, length, size)
+        found |= {name: (found[name] or 0) + flops for name, flops in extra.items()}
+    return found
 
 
 def _count_cell(plan: TrainingPlan, cell: Cell, flops: Flops) -> float:

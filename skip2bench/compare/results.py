@@ -1,6 +1,6 @@
 """`comparison_results.json` and `comparison.csv`: what a comparison found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from skip2bench.results.comparison_records import (
     ComparedConfiguration,
     ComparisonResults,
     Described,
+    Matched,
 )
 from skip2bench.results.curves import CurvePoint
 from skip2bench.results.figures import (
@@ -90,6 +91,7 @@ def build_results(
     results: Sequence[CellResult],
     environment: Environment,
     bench: Outcome | None,
+    matches: Mapping[str, Matched] | None = None,
 ) -> ComparisonResults:
     """Everything that the comparison found so far."""
     own = {one.name: [r for r in results if r.configuration == one.name] for one in configurations}
@@ -104,6 +106,7 @@ def build_results(
             extra_parameters=one.trainable_parameters - against.trainable_parameters,
             differences=_read_differences(own[one.name]),
             micro_batch_size=_read_micro_batch(own[one.name]),
+            matched=(matches or {}).get(one.name),
         )
 
     equal = [one for one in configurations if one.best_of is None]

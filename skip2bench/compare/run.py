@@ -4,6 +4,7 @@ Which cells there are is `matrix`'s business, how a cell's process lives `proces
 follows from the results `results.figures`'; here they meet in a folder:
 
     config.yaml, environment.json, summary.json     as every run has them
+    micro_batch_sizes.json, matching.json           what was found before the runs, where it was
     comparison_results.json, comparison.csv         rewritten after every cell
     bench/                                          the micro-benchmark's run folder
     cells/NAME/, NAME.json, NAME.log                a cell's run folder, how it ended, what it said
@@ -11,12 +12,24 @@ follows from the results `results.figures`'; here they meet in a folder:
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from skip2bench.compare.folder import BENCH, CompareFolder, describe_cell, find_folder, make_key
+from skip2bench.compare.matching import (
+    describe_parameters,
+    expect_equal_time,
+    find_first_cell,
+    list_pace_cells,
+    match_key,
+    match_memory,
+    match_time,
+    read_matches,
+    settle_matches,
+    write_matches,
+)
 from skip2bench.compare.matrix import Cell, list_cells
 from skip2bench.compare.micro_batches import find_sizes, settle, write_sizes
 from skip2bench.compare.plan import ComparisonPlan, announce, plan_comparison
@@ -48,6 +61,8 @@ class _Comparison:
     """A comparison in its folder, and how far it has come."""
 
     plan: ComparisonPlan
+    unmatched: ComparisonPlan
+    """The same before its configurations were made equal in anything."""
     folder: CompareFolder
     cells: Sequence[Cell]
     micro_batch_sizes: dict[str, int] = field(default_factory=dict)
@@ -63,6 +78,11 @@ class _Comparison:
         cell = next((cell for cell in self.cells if cell.name == name), None)
         if cell is not None:  # not the micro-benchmark
             self.results[name] = read_result(cell, outcome, cell_run)
+
+    @property
+    def awaits_pace(self) -> bool:
+        """True before it is known how many epochs take the baseline's time."""
+        return self.plan.config.matched == "time" and not self.plan.matches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +117,11 @@ def run_comparison(
     cache, is_filled = (within.cache, True) if within else (None, False)
     if within:
         plan = replace(plan, start_seconds=within.start_seconds)
-    cells = list_cells(config, plan.configurations, cache or Path("cache"), is_filled=is_filled)
-    seconds = plan.estimate(cells)
+    unmatched = plan
+    if config.dry_run and config.matched == "memory":
+        plan = settle_matches(plan, match_memory(plan))
+    cells = _list_cells(plan, unmatched, cache or Path("cache"), is_filled=is_filled)
+    seconds = _estimate(plan, cells)
     announce(plan, cells, seconds, may_advise=within is None)
     if config.dry_run:
         return DryRun(
@@ -107,8 +130,9 @@ def run_comparison(
             estimated_seconds=sum(seconds.values()),
         )
     comparison, tasks = _open(plan, find_folder(plan.config, plan.training.model_name), cache)
-    if len(comparison.cells) > len(cells):  # at their best micro-batch too
-        seconds = comparison.plan.estimate(comparison.cells)
+    if len(comparison.cells) > len(cells) or comparison.plan.matches:
+        # at their best micro-batch too, or with other ranks or epochs
+        seconds = _estimate(comparison.plan, comparison.cells)
         announce(comparison.plan, comparison.cells, seconds, may_advise=within is None)
     with comparison.folder.locked(), interrupted_by_sigterm():
         return _run(comparison, tasks, seconds, started)
@@ -124,10 +148,13 @@ def _open(
     """
     folder, config = CompareFolder(path), plan.config
     sizes = find_sizes(config, plan.configurations, path)
-    settled = replace(plan, configurations=settle(config, plan.configurations, sizes))
-    is_filled, place = cache is not None, cache or folder.cache
-    cells = list_cells(config, settled.configurations, place, is_filled=is_filled)
-    comparison = _Comparison(plan=settled, folder=folder, cells=cells, micro_batch_sizes=sizes)
+    unmatched = replace(plan, configurations=settle(config, plan.configurations, sizes))
+    settled = _match_before(unmatched, path)
+    place, is_filled = cache or folder.cache, cache is not None
+    cells = _list_cells(settled, unmatched, place, is_filled=is_filled)
+    comparison = _Comparison(
+        plan=settled, unmatched=unmatched, folder=folder, cells=cells, micro_batch_sizes=sizes
+    )
     tasks = _list_tasks(comparison)
     others = [task.name for task in tasks if folder.holds_another(task.name, task.key)]
     if not others or config.force:
@@ -142,6 +169,35 @@ def _open(
     return _open(plan, another, cache)
 
 
+def _match_before(plan: ComparisonPlan, folder: Path) -> ComparisonPlan:
+    """The comparison made equal, as far as that is known before a run."""
+    matched = plan.config.matched
+    if matched is None:
+        return plan
+    if matched == "params":
+        return replace(plan, matches=describe_parameters(plan))
+    matches = read_matches(folder, match_key(plan))
+    if matches is None and matched == "memory":
+        matches = match_memory(plan)
+    return settle_matches(plan, matches or {})
+
+
+def _list_cells(
+    plan: ComparisonPlan, unmatched: ComparisonPlan, cache: Path, *, is_filled: bool
+) -> list[Cell]:
+    """All cells; in front those that tell how long an epoch takes, where that is asked for."""
+    config = plan.config
+    paced = list_pace_cells(config, unmatched.configurations) if config.matched == "time" else []
+    return [*paced, *list_cells(config, plan.configurations, cache, is_filled=is_filled)]
+
+
+def _estimate(plan: ComparisonPlan, cells: Sequence[Cell]) -> dict[str, float]:
+    """Seconds of each cell; of runs that are to take the baseline's time, not less than that."""
+    seconds = plan.estimate(cells)
+    is_open = plan.config.matched == "time" and not plan.matches
+    return expect_equal_time(plan, cells, seconds) if is_open else seconds
+
+
 def _run(
     comparison: _Comparison,
     tasks: Sequence["_Task"],
@@ -150,10 +206,10 @@ def _run(
 ) -> ComparisonResult:
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
     write_sizes(folder.path, comparison.micro_batch_sizes)
-    for task in tasks:
-        outcome = folder.read_outcome(task.name, task.key)
-        if outcome is not None and outcome.status == "ok":
-            comparison.record(task.name, outcome, folder.finished_run(task.name))
+    if plan.config.matched == "memory":
+        key = match_key(comparison.unmatched)
+        write_matches(folder.path, plan.config.matched, key, plan.matches)
+    _read_outcomes(comparison, tasks)
     if outcomes:
         note(f"{len(outcomes)} of {len(tasks)} are done already in {folder.path}")
     known = CompareStart(
@@ -174,12 +230,13 @@ def _run(
         started,
     ) as recording:
         try:
-            left = [task for task in tasks if task.name not in outcomes]
-            context = _load(plan, is_needed=bool(left))
-            for task in left:
-                _run_task(comparison, task, context)
-                _report_progress(comparison, task, tasks, seconds)
-                _write(comparison)
+            context = _load(plan, is_needed=any(task.name not in outcomes for task in tasks))
+            if comparison.awaits_pace:
+                comparison = _set_pace(comparison, tasks, seconds, context)
+                tasks = _list_tasks(comparison)
+                _read_outcomes(comparison, tasks)
+                seconds = _estimate(comparison.plan, comparison.cells)
+            _run_tasks(comparison, [task.name for task in tasks], tasks, seconds, context)
         finally:
             content = _write(comparison)
             recording.set(statuses=content.statuses)
@@ -189,6 +246,57 @@ def _run(
             recording.set(status="failed", error=error)
     shutil.rmtree(folder.cache, ignore_errors=True)
     return ComparisonResult.of(content, folder=str(folder.path), error=recording.summary.error)
+
+
+def _read_outcomes(comparison: _Comparison, tasks: Sequence["_Task"]) -> None:
+    """Record what has ended well already, under the same key."""
+    folder = comparison.folder
+    for task in tasks:
+        outcome = folder.read_outcome(task.name, task.key)
+        if outcome is not None and outcome.status == "ok":
+            comparison.record(task.name, outcome, folder.finished_run(task.name))
+
+
+def _run_tasks(
+    comparison: _Comparison,
+    names: Collection[str],
+    tasks: Sequence["_Task"],
+    seconds: Mapping[str, float],
+    context: ProcessContext,
+) -> None:
+    """Run those of the tasks that have these names and have not ended."""
+    for task in tasks:
+        if task.name in names and task.name not in comparison.outcomes:
+            _run_task(comparison, task, context)
+            _report_progress(comparison, task, tasks, seconds)
+            _write(comparison)
+
+
+def _set_pace(
+    comparison: _Comparison,
+    tasks: Sequence["_Task"],
+    seconds: Mapping[str, float],
+    context: ProcessContext,
+) -> _Comparison:
+    """Run what tells how long an epoch takes, and give all the epochs of the baseline's time.
+
+    Raises:
+        Skip2BenchError: the baseline's own run did not end well.
+    """
+    plan, folder = comparison.unmatched, comparison.folder
+    first = find_first_cell(plan).name
+    short = [cell.name for cell in comparison.cells if cell.role == "pace"]
+    _run_tasks(comparison, {first, *short}, tasks, seconds, context)
+    if comparison.outcomes[first].status != "ok":
+        raise Skip2BenchError(
+            f"{first} did not end well, so there is no time for the others to take; see "
+            f"{folder.log_file(first)}, mend it and call again"
+        )
+    matches = match_time(plan, comparison.results)
+    write_matches(folder.path, "time", match_key(plan), matches)
+    settled = settle_matches(plan, matches)
+    cells = _list_cells(settled, plan, folder.cache, is_filled=False)
+    return replace(comparison, plan=settled, cells=cells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +423,12 @@ def _write(comparison: _Comparison) -> ComparisonResults:
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
     results = [comparison.results.get(cell.name) or read_result(cell) for cell in comparison.cells]
     content = build_results(
-        plan.config, plan.configurations, results, plan.environment, outcomes.get(BENCH)
+        plan.config,
+        plan.configurations,
+        results,
+        plan.environment,
+        outcomes.get(BENCH),
+        plan.matches,
     )
     write_results(folder.path, content, plan.configurations, results)
     return content

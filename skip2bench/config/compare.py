@@ -20,12 +20,13 @@ from skip2bench.config.options import (
     option_names,
     refuse_unknown,
 )
+from skip2bench.config.peers import PeerName
 from skip2bench.config.train import TrainConfig, make_train_config, usual_learning_rate
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
 
 Flow = Literal["minimal", "small", "detailed"]
-Peer = Literal["litgpt", "peft"]
+Match = Literal["params", "memory", "time"]
 
 OWN_TRAIN_KEYS: dict[str, str] = {
     item.name: item.metadata["set_by_matrix"]
@@ -33,6 +34,11 @@ OWN_TRAIN_KEYS: dict[str, str] = {
     if "set_by_matrix" in item.metadata
 }
 """Fields of `train` that the matrix sets for each cell, and what to do instead."""
+_UNMATCHED = {
+    "memory": ("gradient_checkpointing", "quantize", "compile", "stream_blocks"),
+    "time": ("patience",),
+}
+"""Options of `train` with which the projection of memory is another, or a run ends before."""
 _MAX_SEEDS = 1000
 _LR_STEP = 3
 """Neighbours in the grid of learning rates differ by this factor."""
@@ -48,7 +54,7 @@ class CompareConfig:
         role="matrix",
     )
     methods: tuple[str, ...] = option(
-        ("lora", "skip2"), "Methods to compare, comma-separated.", role="matrix"
+        ("lora", "lora-all", "skip2"), "Methods to compare, comma-separated.", role="matrix"
     )
     blocks: tuple[str, ...] = option(
         ("fast", "balanced", "accurate", "all"),
@@ -69,9 +75,15 @@ class CompareConfig:
     )
     match_params: bool = option(
         False,
-        "Set each adapter method's rank to train as many parameters as the baseline.",
+        "The same as --match params.",
         role="matrix",
         one_way=True,
+    )
+    match: Match | None = option(
+        None,
+        "Make all equal the baseline in one thing: params or memory by each adapter's rank, time "
+        "by the number of epochs.",
+        role="matrix",
     )
     baseline: MethodName = option(
         TRADITIONAL, "Method that the others are compared with.", role="matrix"
@@ -83,7 +95,8 @@ class CompareConfig:
     )
     peers: tuple[str, ...] = option(
         (),
-        "LoRA that others wrote, on the same data: litgpt, peft (needs the extra 'peers').",
+        "LoRA that others wrote, on the same data: litgpt; and with the extra 'peers' peft, "
+        "peft-dora, peft-rslora.",
         role="matrix",
     )
     bench: bool = option(
@@ -132,8 +145,9 @@ class CompareConfig:
             check_choice("methods", name, get_args(MethodName))
         check_choice("baseline", self.baseline, get_args(MethodName))
         for name in self.peers:
-            check_choice("peers", name, get_args(Peer))
+            check_choice("peers", name, get_args(PeerName))
         check_positive("seeds", self.seeds, _MAX_SEEDS)
+        self._check_match()
         if self.target_loss is not None and not 0 < self.target_loss < math.inf:
             raise Skip2BenchError(f"target_loss is {self.target_loss}; give a number above 0")
         _check_max_memory(self.max_memory)
@@ -155,6 +169,37 @@ class CompareConfig:
             own = {key: value for key, value in entry.items() if key not in _CONFIGURATION_KEYS}
             self.cell_config(own)
 
+    @property
+    def matched(self) -> Match | None:
+        """In what all are made equal to the baseline; None where they run as they are."""
+        return "params" if self.match_params else self.match
+
+    def _check_match(self) -> None:
+        if self.match is not None:
+            check_choice("match", self.match, get_args(Match))
+        if self.match_params and self.match not in (None, "params"):
+            raise Skip2BenchError(
+                f"match is {self.match!r} and match_params asks for params; leave one of them out"
+            )
+        if self.match not in ("memory", "time"):
+            return
+        if self.best_batch:
+            raise Skip2BenchError(
+                f"--match {self.match} compares at one micro-batch; leave --best-batch out"
+            )
+        shared = self.cell_config({})
+        if self.match == "time" and shared.max_steps is not None:
+            raise Skip2BenchError(
+                "--match time sets the number of epochs, and max_steps ends runs before; give "
+                "--epochs in place of --max-steps"
+            )
+        for name in _UNMATCHED[self.match]:
+            if getattr(shared, name):
+                raise Skip2BenchError(
+                    f"--match {self.match} cannot tell what runs with {name} take; leave one of "
+                    "them out"
+                )
+
     def _check_rates(self, where: str, rates: Collection[Any]) -> None:
         for rate in rates:
             self.cell_config({"learning_rate": rate})
@@ -170,6 +215,8 @@ class CompareConfig:
 
 _FLOWS: dict[str, dict[str, Any]] = {
     "minimal": {
+        # LoRA on every layer costs as much as LoRA again, which its minutes do not hold
+        "methods": ("lora", "skip2"),
         "blocks": ("fast", "balanced"),
         **{"train_samples": 80, "max_steps": 20, "eval_interval": 10},
     },
@@ -179,6 +226,8 @@ _FLOWS: dict[str, dict[str, Any]] = {
         **{"seeds": 5, "aa": True},
     },
 }
+_MINIMAL_EPOCHS = 4
+"""As many as the steps of flow minimal are, at the usual global batch."""
 _OWN_KEYS = own_keys(CompareConfig)
 
 
@@ -197,7 +246,7 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
     flow = given.get("flow", CompareConfig.flow)
     check_choice("flow", flow, get_args(Flow))
     says = "is set for each cell by the matrix"
-    own, train = split_given(_FLOWS[flow] | given, _OWN_KEYS, OWN_TRAIN_KEYS, says)
+    own, train = split_given(_list_values(flow, given) | given, _OWN_KEYS, OWN_TRAIN_KEYS, says)
     listed = own.pop("configurations", None) or ()
     if not isinstance(listed, list | tuple) or not all(isinstance(e, dict) for e in listed):
         raise Skip2BenchError("configurations is no list of mappings; write '- method: lora'")
@@ -209,6 +258,15 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
             **coerce(CompareConfig, own), configurations=tuple(listed), train=train
         )
     return config
+
+
+def _list_values(flow: Flow, given: dict[str, Any]) -> dict[str, Any]:
+    """What a flow sets; where epochs are to be chosen, its runs are measured in epochs too."""
+    values = dict(_FLOWS[flow])
+    if given.get("match") == "time" and "max_steps" in values:
+        del values["max_steps"]
+        values["epochs"] = _MINIMAL_EPOCHS
+    return values
 
 
 _CONFIGURATION_KEYS = frozenset(("label", "learning_rates", "max_memory"))

@@ -16,7 +16,7 @@ from skip2bench.machine.guide import choose_micro_batch_size
 
 if TYPE_CHECKING:
     from skip2bench.cache.arrays import Tier
-    from skip2bench.doctor.projection import Projection
+    from skip2bench.train.memory_projection import Projection
 
 
 def run_doctor(config: DoctorConfig) -> dict[str, Any]:
@@ -64,8 +64,8 @@ def find_error(machine: Machine, projection: "Projection | None") -> str | None:
 def _project(config: DoctorConfig, machine: Machine) -> "Projection":
     import torch
 
-    from skip2bench.doctor.projection import project
     from skip2bench.doctor.subject import load_subject
+    from skip2bench.train.memory_projection import project
 
     assert machine.device is not None
     assert machine.precision is not None

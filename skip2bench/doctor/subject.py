@@ -1,9 +1,8 @@
 """What `doctor` is asked about: a model and the data to train it on; no weights are loaded."""
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
-from litgpt.config import Config
 from litgpt.tokenizer import Tokenizer
 
 from skip2bench.config.commands import DoctorConfig
@@ -11,44 +10,11 @@ from skip2bench.config.run import RunConfig
 from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
 from skip2bench.data.load import load_data
 from skip2bench.data.records import SUFFIXES
-from skip2bench.data.samples import TokenizedData
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import EMBEDDED_MODEL, embedded_checkpoint
 from skip2bench.models.base import check_checkpoint, config_by_name, find_checkpoint, load_config
+from skip2bench.train.memory_projection import Subject
 from skip2bench.train.plan import limit_length
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is to be trained, and on what."""
-
-    name: str
-    model_config: Config
-    training: TrainConfig
-    """Of a run with the flags of `doctor`; its method and blocks mean nothing."""
-    has_tokenizer: bool
-    """False for a model without a checkpoint: its tokens are then those of the embedded model."""
-    data: TokenizedData | None
-    data_problem: str | None = None
-    """Why there is none."""
-
-    @property
-    def longest_tokens(self) -> int:
-        """Tokens of the longest training sample; without data, all that a sample may have."""
-        if self.data is None:
-            return limit_length(self.training, self.model_config)
-        return max(self.data.train.lengths)
-
-    @property
-    def batch_positions(self) -> tuple[int, int]:
-        """Supervised positions of a global batch, at least and at most."""
-        size = self.training.global_batch_size
-        if self.data is None:
-            positions = size * (self.longest_tokens - 1)
-            return positions, positions
-        counts = sorted(self.data.train.supervised_counts)
-        # what is left over is an epoch's last batch
-        return sum(counts[: len(counts) % size or size]), sum(counts[-size:])
 
 
 def load_subject(config: DoctorConfig) -> Subject:

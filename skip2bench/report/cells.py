@@ -165,6 +165,14 @@ def show_ratio(ratio: FigureRatio, output: Output) -> str:
     return f"{middle} {_interval(ratio.low, ratio.high, units.format_significant)}"
 
 
+def show_closeness(ratio: FigureRatio, _: Output) -> str:
+    """A paired ratio with its interval, whether that is a difference or not."""
+    middle = units.format_significant(ratio.ratio)
+    if ratio.low is None or ratio.high is None:
+        return middle
+    return f"{middle} {_interval(ratio.low, ratio.high, units.format_significant)}"
+
+
 def show_reduction(reduction: Reduction, output: Output) -> str:
     """A paired reduction with its interval, or that there is no difference."""
     words = "en" if output == "screen" else output

@@ -13,6 +13,7 @@ from typing import Any
 from skip2bench.config.methods import find_method
 from skip2bench.io import units
 from skip2bench.io.units import Language
+from skip2bench.report import matching
 from skip2bench.report.cells import (
     COUNT,
     LABEL,
@@ -454,6 +455,7 @@ ANSWER_SCREENS = {
 
 TABLES = {
     "parameters": Table(rows=itemgetter("parameters"), columns=_PARAMETERS),
+    "matching": Table(rows=itemgetter("matching"), columns=matching.COLUMNS),
     "bench_speed": Table(rows=itemgetter("bench"), columns=_BENCH_SPEED),
     "bench_steps": Table(
         rows=lambda data: [

@@ -13,6 +13,7 @@ from skip2bench.io.record import Record
 from skip2bench.machine.environment_record import CheckpointRecord, DataRecord
 from skip2bench.report import charts, tables
 from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
+from skip2bench.report.matching import EQUAL_IN, build_matching
 from skip2bench.report.selection import Selection, list_shown
 from skip2bench.report.tune_columns import SHOWN
 from skip2bench.report.verdicts import (
@@ -60,6 +61,9 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "figures": figures,
         "entries": entries,
         "baseline": baseline,
+        "matched": figures.matched if figures else None,
+        "equal": EQUAL_IN.get(str(figures.matched)) if figures else None,
+        "matching": build_matching(figures) if figures else [],
         "best_batch": figures.best_batch if figures else (),
         "conclusion": find_conclusion(figures) if figures and baseline else None,
         "setup": _collect_setup(selection, entries),

@@ -99,11 +99,11 @@ def find_conclusion(content: ComparisonResults) -> Entry | None:
     """The Skip2-LoRA configuration to speak of first, or None without one to compare.
 
     The fastest of those whose final loss is not above the baseline's beyond the noise; where all
-    are, the one with the lowest loss.
+    are, or where all took the same time, the one with the lowest loss.
     """
     entries = [entry for entry in _skip2(content) if entry.against_baseline]
     good = [entry for entry in entries if not _is_worse(entry)]
-    if good:
+    if good and content.matched != "time":
         return min(good, key=lambda entry: _mean(entry, "train_seconds"))
     return min(entries, key=lambda entry: _mean(entry, "final_val_loss"), default=None)
 
@@ -119,7 +119,8 @@ def pick_presets(content: ComparisonResults) -> list[Pick]:
     """The configuration of Skip2-LoRA for speed, for balance and for accuracy.
 
     Speed: the shortest training clock. Accuracy: the lowest final loss. Balance: the fastest of
-    those whose loss cannot be told from the lowest. Empty with fewer than two to choose from.
+    those whose loss cannot be told from the lowest. Accuracy alone where all took the same time.
+    Empty with fewer than two to choose from.
     """
     entries = [entry for entry in _skip2(content) if entry.figures]
     if len(entries) < 2:
@@ -127,6 +128,9 @@ def pick_presets(content: ComparisonResults) -> list[Pick]:
     fastest = min(entries, key=lambda entry: _mean(entry, "train_seconds"))
     best = min(entries, key=lambda entry: _mean(entry, "final_val_loss"))
     as_good = [best, *_find_tied(content, best, entries, "final_val_loss")]
+    accurate = Pick(purpose="accuracy", entry=best, tied=as_good[1:])
+    if content.matched == "time":
+        return [accurate]
     balanced = min(as_good, key=lambda entry: _mean(entry, "train_seconds"))
     return [
         Pick(
@@ -135,7 +139,7 @@ def pick_presets(content: ComparisonResults) -> list[Pick]:
             tied=_find_tied(content, fastest, entries, "train_seconds"),
         ),
         Pick(purpose="balance", entry=balanced, tied=()),
-        Pick(purpose="accuracy", entry=best, tied=as_good[1:]),
+        accurate,
     ]
 
 
@@ -189,18 +193,20 @@ def check_claims(
 
     Figures are reductions against the baseline, 1 for 100 %, but for the loss, which is a ratio,
     and for inference: how far the logits of the exported model lie from those of the adapters, as a
-    share of the largest.
+    share of the largest. What a comparison made equal, it cannot judge.
     """
     skip2 = list(_skip2(content)) if content else []
     baseline = _find_baseline(content)
+    matched = content.matched if content else None
+    counted = [] if matched == "memory" else skip2  # at ranks that were not set by memory
     return [
-        _parameters("fast_parameters", 0.75, skip2, baseline, blocks=4),
-        _parameters("balanced_parameters", 0.625, skip2, baseline, blocks=6),
+        _parameters("fast_parameters", 0.75, counted, baseline, blocks=4),
+        _parameters("balanced_parameters", 0.625, counted, baseline, blocks=6),
         *_backward(bench_rows),
         *_memory(bench_rows),
         *_eight_blocks(content, skip2),
         *_forward(bench_rows),
-        *_training_time(skip2, baseline),
+        *_training_time([] if matched == "time" else skip2, baseline),
         *_inference(inference_rows),
     ]
 
@@ -254,6 +260,8 @@ def _eight_blocks(content: ComparisonResults | None, skip2: Sequence[Entry]) -> 
         ("eight_memory", "peak_memory_bytes"),
     ):
         others = [e for e in skip2 if e is not eight and figure in e.figures]
+        if content and content.matched == "memory" and figure == "peak_memory_bytes":
+            others = []
         if content is None or eight is None or figure not in eight.figures or not others:
             claims.append(Claim(name=name, label=None, found=None, holds=None))
             continue

@@ -1,6 +1,6 @@
 """`comparison_results.json`: what a comparison found, or train runs brought to the same form."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo, model_validator
 
@@ -20,12 +20,15 @@ from skip2bench.io.record import (
     is_count,
     is_number,
     is_read,
+    one_of,
     refusal,
     sentence,
     shown,
 )
 from skip2bench.results.run_records import Versioned
 
+MATCHES = ("params", "memory", "time")
+"""In what configurations can be made equal."""
 ANY_SIGN = frozenset(("loss_change_per_step", "forgetting"))
 """Figures that may be negative."""
 
@@ -141,6 +144,35 @@ class Measured(Record):
         return self
 
 
+LIMITS = ("baseline", "peer", "no_rank", "lowest", "highest", "failed", "unknown")
+Limit = Annotated[
+    Literal["baseline", "peer", "no_rank", "lowest", "highest", "failed", "unknown"],
+    one_of(LIMITS),
+]
+
+
+class Matched(Record):
+    """What a configuration was given so that it equals the baseline in one thing."""
+
+    rank: Count | None = None
+    epochs: Count | None = None
+    ratio: PlainNumber | None = None
+    """Expected: its parameters, projected peak or training clock / the baseline's."""
+    limit: Limit | None = None
+    """Why it comes no closer; None where it is as close as whole numbers allow."""
+
+
+class Matching(Record):
+    """`matching.json`: what was decided, and from what."""
+
+    match: Text
+    """`memory` or `time`."""
+    key: Text
+    """Hash of the configurations, data, weights, versions and machine."""
+    configurations: dict[str, Matched]
+    """By their names."""
+
+
 class ComparedConfiguration(Measured, Described):
     """A configuration and its figures."""
 
@@ -151,6 +183,7 @@ class ComparedConfiguration(Measured, Described):
     """What a peer does otherwise."""
     micro_batch_size: Count | None = None
     """Samples in a forward pass, as the runs have recorded it."""
+    matched: Matched | None = None
 
 
 class ComparedCell(Record):
@@ -205,11 +238,12 @@ def _check_config(config: dict[str, Any]) -> dict[str, Any]:
         "seeds": (is_count, "a whole number"),
         "match_params": (lambda it: isinstance(it, bool), "true or false"),
         "target_loss": (is_number, "a number"),
+        "match": (MATCHES.__contains__, f"one of {', '.join(MATCHES)}"),
     }
     for name, (fits, kind) in wanted.items():
-        if name not in config:
+        if name not in config and name != "match":  # which older ones have not
             raise refusal("is missing", name)
-        if config[name] is not None and not fits(config[name]):
+        if config.get(name) is not None and not fits(config[name]):
             raise refusal(f"is {describe(config[name])}, where {kind} was expected", name)
     return config
 
@@ -227,7 +261,7 @@ class ComparisonResults(Versioned):
     written_at: Text | None = None
     command: Text | None = None
     config: Annotated[dict[str, Any], AfterValidator(_check_config)]
-    """The comparison's configuration; of it `seeds`, `match_params` and `target_loss` are read."""
+    """The comparison's configuration: `seeds`, `match`, `match_params`, `target_loss` are read."""
     baseline: Text | None = None
     """Name of its configuration."""
     target: Text | None = None
@@ -253,6 +287,11 @@ class ComparisonResults(Versioned):
         if len(set(names)) < len(names) or sum(it.is_baseline for it in self.configurations) > 1:
             raise sentence("two configurations share a name, or are both the baseline")
         return self
+
+    @property
+    def matched(self) -> str | None:
+        """In what all were made equal: `params`, `memory` or `time`; None where in nothing."""
+        return "params" if self.config["match_params"] else self.config.get("match")
 
 
 class ComparisonResult(ComparisonResults):

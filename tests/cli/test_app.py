@@ -254,7 +254,10 @@ ERRORS = [
         "error: the baseline 'lora' is not among the methods; add it, or set --baseline\n",
     ),
     (("compare", "--methods", "lora,bias"), "error: method 'bias' trains biases, and 'pystd' has"),
-    (("compare", "--peers", "trl"), "error: peers is 'trl'; choose from litgpt, peft\n"),
+    (
+        ("compare", "--peers", "trl"),
+        "error: peers is 'trl'; choose from litgpt, peft, peft-dora, peft-rslora\n",
+    ),
     (("compare", "--seeds", "0"), "error: seeds is 0; give 1 or more\n"),
     (("compare", "--learning-rates", "1e-3,x"), "error: learning_rates is 'x'; give a number"),
     (("compare", "--blocks", "0,8"), "error: block 8 does not exist; the model has blocks 0 to 7"),

@@ -45,6 +45,15 @@ def test_more_work_takes_longer_and_a_cache_saves_it(estimate):
     assert short["cache-1"] == short[skip2]
 
 
+def test_dora_is_expected_to_take_longer_than_lora(estimate):
+    pytest.importorskip("peft", reason="the extra 'peers' is not installed")
+    seconds = estimate(methods="lora", peers="peft,peft-dora,peft-rslora")
+    lora, dora, rslora = (
+        seconds[f"peer-{name}-lr0.001-seed1337"] for name in ("peft", "peft-dora", "peft-rslora")
+    )
+    assert rslora == lora < dora
+
+
 def test_rates_are_measured(tiny_checkpoint, tiny_data):
     from skip2bench.compare.plan import measure_rates
 

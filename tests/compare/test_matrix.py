@@ -24,12 +24,15 @@ def test_the_default_matrix_of_a_model_with_eight_blocks(pystd, capsys):
     config = load_compare_config({})
     configurations = list_configurations(config, pystd)
     # "accurate" and "all" are the same eight blocks
-    assert [one.name for one in configurations] == ["lora", "skip2-0-3", "skip2-0-5", "skip2-0-7"]
+    assert [one.name for one in configurations] == [
+        *("lora", "lora-all", "skip2-0-3", "skip2-0-5", "skip2-0-7")
+    ]
     assert "blocks all: listed already, left out" in capsys.readouterr().err
     cells = list_cells(config, configurations, CACHE)
-    assert [cell.name for cell in cells][:8] == [
+    assert [cell.name for cell in cells][:9] == [
         "cache-1",
         "lora-lr0.003-seed1337",
+        "lora-all-lr0.003-seed1337",
         "skip2-0-3-lr0.003-seed1337",
         "skip2-0-3-lr0.003-seed1337-reused",
         "skip2-0-5-lr0.003-seed1337",
@@ -37,8 +40,13 @@ def test_the_default_matrix_of_a_model_with_eight_blocks(pystd, capsys):
         "skip2-0-7-lr0.003-seed1337",
         "skip2-0-7-lr0.003-seed1337-reused",
     ]
-    assert len(cells) == 1 + 3 * 7
+    assert len(cells) == 1 + 3 * 8
     assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_the_smallest_flow_has_no_lora_on_every_layer(pystd):
+    configurations = list_configurations(load_compare_config({"flow": "minimal"}), pystd)
+    assert [one.name for one in configurations] == ["lora", "skip2-0-3", "skip2-0-5"]
 
 
 def test_a_round_over_all_configurations_ends_before_the_next_begins(pystd):
@@ -103,11 +111,16 @@ def test_the_baseline_runs_once_more_under_another_name(pystd):
 
 
 def test_peers_have_the_settings_of_lora_here(pystd):
-    config = load_compare_config({"peers": "litgpt,peft", "lora_r": 2})
-    configurations = list_configurations(config, pystd)
-    assert [one.name for one in configurations][:3] == ["lora", "peer-litgpt", "peer-peft"]
+    config = load_compare_config({"peers": "litgpt,peft,peft-dora,peft-rslora", "lora_r": 2})
+    lora, *peers = list_configurations(config, pystd)[:5]
+    names = ["litgpt", "peft", "peft-dora", "peft-rslora"]
+    assert [one.name for one in peers] == [f"peer-{name}" for name in names]
+    assert [one.label for one in peers][2:] == ["PEFT DoRA", "PEFT rsLoRA"]
+    extra = [one.trainable_parameters - lora.trainable_parameters for one in peers]
+    # a magnitude for each output of query and value, of 192 numbers, in 8 blocks
+    assert extra == [0, 0, 8 * 2 * 192, 0]
     cells = [cell for cell in cells_of(config, pystd) if cell.peer]
-    assert {(cell.peer, cell.config.lora_r) for cell in cells} == {("litgpt", 2), ("peft", 2)}
+    assert {(cell.peer, cell.config.lora_r) for cell in cells} == {(name, 2) for name in names}
 
 
 def test_configurations_of_one_method_are_told_apart(pystd):

@@ -18,7 +18,11 @@ def write(tmp_path):
 
 def test_the_default_is_the_guides_middle_experiment():
     config = load_compare_config({})
-    assert (config.flow, config.methods, config.seeds) == ("small", ("lora", "skip2"), 3)
+    assert (config.flow, config.methods, config.seeds) == (
+        "small",
+        ("lora", "lora-all", "skip2"),
+        3,
+    )
     assert config.blocks == ("fast", "balanced", "accurate", "all")
     assert config.learning_rates == ()
     assert config.cell_config({}).learning_rate == 3e-3  # the embedded model's own
@@ -76,7 +80,7 @@ def test_a_written_configuration_reads_back_as_itself(write):
 ERRORS = [
     ({"flow": "huge"}, "flow is 'huge'; choose from minimal, small, detailed"),
     ({"methods": "lora,dora"}, "methods is 'dora'; choose from lora"),
-    ({"peers": "axolotl"}, "peers is 'axolotl'; choose from litgpt, peft"),
+    ({"peers": "axolotl"}, "peers is 'axolotl'; choose from litgpt, peft, peft-dora, peft-rslora"),
     ({"seeds": 0}, "seeds is 0; give 1 or more"),
     ({"seeds": "many"}, "seeds is 'many'; give a whole number"),
     ({"learning_rates": "1e-3,fast"}, "learning_rates is 'fast'; give a number"),
@@ -119,3 +123,17 @@ def test_every_cell_gets_the_switches():
         assert (cell.quantize, cell.gradient_checkpointing, cell.compile) == ("bnb.nf4", True, True)
     with pytest.raises(Skip2BenchError, match="method 'full' trains some of them"):
         config.cell_config({"method": "full"})
+
+
+def test_what_is_made_equal_has_one_name():
+    assert load_compare_config({}).matched is None
+    assert load_compare_config({"match_params": True}).matched == "params"
+    assert load_compare_config({"match_params": True, "match": "params"}).matched == "params"
+    assert load_compare_config({"match": "memory"}).matched == "memory"
+
+
+def test_the_minimal_flow_counts_in_epochs_where_they_are_to_be_chosen():
+    config = load_compare_config({"flow": "minimal", "match": "time"})
+    assert (config.cell_config({}).max_steps, config.cell_config({}).epochs) == (None, 4)
+    given = {"flow": "minimal", "match": "time", "epochs": 2}
+    assert load_compare_config(given).cell_config({}).epochs == 2

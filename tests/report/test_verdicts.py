@@ -116,6 +116,44 @@ def test_presets_are_picked_from_what_was_measured():
     assert all(pick.is_tested for pick in (speed, balance, accuracy))
 
 
+@pytest.mark.parametrize(
+    ("matched", "conclusion", "purposes"),
+    [(None, "four", ["speed", "balance", "accuracy"]), ("time", "eight", ["accuracy"])],
+)
+def test_at_equal_time_only_the_loss_chooses(matched, conclusion, purposes):
+    content = make_content(
+        {
+            "lora": LORA,
+            "four": (4, 100, [(5, 2.0), (5.1, 2.1), (5.2, 2.05)]),
+            "eight": (8, 100, [(8, 1.9), (8.1, 1.95), (8.2, 1.92)]),
+        }
+    )
+    content = content.model_copy(update={"config": content.config | {"match": matched}})
+    assert find_conclusion(content).label == conclusion
+    assert [pick.purpose for pick in pick_presets(content)] == purposes
+
+
+@pytest.mark.parametrize(
+    ("matched", "judged"),
+    [
+        (None, {"fast_parameters", "training_time", "eight_memory", "eight_accuracy"}),
+        ("time", {"fast_parameters", "eight_memory", "eight_accuracy"}),
+        ("memory", {"training_time", "eight_accuracy"}),
+    ],
+)
+def test_what_was_made_equal_is_no_claim(matched, judged):
+    content = make_content(
+        {
+            "lora": LORA,
+            "four": (4, 100, [(5, 2.0), (5.1, 2.1), (5.2, 2.05)]),
+            "eight": (8, 100, [(8, 1.9), (8.1, 1.95), (8.2, 1.92)]),
+        }
+    )
+    content = content.model_copy(update={"config": content.config | {"match": matched}})
+    found = {claim.name for claim in check_claims(content, []) if claim.found is not None}
+    assert found == judged
+
+
 def test_one_configuration_leaves_nothing_to_choose():
     assert pick_presets(make_content({"lora": LORA, "six": (6, 1, [(6, 2.0)])})) == []
 

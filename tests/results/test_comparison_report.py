@@ -183,6 +183,51 @@ def test_the_conclusion_is_written_from_the_figures(comparison):
     assert f"| {claim} | Skip2-LoRA (8 blocks) | -90.0 % [-90.0 %, -90.0 %] | ✓ |" in text
 
 
+EQUAL = {
+    ("en", "time"): (
+        "- **Equal.** All of this is at equal time",
+        "## Results at equal time",
+        "Training at equal time:",
+        "| Configuration | Epochs | Expected ratio | Measured ratio [95 % interval] | Remark |",
+        "| Traditional LoRA | 3 | 1.00 | - | baseline |",
+        "| Skip2-LoRA (8 blocks) | 57 | 0.990 | 0.100 [0.100, 0.100] | - |",
+    ),
+    ("en", "memory"): (
+        "## Results at equal memory",
+        "| Configuration | Rank | Expected ratio | Measured ratio [95 % interval] | Remark |",
+        "| Skip2-LoRA (8 blocks) | 1 | 1.25 | 1.00 [1.00, 1.00] | not reached: more at the least |",
+    ),
+    ("ja", "time"): (
+        "以下は同じ時間での比較です",
+        "## 結果サマリー（同じ時間）",
+        "学習（同じ時間）:",
+        "| 設定 | エポック | 予測比 | 実測比 [95 % 区間] | 備考 |",
+        "| Traditional LoRA | 3 | 1.00 | - | 基準 |",
+    ),
+    ("ja", "memory"): ("## 結果サマリー（同じメモリ）", "| 1.25 | 1.00 [1.00, 1.00] | 未達（最小"),
+}
+
+
+@pytest.mark.parametrize(("lang", "match"), EQUAL)
+def test_a_matched_comparison_says_in_what_it_is_equal(lang, match, comparison):
+    change_results(comparison, ["config", "match_params"], False)
+    change_results(comparison, ["config", "match"], match)
+    own = {
+        "time": {"epochs": 57, "ratio": 0.99, "limit": None},
+        "memory": {"rank": 1, "ratio": 1.25, "limit": "lowest"},
+    }
+    first = {"time": {"epochs": 3}, "memory": {"rank": 4}}[match]
+    content = json.loads((comparison / "comparison_results.json").read_text())
+    for number, entry in enumerate(content["configurations"]):
+        if entry["name"] in ("lora", "skip2"):
+            given = own[match] if entry["name"] == "skip2" else first
+            given = {"ratio": 1.0, "limit": "baseline"} | given
+            change_results(comparison, ["configurations", number, "matched"], given)
+    text = render_report(ReportConfig(results=comparison, lang=lang))
+    for words in EQUAL[lang, match]:
+        assert words in text
+
+
 def test_a_newer_train_run_is_reported_in_place_of_the_comparison(comparison, tmp_path):
     started_at = "2026-02-01T00:00:00+00:00"
     summary = KNOWN | {"kind": "train", "status": "ok", "started_at": started_at}
@@ -276,6 +321,7 @@ def change_results(comparison, keys, value):
         (["cells", "lora-seed1", "figures", "train_seconds"], "1", "cells.'lora-seed1'.figures.train_seconds is '1', where a number was expected"),
         (["config"], None, "config is missing, where a mapping was expected"),
         (["config", "target_loss"], "low", "config.target_loss is 'low', where a number was expected"),
+        (["config", "match"], "speed", "config.match is 'speed', where one of params, memory, time was expected"),
         (["warnings"], "busy", "warnings is 'busy', where a list was expected"),
         (["warnings", 0], "busy", "warnings[0] is 'busy', where a mapping was expected"),
     ],

@@ -48,7 +48,9 @@ def train_with_litgpt(plan: TrainingPlan, folder: Path) -> PeerRun:
         tokens=int(float(rows[-1]["tokens"])),
         peak_memory_bytes=_peak_memory_of_children(),
         adapter_bytes=size,
+        trainable_parameters=sum(value.numel() for value in adapter.values()),
         adapter=adapter,
+        row_factors={},
         differences=list(DIFFERENCES),
     )
 

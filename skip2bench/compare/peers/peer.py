@@ -25,8 +25,13 @@ class PeerRun:
     tokens: int
     peak_memory_bytes: int | None
     adapter_bytes: int
+    trainable_parameters: int
+    """As the peer's own model has them."""
     adapter: dict[str, Tensor]
     """Trained tensors by their names in LitGPT's LoRA model."""
+    row_factors: dict[str, Tensor]
+    """By the name of a weight (d_out, d_in) there, what its rows are multiplied by (d_out,); empty
+    for what is LoRA and no more."""
     differences: list[str]
 
 
@@ -35,9 +40,6 @@ class Peer(Protocol):
 
     def __call__(self, plan: TrainingPlan, folder: Path) -> PeerRun:
         """Train on the plan's data with its settings; `folder` takes what the peer writes."""
-
-
-LABELS = {"litgpt": "LitGPT finetune_lora", "peft": "Hugging Face PEFT LoRA"}
 
 
 def write_records(plan: TrainingPlan, folder: Path) -> None:

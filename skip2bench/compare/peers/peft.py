@@ -1,8 +1,9 @@
-"""Hugging Face PEFT's LoRA, trained by transformers' Trainer on the same weights.
+"""Hugging Face PEFT's LoRA, DoRA and rsLoRA, trained by transformers' Trainer on the same weights.
 
 The weights are converted by LitGPT's own `convert_from_litgpt` and loaded by transformers. Batches,
 micro-batches and their order are those of every method here: the samples of all steps are laid out
-in one sequence, which the Trainer walks through once.
+in one sequence, which the Trainer walks through once. What PEFT leaves is brought to the form of
+LitGPT's LoRA, exactly: rsLoRA's scale goes into B, DoRA's magnitudes into B and the weight's rows.
 """
 
 import math
@@ -15,7 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from skip2bench.compare.peers.dora import row_factors
 from skip2bench.compare.peers.peer import PeerRun, offline_environment
+from skip2bench.config.peers import PEERS, PeerKind
 from skip2bench.data.samples import collate, micro_batches
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.environment import weights_dtype
@@ -43,6 +46,9 @@ DIFFERENCES = (
     "runs transformers' model of the same weights, by scaled_dot_product_attention",
     "malloc gives freed memory back to the system, as it does by default",
 )
+OF_DORA = "trains the magnitude of every row of the adapted weights too, with the same weight decay"
+OF_DORA_DROPPED = "applies the adapted weights once more, to the input after dropout"
+OF_RSLORA = "multiplies its update by alpha / √rank, where LoRA's is multiplied by alpha / rank"
 
 
 def make_hf_config(plan: TrainingPlan) -> "LlamaConfig":
@@ -83,11 +89,11 @@ def make_hf_config(plan: TrainingPlan) -> "LlamaConfig":
     )
 
 
-def train_with_peft(plan: TrainingPlan, folder: Path) -> PeerRun:
-    """Train PEFT's LoRA on the plan's data and settings, in this process."""
+def train_with_peft(plan: TrainingPlan, folder: Path, kind: PeerKind = PEERS["peft"]) -> PeerRun:
+    """Train PEFT's LoRA, or a kind of it, on the plan's data and settings, in this process."""
     os.environ.update(offline_environment())
     torch.manual_seed(plan.config.seed)
-    model = _build_model(plan, folder / "base")
+    model = _build_model(plan, folder / "base", kind)
     micro_batch_size = plan.micro_batch_size or 1
     samples, differences = _lay_out(plan, micro_batch_size)
     trainer = _build_trainer(plan, model, samples, micro_batch_size, folder / "out")
@@ -96,18 +102,28 @@ def train_with_peft(plan: TrainingPlan, folder: Path) -> PeerRun:
     peak = read_peak_memory(plan.device)
     model.save_pretrained(folder / "out")
     file = folder / "out" / "adapter_model.safetensors"
+    adapter, factors = _as_lora(model, load_file(file), plan, kind)
     return PeerRun(
         train_seconds=seconds,
         steps=int(trainer.state.global_step),
         tokens=sum(plan.data.train.lengths[i] for i in samples),
         peak_memory_bytes=peak,
         adapter_bytes=file.stat().st_size,
-        adapter=_to_litgpt(load_file(file), plan),
-        differences=differences,
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        adapter=_to_litgpt(adapter, plan),
+        row_factors=_factors_to_litgpt(factors, plan),
+        differences=[*differences, *_list_own_differences(plan, kind)],
     )
 
 
-def _build_model(plan: TrainingPlan, folder: Path) -> Any:
+def _list_own_differences(plan: TrainingPlan, kind: PeerKind) -> list[str]:
+    """What a kind of LoRA does otherwise than LoRA."""
+    found = [OF_DORA] if kind.has_magnitudes else []
+    found += [OF_DORA_DROPPED] if kind.has_magnitudes and plan.config.lora_dropout else []
+    return found + ([OF_RSLORA] if kind.scales_by_root else [])
+
+
+def _build_model(plan: TrainingPlan, folder: Path, kind: PeerKind) -> Any:
     """The model in transformers with PEFT's LoRA, on the base's weights, which `folder` takes."""
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaForCausalLM
@@ -124,6 +140,8 @@ def _build_model(plan: TrainingPlan, folder: Path) -> Any:
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
             target_modules=_target_modules(plan),
+            use_dora=kind.has_magnitudes,
+            use_rslora=kind.scales_by_root,
             task_type="CAUSAL_LM",
         ),
     )
@@ -207,6 +225,54 @@ def _collate(plan: TrainingPlan, ids: list[int]) -> dict[str, Tensor]:
     lengths = torch.tensor([plan.data.train.lengths[i] for i in ids])
     mask = torch.arange(input_ids.size(1)) < lengths[:, None]
     return {"input_ids": input_ids, "labels": labels, "attention_mask": mask.long()}
+
+
+def _as_lora(
+    model: Any, adapter: dict[str, Tensor], plan: TrainingPlan, kind: PeerKind
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The adapter of a LoRA with the scale alpha / rank that computes the same.
+
+    Returns:
+        The adapter by PEFT's names; and by the name of a module there, what the rows of its weight
+        are multiplied by.
+    """
+    adapter, factors = dict(adapter), {}
+    if kind.scales_by_root:
+        root = math.sqrt(plan.config.lora_r)
+        adapter |= {name: root * b for name, b in adapter.items() if ".lora_B." in name}
+    for name, module in model.named_modules() if kind.has_magnitudes else ():
+        magnitudes = getattr(module, "lora_magnitude_vector", None)
+        if not magnitudes:
+            continue
+        own = {side: adapter[f"{name}.lora_{side}.weight"] for side in "AB"}
+        weight = module.get_base_layer().weight.detach().cpu()
+        magnitude = magnitudes["default"].weight.detach().cpu()
+        factors[name] = row_factors(weight, own, magnitude, module.scaling["default"])
+        scaled = factors[name][:, None] * own["B"]
+        adapter[f"{name}.lora_B.weight"] = scaled.to(own["B"].dtype)
+    return adapter, factors
+
+
+def _factors_to_litgpt(factors: dict[str, Tensor], plan: TrainingPlan) -> dict[str, Tensor]:
+    """By the name of a weight in LitGPT's LoRA model; query, key and value are one weight there."""
+    config, result = plan.model_config, {}
+    rows = {"q_proj": config.n_head, "k_proj": config.n_query_groups}
+    rows["v_proj"] = config.n_query_groups
+    others = {"attn.proj": "self_attn.o_proj", "mlp.fc_1": "mlp.gate_proj"}
+    others |= {"mlp.fc_2": "mlp.up_proj", "mlp.proj": "mlp.down_proj"}
+    for block in range(config.n_layer if factors else 0):
+        theirs, ours = f"base_model.model.model.layers.{block}", f"transformer.h.{block}"
+        parts = [
+            factors.get(f"{theirs}.self_attn.{name}", torch.ones(heads * config.head_size))
+            for name, heads in rows.items()
+        ]
+        result[f"{ours}.attn.qkv.linear.weight"] = torch.cat(parts)
+        for name, module in others.items():
+            if (found := factors.get(f"{theirs}.{module}")) is not None:
+                result[f"{ours}.{name}.linear.weight"] = found
+    if (found := factors.get("base_model.model.lm_head")) is not None:
+        result["lm_head.linear.weight"] = found
+    return result
 
 
 def _to_litgpt(adapter: dict[str, Tensor], plan: TrainingPlan) -> dict[str, Tensor]:

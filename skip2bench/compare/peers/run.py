@@ -6,16 +6,21 @@ as every other method's. What a peer does otherwise, it lists as `differences`.
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from lightning.fabric import Fabric
+from litgpt.model import GPT
+from torch import Tensor, nn
 
-from skip2bench.compare.peers.peer import LABELS, Peer
+from skip2bench.compare.peers.peer import Peer
 from skip2bench.config.commands import to_plain
 from skip2bench.config.options import CONDITIONS, switch_names
+from skip2bench.config.peers import PEERS
 from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.records import is_records_file
@@ -56,12 +61,13 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
             "raise --max-seq-length or remove them"
         )
     size = plan.micro_batch_size or 1
-    if "litgpt" in names and size > config.global_batch_size:
+    programs = {PEERS[name].program for name in names}
+    if "litgpt" in programs and size > config.global_batch_size:
         raise Skip2BenchError(
             f"the peer 'litgpt' refuses micro_batch_size {size} above "
             f"global_batch_size {config.global_batch_size}; lower --micro-batch-size"
         )
-    if "peft" in names:
+    if "peft" in programs:
         missing = [name for name in ("transformers", "peft", "accelerate") if not find_spec(name)]
         if missing:
             raise Skip2BenchError(
@@ -82,7 +88,7 @@ def run_peer(name: str, config: TrainConfig, arguments: Sequence[str]) -> TrainR
     plan = plan_training(config)
     check_peers((name,), plan)
     environment = plan.describe_environment(arguments)
-    known = plan.describe().joined(TrainStart(kind="train", label=LABELS[name], peer=name))
+    known = plan.describe().joined(TrainStart(kind="train", label=PEERS[name].label, peer=name))
     with (
         interrupted_by_sigterm(),
         open_run_folder(
@@ -99,7 +105,7 @@ def run_peer(name: str, config: TrainConfig, arguments: Sequence[str]) -> TrainR
 def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFigures:
     folder.mkdir()
     fabric = Fabric(accelerator=plan.device.type, devices=1, precision=plan.precision)
-    note(f"{LABELS[name]}: training")
+    note(f"{PEERS[name].label}: training")
     try:
         run = _find_peer(name)(plan, folder)
     finally:
@@ -122,13 +128,14 @@ def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFig
             f"{name} left other tensors than LoRA's: {run.adapter.keys() ^ expected}"
         )
     model.load_state_dict({k: v.to(plan.device) for k, v in run.adapter.items()}, strict=False)
+    _multiply_rows(model, run.row_factors)
     final, domain_after = losses()
-    figures = {key: value for key, value in asdict(run).items() if key != "adapter"}
+    own = ("adapter", "row_factors")
+    figures = {key: value for key, value in asdict(run).items() if key not in own}
     return TrainFigures(
         **figures,
         epochs=run.steps * plan.config.global_batch_size / len(plan.data.train),
-        total_parameters=total,
-        trainable_parameters=trainable,
+        total_parameters=total + run.trainable_parameters - trainable,
         cache_bytes=0,
         initial_val_loss=initial,
         final_val_loss=final,
@@ -141,11 +148,23 @@ def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFig
     )
 
 
+@torch.no_grad()
+def _multiply_rows(model: GPT, factors: Mapping[str, Tensor]) -> None:
+    """Give weights (d_out, d_in) rows of other lengths; a tied one stays what it is elsewhere."""
+    for name, factor in factors.items():
+        place, _, own = name.rpartition(".")
+        module = model.get_submodule(place)
+        weight = getattr(module, own)
+        scaled = (factor.to(weight.device)[:, None] * weight).to(weight.dtype)
+        setattr(module, own, nn.Parameter(scaled, requires_grad=False))
+
+
 def _find_peer(name: str) -> Peer:
-    if name == "litgpt":
+    kind = PEERS[name]
+    if kind.program == "litgpt":
         from skip2bench.compare.peers.litgpt import train_with_litgpt
 
         return train_with_litgpt
     from skip2bench.compare.peers.peft import train_with_peft
 
-    return train_with_peft
+    return partial(train_with_peft, kind=kind)

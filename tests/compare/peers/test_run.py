@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -7,7 +8,9 @@ from tiny import as_written
 
 from skip2bench.compare.peers import litgpt as peer_litgpt
 from skip2bench.compare.peers import peft as peer_peft
-from skip2bench.compare.peers.run import check_peers, run_peer
+from skip2bench.compare.peers.dora import count_extra_flops, count_magnitudes
+from skip2bench.compare.peers.run import _multiply_rows, check_peers, run_peer
+from skip2bench.config.peers import PEERS, PeerName
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models.base import load_checkpoint
@@ -34,15 +37,18 @@ def config(tiny_checkpoint, tiny_data, tmp_path):
     )
 
 
-@pytest.mark.parametrize("peer", ["litgpt", "peft"])
-def test_a_peer_trains_and_leaves_what_is_compared(peer, config):
-    if peer == "peft":
+@pytest.mark.parametrize(
+    ("peer", "magnitudes"),
+    [("litgpt", 0), ("peft", 0), ("peft-dora", 4 * (16 + 16)), ("peft-rslora", 0)],
+)
+def test_a_peer_trains_and_leaves_what_is_compared(peer, magnitudes, config):
+    if PEERS[peer].program == "peft":
         pytest.importorskip("peft", reason="the extra 'peers' is not installed")
     summary = as_written(run_peer(peer, config, ["train"]))
     assert summary["status"] == "ok"
     assert summary["peer"] == peer
     assert summary["steps"] == 3 * 5  # 38 samples in batches of 8
-    assert summary["trainable_parameters"] == 4 * 4 * (2 * 16 + 2 * 16)
+    assert summary["trainable_parameters"] == 4 * 4 * (2 * 16 + 2 * 16) + magnitudes
     # measured here, from the adapter that the peer wrote
     assert summary["final_val_loss"] < summary["initial_val_loss"] - 0.1
     assert summary["train_seconds"] > 0
@@ -59,38 +65,76 @@ def test_a_peer_trains_and_leaves_what_is_compared(peer, config):
         assert summary["tokens"] == 3 * sum(plan_training(config).data.train.lengths)
 
 
-def test_peft_gives_the_logits_of_litgpts_model_with_its_adapter(config, tmp_path):
+@pytest.mark.parametrize("name", ["peft", "peft-dora", "peft-rslora"])
+def test_peft_gives_the_logits_of_litgpts_model_with_its_adapter(name, config, tmp_path):
     """The converted weights, and the adapter brought back, compute what they computed there."""
     pytest.importorskip("peft", reason="the extra 'peers' is not installed")
     from dataclasses import replace
 
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaForCausalLM
-
     targets = {"lora_key": True, "lora_projection": True, "lora_mlp": True, "lora_head": True}
     plan = plan_training(replace(config, **targets))
-    peer_peft._convert(plan, tmp_path / "base")
-    theirs = get_peft_model(
-        LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32),
-        LoraConfig(
-            r=plan.config.lora_r,
-            lora_alpha=plan.config.lora_alpha,
-            target_modules=peer_peft._target_modules(plan),
-        ),
-    ).eval()
+    kind = PEERS[name]
+    theirs = peer_peft._build_model(plan, tmp_path / "base", kind).eval()
     torch.manual_seed(0)
-    for name, parameter in theirs.named_parameters():
-        if "lora_B" in name:
+    for key, parameter in theirs.named_parameters():
+        if "lora_B" in key:
             torch.nn.init.normal_(parameter)
+        if "magnitude" in key:
+            assert parameter.requires_grad
+            torch.nn.init.uniform_(parameter, 0.5, 2.0)
     adapter = {
-        name.replace(".default", ""): p for name, p in theirs.named_parameters() if "lora_" in name
+        key.replace(".default", ""): p.detach()
+        for key, p in theirs.named_parameters()
+        if "lora_" in key
     }
+    adapter, factors = peer_peft._as_lora(theirs, adapter, plan, kind)
+    assert bool(factors) == kind.has_magnitudes
     base = load_checkpoint(config.checkpoint_dir, CPU, torch.float32)
     ours = build_model(plan.settings, base, CPU, seed=1).eval()
     ours.load_state_dict(peer_peft._to_litgpt(adapter, plan), strict=False)
+    embedding = ours.transformer.wte.weight.clone()
+    _multiply_rows(ours, peer_peft._factors_to_litgpt(factors, plan))
+    assert torch.equal(ours.transformer.wte.weight, embedding)
     tokens = torch.randint(320, (2, 11))
     with torch.no_grad():
         torch.testing.assert_close(theirs(tokens).logits, ours(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_dora_trains_the_magnitude_of_every_row(config, tmp_path, monkeypatch):
+    pytest.importorskip("peft", reason="the extra 'peers' is not installed")
+    plan, seen = plan_training(config), []
+    build = peer_peft._build_model
+
+    def remember(*args):
+        model = build(*args)
+        named = model.named_parameters()
+        seen.extend((p, p.detach().clone()) for name, p in named if "magnitude" in name)
+        return model
+
+    monkeypatch.setattr(peer_peft, "_build_model", remember)
+    run = peer_peft.train_with_peft(plan, tmp_path, PEERS["peft-dora"])
+    expected = count_magnitudes(plan.settings, plan.model_config)
+    assert sum(p.numel() for p, _ in seen) == expected > 0
+    assert all((p != before).all() for p, before in seen)
+    adapter = sum(value.numel() for value in run.adapter.values())
+    assert run.trainable_parameters == adapter + expected
+
+
+def test_what_dora_costs_beside_lora(config):
+    """Through the identity once a pass; the weight once more for what dropout leaves."""
+    from dataclasses import replace
+
+    plan = plan_training(config)
+    settings, model = plan.settings, plan.model_config
+    layers = 4 * 2  # of 16 inputs and outputs, rank 4
+    alone = count_extra_flops(settings, model, tokens=10, samples_a_pass=1)
+    again = layers * 2 * 10 * 16 * 16
+    a_pass = layers * (2 * 4 * 16 * 32 + 4 * 16 * 16)
+    assert alone == {"train_forward_flops": a_pass + again, "backward_flops": again}
+    shared = count_extra_flops(settings, model, tokens=10, samples_a_pass=4)
+    assert shared["train_forward_flops"] == a_pass // 4 + again
+    undropped = replace(settings, lora=settings.lora | {"lora_dropout": 0.0})
+    assert count_extra_flops(undropped, model, 10, 1)["backward_flops"] == 0
 
 
 def test_peft_sees_the_micro_batches_of_every_method(config):
@@ -139,6 +183,10 @@ def test_data_that_a_peer_cannot_get_is_an_error(config):
         check_peers(("litgpt",), replace(plan, config=replace(config, compile=True)))
 
 
+def test_the_names_that_are_typed_are_those_of_the_table():
+    assert get_args(PeerName) == tuple(PEERS)
+
+
 def test_a_missing_package_names_the_extra(config, monkeypatch):
     monkeypatch.setattr("skip2bench.compare.peers.run.find_spec", lambda _name: None)
     with pytest.raises(
@@ -154,6 +202,7 @@ def test_every_difference_has_its_words_in_the_report(lang):
     for difference in (
         *peer_litgpt.DIFFERENCES,
         *peer_peft.DIFFERENCES,
+        *(peer_peft.OF_DORA, peer_peft.OF_DORA_DROPPED, peer_peft.OF_RSLORA),
         "a global batch crosses the end of an epoch",
     ):
         assert f'"{difference}":' in text

@@ -39,8 +39,8 @@ from skip2bench.cache.skip_cache import Served, stored_counts, token_budget
 from skip2bench.config.blocks import list_wanted
 from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.methods import METHODS
-from skip2bench.data.samples import count_steps
-from skip2bench.doctor.subject import Subject
+from skip2bench.config.train import TrainConfig
+from skip2bench.data.samples import TokenizedData, count_steps
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_memory
 from skip2bench.models.base import HEAD, WEIGHTS_FILE, Base, is_head_tied
@@ -49,9 +49,43 @@ from skip2bench.models.methods import MethodSettings, build_model, resolve_metho
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.top import CachedGPT, TopGPT
 from skip2bench.models.weights import read_weights
+from skip2bench.train.plan import limit_length
 
 _PLENTY_BYTES = sys.maxsize // 2
 """Stands for what is free where that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is to be trained, and on what."""
+
+    name: str
+    model_config: Config
+    training: TrainConfig
+    """A run's configuration; its method and blocks mean nothing."""
+    has_tokenizer: bool
+    """False for a model without a checkpoint: its tokens are then those of the embedded model."""
+    data: TokenizedData | None
+    data_problem: str | None = None
+    """Why there is none."""
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest training sample; without data, all that a sample may have."""
+        if self.data is None:
+            return limit_length(self.training, self.model_config)
+        return max(self.data.train.lengths)
+
+    @property
+    def batch_positions(self) -> tuple[int, int]:
+        """Supervised positions of a global batch, at least and at most."""
+        size = self.training.global_batch_size
+        if self.data is None:
+            positions = size * (self.longest_tokens - 1)
+            return positions, positions
+        counts = sorted(self.data.train.supervised_counts)
+        # what is left over is an epoch's last batch
+        return sum(counts[: len(counts) % size or size]), sum(counts[-size:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,26 +201,13 @@ def project(
         for name in sorted(set(config.methods), key=list(METHODS).index)
         for blocks in dict.fromkeys(list_wanted(METHODS[name], config.blocks, config.top_blocks))
     ]
-    dtype, data = weights_dtype(precision), subject.data
-    with FakeTensorMode() as fake:
-        parameters = sum(p.numel() for p in GPT(subject.model_config).parameters())
-        base = make_fake_base(subject.model_config, device, dtype)
-    weights_bytes = parameters * dtype.itemsize
-    run = _Run(
-        subject=subject,
-        fake=fake,
-        base=base,
-        device=device,
-        precision=precision,
-        micro_batch_size=micro_batch_size,
-        usable_bytes=_usable_beside(weights_bytes, free_bytes),
-        shared_bytes=_count_tied(subject, dtype),
-    )
+    data = subject.data
+    run = prepare_projection(subject, device, precision, micro_batch_size, free_bytes)
     return Projection(
         model=subject.name,
         precision=precision,
-        total_parameters=parameters,
-        weights_bytes=weights_bytes,
+        total_parameters=run.total_parameters,
+        weights_bytes=run.weights_bytes,
         micro_batch_size=micro_batch_size,
         data=data.name if data else subject.training.data,
         data_problem=subject.data_problem,
@@ -198,9 +219,34 @@ def project(
     )
 
 
+def prepare_projection(
+    subject: Subject,
+    device: torch.device,
+    precision: str,
+    micro_batch_size: int,
+    free_bytes: Mapping[Tier, int | None],
+) -> "Projector":
+    """What the projections of all methods share; the arguments are those of `project`."""
+    dtype = weights_dtype(precision)
+    with FakeTensorMode() as fake:
+        parameters = sum(p.numel() for p in GPT(subject.model_config).parameters())
+        base = make_fake_base(subject.model_config, device, dtype)
+    return Projector(
+        subject=subject,
+        fake=fake,
+        base=base,
+        device=device,
+        precision=precision,
+        micro_batch_size=micro_batch_size,
+        total_parameters=parameters,
+        usable_bytes=_usable_beside(parameters * dtype.itemsize, free_bytes),
+        shared_bytes=_count_tied(subject, dtype),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Run:
-    """What the projections of all methods share."""
+class Projector:
+    """Works out methods on one subject."""
 
     subject: Subject
     fake: FakeTensorMode
@@ -209,9 +255,15 @@ class _Run:
     device: torch.device
     precision: str
     micro_batch_size: int
+    total_parameters: int
     usable_bytes: dict[Tier, int | None]
     shared_bytes: int
     """See `MethodProjection`."""
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of the base."""
+        return self.total_parameters * weights_dtype(self.precision).itemsize
 
     def project(self, settings: MethodSettings) -> MethodProjection:
         """Sizes of one method."""

@@ -6,11 +6,11 @@ import torch
 
 from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.train import TrainConfig
-from skip2bench.doctor.projection import project
 from skip2bench.doctor.subject import load_subject
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model, resolve_method
+from skip2bench.train.memory_projection import project
 
 CPU = torch.device("cpu")
 GIB = 2**30

@@ -8,13 +8,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from skip2bench.cache.arrays import Layout
 from skip2bench.config.methods import METHODS
 from skip2bench.config.train import TrainConfig
-from skip2bench.doctor.projection import (
+from skip2bench.models.base import config_by_name
+from skip2bench.models.methods import build_model, resolve_method
+from skip2bench.train.memory_projection import (
     count_saved_on_features,
     count_saved_on_tokens,
     make_fake_base,
 )
-from skip2bench.models.base import config_by_name
-from skip2bench.models.methods import build_model, resolve_method
 
 CPU = torch.device("cpu")
 MODEL = Config(

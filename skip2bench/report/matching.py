@@ -1,0 +1,70 @@
+"""What a comparison was made equal in: each one's rank or epochs, and how close it came."""
+
+from dataclasses import replace
+from typing import Any
+
+from skip2bench.io import units
+from skip2bench.report.cells import COUNT, LABEL, Column, own, plain, show_closeness
+from skip2bench.results.comparison_records import ComparisonResults
+
+EQUAL_IN = {
+    "memory": {"en": "at equal memory", "ja": "同じメモリ"},
+    "time": {"en": "at equal time", "ja": "同じ時間"},
+}
+"""In the words of the headings; ranks of equal parameters are said below them."""
+_FIGURES = {
+    "params": "trainable_parameters",
+    "memory": "peak_memory_bytes",
+    "time": "train_seconds",
+}
+"""What tells how equal they came out."""
+_LIMITS = {
+    "baseline": {"en": "baseline", "ja": "基準"},
+    "peer": {"en": "another's program, as it is", "ja": "他の実装（そのまま）"},
+    "no_rank": {"en": "no rank to set, as it is", "ja": "設定できるランクなし（そのまま）"},
+    "lowest": {"en": "not reached: more at the least", "ja": "未達（最小でも基準を超える）"},
+    "highest": {"en": "not reached: less at the most", "ja": "未達（上限でも基準に届かない）"},
+    "failed": {"en": "unknown: its first run failed", "ja": "不明（最初の実行が失敗）"},
+    "unknown": {"en": "unknown", "ja": "不明"},
+}
+COLUMNS = (
+    LABEL,
+    own("rank", "Rank", "ランク", COUNT, is_optional=True),
+    own("epochs", "Epochs", "エポック", COUNT, is_optional=True),
+    own("ratio", "Expected ratio", "予測比", plain(units.format_significant), short="Expected ×"),
+    own(
+        *("measured", "Measured ratio [95 % interval]", "実測比 [95 % 区間]", show_closeness),
+        short="Measured ×",
+    ),
+    own(
+        *("limit", "Remark", "備考"),
+        lambda limit, output: _LIMITS[limit]["ja" if output == "ja" else "en"],
+        is_text=True,
+    ),
+)
+
+
+def build_matching(results: ComparisonResults) -> list[dict[str, Any]]:
+    """A row a configuration: what it was given, expected and measured; none where nothing was."""
+    matched = results.matched
+    return [
+        {
+            **dict.fromkeys(("rank", "epochs", "ratio", "limit")),
+            **entry.matched.to_plain(),
+            "label": entry.label,
+            "measured": None
+            if entry.is_baseline
+            else entry.against_baseline.get(_FIGURES[matched]),
+        }
+        for entry in results.configurations
+        if matched and entry.matched
+    ]
+
+
+def list_screen_columns(rows: list[dict[str, Any]]) -> list[Column]:
+    """The terminal's, without those that no row has; the labels come first."""
+    return [
+        replace(column, is_optional=False)
+        for column in COLUMNS[1:]
+        if not column.is_optional or any(column.figure(row) is not None for row in rows)
+    ]
