@@ -17,6 +17,7 @@ from skip2bench.results.comparison_records import (
     ComparedConfiguration,
     ComparisonResults,
     Described,
+    RateSearch,
 )
 from skip2bench.results.curves import CurvePoint
 from skip2bench.results.figures import (
@@ -71,6 +72,8 @@ def read_result(
         other_cpu_cores=outcome.other_cpu_cores if outcome else None,
         summary=summary,
         curve=curve,
+        decides_rate=cell.decides_rate,
+        counts=cell.counts,
     )
 
 
@@ -123,6 +126,7 @@ def build_results(
         baseline=baseline.name,
         target="fixed" if config.target_loss is not None else "final loss of the baseline",
         learning_rates="grid" if has_grid else "fixed",
+        rate_search=_describe_search(results),
         statuses={status: statuses.count(status) for status in sorted(set(statuses))},
         bench=None if bench is None else BenchOutcome(status=bench.status, error=bench.error),
         warnings=find_warnings(entries, results, environment.cpu_count or 1),
@@ -131,6 +135,13 @@ def build_results(
         targets={str(seed): loss for seed, loss in targets.items()},
         cells={result.name: _describe_cell(result, targets.get(result.seed)) for result in results},
     )
+
+
+def _describe_search(results: Sequence[CellResult]) -> RateSearch | None:
+    deciding = [result for result in results if result.decides_rate]
+    if not deciding:
+        return None
+    return RateSearch(seed=deciding[0].seed, is_reported=deciding[0].counts)
 
 
 def write_results(

@@ -11,13 +11,14 @@ follows from the results `results.figures`'; here they meet in a folder:
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from skip2bench.compare.folder import BENCH, CompareFolder, describe_cell, find_folder, make_key
-from skip2bench.compare.matrix import Cell, list_cells
+from skip2bench.compare.matrix import Cell, find_baseline, list_cells
 from skip2bench.compare.micro_batches import find_sizes, settle, write_sizes
 from skip2bench.compare.plan import ComparisonPlan, announce, plan_comparison
 from skip2bench.compare.process import (
@@ -25,9 +26,11 @@ from skip2bench.compare.process import (
     CellRun,
     Outcome,
     cell_context,
+    read_cell_run,
     run_cell,
 )
 from skip2bench.compare.results import build_results, read_result, write_results
+from skip2bench.compare.seeds import choose_seeds, read_seeds, settle_seeds, write_seeds
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.commands import to_plain as config_to_plain
 from skip2bench.config.compare import CompareConfig
@@ -38,7 +41,7 @@ from skip2bench.io.units import format_amount, format_duration, parse_bytes
 from skip2bench.machine.processes import ProcessContext, load_modules
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonResults, DryRun
-from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult
+from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult, find_best_rate
 from skip2bench.results.run_folder import create_run_folder, record_run
 from skip2bench.results.run_records import CompareStart, CompareSummary
 
@@ -49,7 +52,12 @@ class _Comparison:
 
     plan: ComparisonPlan
     folder: CompareFolder
-    cells: Sequence[Cell]
+    cache: Path
+    is_cache_filled: bool
+    cells: dict[str, Cell] = field(default_factory=dict)
+    """Those that are known to run, by name, in their order; see `list_further`."""
+    tasks: dict[str, "_Task"] = field(default_factory=dict)
+    """The cells as processes, the micro-benchmark before them."""
     micro_batch_sizes: dict[str, int] = field(default_factory=dict)
     """By configuration, where the largest were searched for."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -57,12 +65,70 @@ class _Comparison:
     results: dict[str, CellResult] = field(default_factory=dict)
     """Of every cell, by name, read when it ended: nothing is read again to write the figures."""
 
+    @property
+    def has_search(self) -> bool:
+        """True where the cells follow from the results."""
+        return any(one.searches_rate for one in self.plan.configurations)
+
+    def list_cells(self, *, is_forecast: bool = False) -> list[Cell]:
+        """The cells that follow from the results so far; see `list_cells`."""
+        if self.cells and not self.has_search:
+            return [*self.cells.values()]
+        return list_cells(
+            self.plan.config,
+            self.plan.configurations,
+            self.cache,
+            is_filled=self.is_cache_filled,
+            found=list(self.results.values()),
+            is_forecast=is_forecast,
+        )
+
+    def list_further(self) -> None:
+        """Add the cells that follow from the results, and what those have come to before."""
+        while True:
+            listed = self.list_cells()
+            further = [cell for cell in listed if cell.name not in self.cells]
+            if not further:
+                return
+            self.cells.update({cell.name: cell for cell in further})
+            in_order = {cell.name: self.cells[cell.name] for cell in listed}
+            self.cells.clear()
+            self.cells.update(in_order)
+            for task in _list_tasks(self, further):
+                self.tasks[task.name] = task
+                self._take_done(task)
+
+    def _take_done(self, task: "_Task") -> None:
+        """Take what a task came to in an earlier call, where it need not run again."""
+        outcome = self.folder.read_outcome(task.name, task.key)
+        if outcome is None:
+            return
+        if outcome.status == "ok":
+            self.record(task.name, outcome, self.folder.finished_run(task.name))
+        elif task.name in self.cells and self.cells[task.name].decides_rate:
+            run = read_cell_run(self.folder.run_folder(task.name))
+            result = read_result(self.cells[task.name], outcome, run)
+            if result.has_diverged:  # which is what the search wanted to know
+                self.record(task.name, outcome, run)
+
+    def left(self) -> list["_Task"]:
+        """Tasks that have not ended, in their order."""
+        names = [BENCH, *self.cells]
+        return [self.tasks[it] for it in names if it in self.tasks and it not in self.outcomes]
+
     def record(self, name: str, outcome: Outcome, cell_run: CellRun | None) -> None:
         """Keep what a cell came to."""
         self.outcomes[name] = outcome
-        cell = next((cell for cell in self.cells if cell.name == name), None)
-        if cell is not None:  # not the micro-benchmark
-            self.results[name] = read_result(cell, outcome, cell_run)
+        if name in self.cells:  # not the micro-benchmark
+            self.results[name] = read_result(self.cells[name], outcome, cell_run)
+
+    def is_wanted(self, name: str) -> bool:
+        """False for a run that diverged in a search which has found a rate: nothing is missing."""
+        result = self.results.get(name)
+        if result is None or not (result.decides_rate and result.has_diverged):
+            return True
+        own = [it for it in self.results.values() if it.configuration == result.configuration]
+        return find_best_rate(own)[0] is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +163,15 @@ def run_comparison(
     cache, is_filled = (within.cache, True) if within else (None, False)
     if within:
         plan = replace(plan, start_seconds=within.start_seconds)
-    cells = list_cells(config, plan.configurations, cache or Path("cache"), is_filled=is_filled)
+    place = cache or Path("cache")
+    listed = partial(list_cells, config, cache_dir=place, is_filled=is_filled, is_forecast=True)
+    cells = listed(plan.configurations)
     seconds = plan.estimate(cells)
+    if config.seeds == "auto":
+        kinds = _by_kind(cells, seconds)
+        plan = _give_seeds(plan, kinds)
+        cells = listed(plan.configurations)
+        seconds = _by_name(cells, kinds)
     announce(plan, cells, seconds, may_advise=within is None)
     if config.dry_run:
         return DryRun(
@@ -106,32 +179,47 @@ def run_comparison(
             cells=tuple(cell.name for cell in cells),
             estimated_seconds=sum(seconds.values()),
         )
-    comparison, tasks = _open(plan, find_folder(plan.config, plan.training.model_name), cache)
-    if len(comparison.cells) > len(cells):  # at their best micro-batch too
-        seconds = comparison.plan.estimate(comparison.cells)
-        announce(comparison.plan, comparison.cells, seconds, may_advise=within is None)
+    comparison = _open(plan, find_folder(plan.config, plan.training.model_name), cache)
+    expected = comparison.list_cells(is_forecast=True)
+    if {it.name for it in expected} != {it.name for it in cells}:
+        # at their best micro-batch too, or with the seeds that the folder knows
+        seconds = comparison.plan.estimate(expected)
+        announce(comparison.plan, expected, seconds, may_advise=within is None)
     with comparison.folder.locked(), interrupted_by_sigterm():
-        return _run(comparison, tasks, seconds, started)
+        return _run(comparison, _by_kind(expected, seconds), started)
 
 
-def _open(
-    plan: ComparisonPlan, path: Path, cache: Path | None
-) -> tuple[_Comparison, list["_Task"]]:
+def _give_seeds(plan: ComparisonPlan, seconds: "Seconds") -> ComparisonPlan:
+    """The plan with more seeds for what is short."""
+    baseline = find_baseline(plan.config, plan.configurations).name
+    of_run = {one.name: seconds[one.name, "run"] for one in plan.configurations}
+    seeds = choose_seeds(plan.configurations, baseline, of_run)
+    return replace(plan, configurations=settle_seeds(plan.configurations, seeds))
+
+
+def _open(plan: ComparisonPlan, path: Path, cache: Path | None) -> _Comparison:
     """The comparison in its folder; in a new one where that holds runs of something else.
 
     Raises:
         Skip2BenchError: it does, and was named as --out-dir.
     """
     folder, config = CompareFolder(path), plan.config
+    if config.seeds == "auto":
+        known = settle_seeds(plan.configurations, read_seeds(path))
+        plan = replace(plan, configurations=known)
     sizes = find_sizes(config, plan.configurations, path)
     settled = replace(plan, configurations=settle(config, plan.configurations, sizes))
-    is_filled, place = cache is not None, cache or folder.cache
-    cells = list_cells(config, settled.configurations, place, is_filled=is_filled)
-    comparison = _Comparison(plan=settled, folder=folder, cells=cells, micro_batch_sizes=sizes)
-    tasks = _list_tasks(comparison)
+    comparison = _Comparison(
+        plan=settled,
+        folder=folder,
+        cache=cache or folder.cache,
+        is_cache_filled=cache is not None,
+        micro_batch_sizes=sizes,
+    )
+    tasks = _list_tasks(comparison, comparison.list_cells())
     others = [task.name for task in tasks if folder.holds_another(task.name, task.key)]
     if not others or config.force:
-        return comparison, tasks
+        return comparison
     if config.out_dir is not None:
         raise Skip2BenchError(
             f"{str(path)!r} holds {format_amount(len(others), 'run')} of another configuration, "
@@ -142,18 +230,13 @@ def _open(
     return _open(plan, another, cache)
 
 
-def _run(
-    comparison: _Comparison,
-    tasks: Sequence["_Task"],
-    seconds: Mapping[str, float],
-    started: float,
-) -> ComparisonResult:
+def _run(comparison: _Comparison, seconds: "Seconds", started: float) -> ComparisonResult:
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
+    tasks = comparison.tasks
     write_sizes(folder.path, comparison.micro_batch_sizes)
-    for task in tasks:
-        outcome = folder.read_outcome(task.name, task.key)
-        if outcome is not None and outcome.status == "ok":
-            comparison.record(task.name, outcome, folder.finished_run(task.name))
+    if plan.config.seeds == "auto":
+        write_seeds(folder.path, plan.configurations)
+    comparison.list_further()
     if outcomes:
         note(f"{len(outcomes)} of {len(tasks)} are done already in {folder.path}")
     known = CompareStart(
@@ -174,16 +257,18 @@ def _run(
         started,
     ) as recording:
         try:
-            left = [task for task in tasks if task.name not in outcomes]
-            context = _load(plan, is_needed=bool(left))
-            for task in left:
-                _run_task(comparison, task, context)
-                _report_progress(comparison, task, tasks, seconds)
+            context = _load(plan, is_needed=bool(comparison.left()))
+            while left := comparison.left():
+                _run_task(comparison, left[0], context)
+                comparison.list_further()
+                _report_progress(comparison, left[0], seconds)
                 _write(comparison)
         finally:
             content = _write(comparison)
             recording.set(statuses=content.statuses)
-        bad = [task.name for task in tasks if outcomes[task.name].status != "ok"]
+        bad = [
+            name for name in tasks if outcomes[name].status != "ok" and comparison.is_wanted(name)
+        ]
         if bad:
             error = f"{len(bad)} of {len(tasks)} runs did not end well: {', '.join(bad)}"
             recording.set(status="failed", error=error)
@@ -200,17 +285,34 @@ class _Task:
     spec: dict[str, Any]
 
 
-def _list_tasks(comparison: _Comparison) -> list[_Task]:
+Seconds = Mapping[tuple[str, str], float]
+"""Estimated, by configuration and role: the learning rate and the seed make no difference."""
+
+
+def _by_kind(cells: Sequence[Cell], seconds: Mapping[str, float]) -> Seconds:
+    kinds = {(cell.configuration, cell.role): seconds[cell.name] for cell in cells}
+    return kinds | ({(BENCH, BENCH): seconds[BENCH]} if BENCH in seconds else {})
+
+
+def _by_name(cells: Iterable[Cell], seconds: Seconds) -> dict[str, float]:
+    """The estimate of each cell, and of the micro-benchmark where there is one."""
+    found = {cell.name: seconds[cell.configuration, cell.role] for cell in cells}
+    bench = seconds.get((BENCH, BENCH))
+    return found if bench is None else found | {BENCH: bench}
+
+
+def _list_tasks(comparison: _Comparison, cells: Sequence[Cell]) -> list[_Task]:
+    """Cells as processes, and the micro-benchmark before the first ones."""
     plan, folder = comparison.plan, comparison.folder
     tasks = []
     limit = plan.config.max_memory
-    if plan.bench:
+    if plan.bench and BENCH not in comparison.tasks:
         config = config_to_plain(plan.bench)
         key = make_key({"bench": config, "max_memory": limit}, plan.environment)
         max_bytes = None if limit is None else parse_bytes("max_memory", limit)
         spec = _describe_process("bench", config, folder.run_folder(BENCH), max_bytes)
         tasks.append(_Task(name=BENCH, key=key, spec=spec))
-    for cell in comparison.cells:
+    for cell in cells:
         config = config_to_plain(cell.config)
         key = make_key(describe_cell(cell, plan.training.data.sha256), plan.environment)
         spec = _describe_process(
@@ -285,22 +387,21 @@ def _run_task(comparison: _Comparison, task: _Task, context: ProcessContext) -> 
     comparison.record(task.name, outcome, cell_run)
 
 
-def _report_progress(
-    comparison: _Comparison,
-    task: _Task,
-    tasks: Sequence[_Task],
-    seconds: Mapping[str, float],
-) -> None:
+def _report_progress(comparison: _Comparison, task: _Task, seconds: Seconds) -> None:
     """One line on the cell that has ended, and on the time that is left."""
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
-    outcome = outcomes[task.name]
+    cells = [*comparison.cells.values(), *comparison.list_cells(is_forecast=True)]
+    outcome, expected = outcomes[task.name], _by_name(cells, seconds)
     done = [name for name in outcomes if outcomes[name].status == "ok"]
     # the estimate, corrected by what the finished cells really took
     taken = sum(outcomes[name].wall_seconds for name in done)
-    factor = taken / sum(seconds[name] for name in done) if done else 1.0
-    left = factor * sum(seconds[t.name] for t in tasks if t.name not in outcomes)
-    line = f"{len(outcomes)}/{len(tasks)} {task.name}: {outcome.status}"
+    factor = taken / sum(expected[name] for name in done) if done else 1.0
+    left = factor * sum(value for name, value in expected.items() if name not in outcomes)
+    line = f"{len(outcomes)}/{len(expected)} {task.name}: {outcome.status}"
     line += f", {format_duration(outcome.wall_seconds, 'en')}"
+    if not comparison.is_wanted(task.name):
+        note(f"{line}: it diverged, so a lower learning rate is taken")
+        return
     if outcome.status != "ok":
         warn(f"{line}: {outcome.error}; see {folder.log_file(task.name)}")
         return
@@ -313,7 +414,8 @@ def _report_progress(
 def _write(comparison: _Comparison) -> ComparisonResults:
     """Rewrite the comparison's two files with what there is."""
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
-    results = [comparison.results.get(cell.name) or read_result(cell) for cell in comparison.cells]
+    cells = comparison.cells.values()
+    results = [comparison.results.get(cell.name) or read_result(cell) for cell in cells]
     content = build_results(
         plan.config, plan.configurations, results, plan.environment, outcomes.get(BENCH)
     )

@@ -20,7 +20,7 @@ from skip2bench.config.options import (
     option_names,
     refuse_unknown,
 )
-from skip2bench.config.train import TrainConfig, make_train_config, usual_learning_rate
+from skip2bench.config.train import TrainConfig, make_train_config
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
 
@@ -34,8 +34,8 @@ OWN_TRAIN_KEYS: dict[str, str] = {
 }
 """Fields of `train` that the matrix sets for each cell, and what to do instead."""
 _MAX_SEEDS = 1000
-_LR_STEP = 3
-"""Neighbours in the grid of learning rates differ by this factor."""
+FEW_SEEDS, MANY_SEEDS = 3, 10
+"""What `seeds` auto gives each configuration, and those whose runs are short."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,17 @@ class CompareConfig:
         repeatable=True,
         role="matrix",
     )
-    seeds: int = option(
-        3, "Runs of each configuration: with --seed, the one after it, and so on.", role="matrix"
+    seeds: int | Literal["auto"] = option(
+        3,
+        "Runs of each configuration: with --seed, the one after it, and so on; auto: 3, and 10 "
+        "where they are short.",
+        role="matrix",
     )
-    learning_rates: tuple[float, ...] = option(
-        (), "Grid for every method, comma-separated; the best of each is compared.", role="matrix"
+    learning_rates: tuple[float, ...] | Literal["auto"] = option(
+        (),
+        "Grid for every method, comma-separated; the best of each is compared. auto: around each "
+        "one's default, and beyond while the best is at an edge, by one seed.",
+        role="matrix",
     )
     match_params: bool = option(
         False,
@@ -128,7 +134,8 @@ class CompareConfig:
         check_choice("baseline", self.baseline, get_args(MethodName))
         for name in self.peers:
             check_choice("peers", name, get_args(Peer))
-        check_positive("seeds", self.seeds, _MAX_SEEDS)
+        if self.seeds != "auto":
+            check_positive("seeds", self.seeds, _MAX_SEEDS)
         if self.target_loss is not None and not 0 < self.target_loss < math.inf:
             raise Skip2BenchError(f"target_loss is {self.target_loss}; give a number above 0")
         _check_max_memory(self.max_memory)
@@ -137,12 +144,14 @@ class CompareConfig:
                 "best_batch runs the largest micro-batches that fit; add --micro-batch-size auto"
             )
         first_seed = self.cell_config({}).seed  # raises where a value of `train` is not good
-        if first_seed + self.seeds > 2**32:
+        most_seeds = MANY_SEEDS if self.seeds == "auto" else self.seeds
+        if first_seed + most_seeds > 2**32:
             raise Skip2BenchError(
-                f"seed {first_seed} and the {self.seeds - 1} after it go beyond {2**32 - 1}; "
+                f"seed {first_seed} and the {most_seeds - 1} after it go beyond {2**32 - 1}; "
                 "give a smaller --seed"
             )
-        self._check_rates("", self.learning_rates)
+        if self.learning_rates != "auto":
+            self._check_rates("", self.learning_rates)
         for number, entry in enumerate(self.configurations, start=1):
             _check_configuration(entry, number)
             where = f"of configuration {number}"
@@ -169,7 +178,9 @@ _FLOWS: dict[str, dict[str, Any]] = {
         **{"train_samples": 80, "max_steps": 20, "eval_interval": 10},
     },
     "small": {},
-    "detailed": {"methods": get_args(MethodName), "seeds": 5, "aa": True},
+    "detailed": {
+        **{"methods": get_args(MethodName), "learning_rates": "auto", "seeds": 5, "aa": True},
+    },
 }
 _OWN_KEYS = own_keys(CompareConfig)
 
@@ -193,14 +204,7 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
     listed = own.pop("configurations", None) or ()
     if not isinstance(listed, list | tuple) or not all(isinstance(e, dict) for e in listed):
         raise Skip2BenchError("configurations is no list of mappings; write '- method: lora'")
-    config = CompareConfig(**coerce(CompareConfig, own), configurations=tuple(listed), train=train)
-    if flow == "detailed" and not config.learning_rates:
-        middle = usual_learning_rate(config.cell_config({}))
-        own["learning_rates"] = (middle / _LR_STEP, middle, middle * _LR_STEP)
-        config = CompareConfig(
-            **coerce(CompareConfig, own), configurations=tuple(listed), train=train
-        )
-    return config
+    return CompareConfig(**coerce(CompareConfig, own), configurations=tuple(listed), train=train)
 
 
 _CONFIGURATION_KEYS = frozenset(("label", "learning_rates", "max_memory"))

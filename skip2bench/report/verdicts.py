@@ -176,6 +176,7 @@ def _by_seed(content: ComparisonResults, entry: Entry, figure: str) -> dict[int,
         and cell.role == "run"
         and cell.status == "ok"
         and cell.learning_rate == entry.learning_rate
+        and cell.seed in entry.seeds
         and figure in cell.figures
     }
 

@@ -167,6 +167,15 @@ class ComparedCell(Record):
     figures: Figures
 
 
+class RateSearch(Record):
+    """How the learning rates were chosen that were searched for."""
+
+    seed: Count
+    """The one that chose each configuration's."""
+    is_reported: Flag
+    """True where the figures hold its runs too, which the choice has favoured."""
+
+
 class ComparisonWarning(Record):
     """What a reader must know before believing the figures.
 
@@ -200,9 +209,13 @@ class BenchOutcome(Record):
     error: Text | None = None
 
 
+def _is_number_of_seeds(value: Any) -> bool:
+    return value == "auto" or is_count(value)
+
+
 def _check_config(config: dict[str, Any]) -> dict[str, Any]:
     wanted = {
-        "seeds": (is_count, "a whole number"),
+        "seeds": (_is_number_of_seeds, "a whole number"),
         "match_params": (lambda it: isinstance(it, bool), "true or false"),
         "target_loss": (is_number, "a number"),
     }
@@ -233,6 +246,8 @@ class ComparisonResults(Versioned):
     target: Text | None = None
     learning_rates: Text | None
     """`grid` or `fixed`."""
+    rate_search: RateSearch | None = None
+    """None where every seed ran at every rate of the grid."""
     statuses: dict[str, Count] | None = None
     bench: BenchOutcome | None = None
     warnings: tuple[ComparisonWarning, ...]

@@ -1,7 +1,8 @@
 """From the runs of a matrix to its figures: best rates, means over seeds, ratios; pure functions.
 
 Each configuration is compared at its own best learning rate: the one with the lowest mean final
-validation loss over the seeds. Ratios to the baseline are paired by seed.
+validation loss over the seeds, or of the one seed that a search was made with. Ratios to the
+baseline are paired by seed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,6 +61,15 @@ class CellResult:
     """Its run's summary; None where there is none."""
     curve: Sequence[CurvePoint] = ()
     """Its evaluation points."""
+    decides_rate: bool = False
+    """True where the rate of its configuration was searched for with its seed alone."""
+    counts: bool = True
+    """False for a cell that has helped to choose a rate and is in no figure therefore."""
+
+    @property
+    def has_diverged(self) -> bool:
+        """True for a run whose loss ended it."""
+        return bool(self.summary and self.summary.diverged_at_step is not None)
 
     @property
     def finished(self) -> TrainSummary:
@@ -82,14 +92,15 @@ def find_best_rate(results: Iterable[CellResult]) -> tuple[float | None, list[Gr
     """The best learning rate of one configuration, and the whole grid.
 
     Best is the lowest mean final validation loss, among the rates at which most seeds ended well.
+    Where cells decide the rate alone, the others count neither for it nor in the grid.
 
     Returns:
         The rate (None where no cell ended well), and a row a rate.
     """
     by_rate: dict[float, list[CellResult]] = {}
-    for result in results:
-        if result.role == "run":
-            by_rate.setdefault(result.learning_rate, []).append(result)
+    runs = [result for result in results if result.role == "run"]
+    for result in [run for run in runs if run.decides_rate] or runs:
+        by_rate.setdefault(result.learning_rate, []).append(result)
     grid: list[GridRow] = []
     for rate in sorted(by_rate):
         losses = [r.final_val_loss for r in by_rate[rate] if r.status == "ok"]
@@ -223,11 +234,12 @@ def summarise_configuration(
 
 
 def _chosen(results: Iterable[CellResult], rate: float | None, role: str) -> dict[int, CellResult]:
-    """By seed, the cells of a role that ended well; at one learning rate, or at any for None."""
+    """By seed, the cells of a role that ended well and count; at one rate, or at any for None."""
     return {
         result.seed: result
         for result in results
         if result.status == "ok"
+        and result.counts
         and result.role == role
         and (rate is None or result.learning_rate == rate)
     }
