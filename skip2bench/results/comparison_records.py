@@ -12,6 +12,7 @@ from skip2bench.io.record import (
     PlainNumber,
     Record,
     Seconds,
+    Share,
     SignedNumber,
     Spread,
     Text,
@@ -25,6 +26,7 @@ from skip2bench.io.record import (
     shown,
 )
 from skip2bench.results.run_records import Versioned
+from skip2bench.results.stats import Ratio
 
 ANY_SIGN = frozenset(("loss_change_per_step", "forgetting"))
 """Figures that may be negative."""
@@ -50,6 +52,9 @@ class FigureSummary(Record):
     min: SignedNumber | None = None
     max: SignedNumber | None = None
     std: Spread
+    lower_quartile: SignedNumber | None = None
+    """None of few values: see `results.stats.QUARTILES_FROM`."""
+    upper_quartile: SignedNumber | None = None
 
 
 class FigureRatio(Record):
@@ -60,7 +65,20 @@ class FigureRatio(Record):
     high: PlainNumber | None
     n: Count | None = None
     is_difference: Flag
-    """True where the interval leaves 1 out."""
+    """True where `adjusted_p_value` is below 0.05; without one, where the interval leaves 1 out."""
+    p_value: Share | None = None
+    """Of the paired t test on the logarithms, two-sided."""
+    adjusted_p_value: Share | None = None
+    """By Holm's correction over the configurations whose ratios of this figure stand together."""
+    comparisons: Count | None = None
+    """How many those are."""
+    detectable_ratio: PlainNumber | None = None
+    """The smallest ratio above 1 that such pairs would have shown at 5 %, with a power of 80 %."""
+
+    @property
+    def paired(self) -> Ratio:
+        """The same without what follows from other rows."""
+        return Ratio(ratio=self.ratio, low=self.low, high=self.high, n=self.n or 0)
 
     @model_validator(mode="before")
     @classmethod
@@ -119,6 +137,8 @@ class Measured(Record):
     target_loss: PlainNumber | None = None
     target_reached: Count
     """Cells whose validation loss came to the target."""
+    target_tried: Count | None = None
+    """Cells that had a target: those of the baseline's seeds, unless it is fixed."""
     figures: dict[str, FigureSummary]
     against_baseline: dict[str, FigureRatio]
 

@@ -18,7 +18,12 @@ from skip2bench.results.comparison_records import (
 )
 from skip2bench.results.curves import CurvePoint
 from skip2bench.results.run_records import TrainSummary
-from skip2bench.results.stats import paired_ratio, summarise
+from skip2bench.results.stats import (
+    SIGNIFICANCE,
+    adjust_p_values,
+    paired_ratio,
+    summarise,
+)
 
 Figures = dict[str, float]
 
@@ -224,6 +229,7 @@ def summarise_configuration(
         failed=tuple(cell.name for cell in own if cell.status != "ok"),
         target_loss=summarise(list(targets.values())).mean if targets else fixed_target,
         target_reached=sum("steps_to_target" in figures for figures in by_seed.values()),
+        target_tried=sum(targets.get(seed, fixed_target) is not None for seed in by_seed),
         figures={
             name: FigureSummary(**asdict(summarise(values)))
             for name in FIGURES
@@ -281,6 +287,47 @@ def _compare(own: Mapping[int, Figures], baseline: Mapping[int, Figures]) -> dic
             ratio = paired_ratio(values, bases)
             compared[name] = FigureRatio(**asdict(ratio), is_difference=ratio.is_difference)
     return compared
+
+
+def correct_for_rows(
+    entries: Sequence[ComparedConfiguration],
+) -> tuple[ComparedConfiguration, ...]:
+    """The configurations with their ratios tested together, as they stand in one table.
+
+    Of each figure, the ratios of all but the baseline are one family: Holm's correction keeps the
+    chance of calling any of them a difference that is none below SIGNIFICANCE. A ratio of a single
+    pair has no test, and is in no family.
+    """
+    changed: dict[tuple[int, str], FigureRatio] = {}
+    for name in FIGURES:
+        tested = [
+            (number, ratio, ratio.paired.p_value)
+            for number, entry in enumerate(entries)
+            if not entry.is_baseline and (ratio := entry.against_baseline.get(name))
+        ]
+        family = [(number, ratio, p) for number, ratio, p in tested if p is not None]
+        adjusted = adjust_p_values([p for _, _, p in family])
+        for (number, ratio, p), corrected in zip(family, adjusted, strict=True):
+            changed[number, name] = ratio.model_copy(
+                update={
+                    "is_difference": corrected < SIGNIFICANCE,
+                    "p_value": p,
+                    "adjusted_p_value": corrected,
+                    "comparisons": len(family),
+                    "detectable_ratio": ratio.paired.detectable_ratio,
+                }
+            )
+    return tuple(
+        entry.model_copy(
+            update={
+                "against_baseline": {
+                    name: changed.get((number, name), ratio)
+                    for name, ratio in entry.against_baseline.items()
+                }
+            }
+        )
+        for number, entry in enumerate(entries)
+    )
 
 
 def _known(value: float | None) -> float:
