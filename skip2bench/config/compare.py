@@ -155,12 +155,17 @@ class CompareConfig:
         for number, entry in enumerate(self.configurations, start=1):
             _check_configuration(entry, number)
             where = f"of configuration {number}"
-            self._check_rates(where, entry.get("learning_rates") or ())
+            if entry.get("learning_rates") != "auto":
+                self._check_rates(where, entry.get("learning_rates") or ())
             own = {key: value for key, value in entry.items() if key not in _CONFIGURATION_KEYS}
             self.cell_config(own)
 
     def _check_rates(self, where: str, rates: Collection[Any]) -> None:
         for rate in rates:
+            if rate == "auto":
+                raise Skip2BenchError(
+                    f"learning_rates {where} has auto among its rates; write auto alone, or numbers"
+                )
             self.cell_config({"learning_rate": rate})
         if len(set(map(float, rates))) < len(rates):
             raise Skip2BenchError(
@@ -226,7 +231,7 @@ def _check_configuration(entry: dict[str, Any], number: int) -> None:
             "model, so set it once, outside configurations"
         )
     rates = entry.get("learning_rates", [])
-    if not isinstance(rates, list | tuple):
+    if rates != "auto" and not isinstance(rates, list | tuple):
         raise Skip2BenchError(
             f"learning_rates of configuration {number} is {rates!r}; write a list such as [3e-3]"
         )

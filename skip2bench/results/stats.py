@@ -68,9 +68,9 @@ class Ratio:
         None for a single pair.
         """
         spread = self._half_interval()
-        if spread is None:
+        if spread is None or not self.low or not self.high:
             return None
-        distance = abs(math.log(self.ratio))
+        distance = abs(math.log(self.low) + math.log(self.high)) / 2
         if spread == 0:
             return 1.0 if distance == 0 else 0.0
         return student_t_p_value(distance * student_t(self.n - 1) / spread, self.n - 1)
@@ -90,7 +90,7 @@ class Ratio:
 
     def _half_interval(self) -> float | None:
         """Half of the interval's width on the logarithms."""
-        if self.n < 2 or self.low is None or self.high is None or self.low <= 0 or self.ratio <= 0:
+        if self.n < 2 or not self.low or not self.high:
             return None
         return max(0.0, math.log(self.high / self.low) / 2)
 

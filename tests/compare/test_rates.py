@@ -85,7 +85,7 @@ def listed():
 
     def run(results=(), *, is_forecast=False, **values):
         config = load_compare_config(
-            {"methods": "lora,skip2", "blocks": ["fast"], "learning_rates": "auto", **values}
+            {"methods": "lora,skip2", "blocks": ["fast"], "learning_rates": "auto"} | values
         )
         configurations = list_configurations(config, load_config(embedded_checkpoint()))
         cells = list_cells(
@@ -150,7 +150,12 @@ def test_the_seed_that_chose_counts_only_where_there_are_too_few_others(listed, 
 
 
 def test_a_configuration_with_rates_of_its_own_keeps_them(listed):
-    entries = [{"method": "lora"}, {"method": "skip", "blocks": "0", "learning_rates": [0.1, 0.2]}]
-    cells = [cell for cell in listed(configurations=entries) if cell.configuration == "skip-0"]
-    assert [cell.config.learning_rate for cell in cells] == [0.1, 0.2] * 3
-    assert not any(cell.decides_rate for cell in cells)
+    skip = {"method": "skip", "blocks": "0", "learning_rates": [0.1, 0.2]}
+    cells = [it for it in listed(configurations=[{"method": "lora"}, skip]) if it.counts]
+    own = [cell for cell in cells if cell.configuration == "skip-0"]
+    assert [cell.config.learning_rate for cell in own] == [0.1, 0.2] * 3
+    assert not any(cell.decides_rate for cell in own)
+    # and one may search where the others do not
+    entries = [{"method": "lora", "learning_rates": "auto"}, skip]
+    cells = listed(configurations=entries, learning_rates=[0.1])
+    assert {cell.configuration for cell in cells if cell.decides_rate} == {"lora"}
