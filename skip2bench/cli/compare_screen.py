@@ -51,6 +51,6 @@ def _describe_warning(it: ComparisonWarning) -> str:
     if it.kind == "edge":
         return (
             f"{it.label}: its best learning rate {it.learning_rate:g} is at the edge of the "
-            "grid; a wider grid may do better"
+            "grid; a wider one, as --learning-rates auto makes it, may do better"
         )
     return f"{it.label}: {it.figure} differs from the baseline's, and both are the same run"

@@ -66,6 +66,11 @@ class Configuration:
     best_of: str | None = None
     """Name of the configuration that this one is with its own largest micro-batch."""
 
+    @property
+    def has_grid(self) -> bool:
+        """True where its runs decide which of several learning rates it takes."""
+        return self.searches_rate or len(self.learning_rates) > 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -136,7 +141,7 @@ def list_cells(
     left_out = has_search and leaves_search_seed_out([one.seeds for one in configurations])
     for number in range(max(one.seeds for one in configurations)):
         seed, counts = first_seed + number, bool(number) or not left_out
-        own = [one for one in configurations if number < one.seeds]
+        own = [one for one in configurations if number < one.seeds and (counts or one.has_grid)]
         rates = {one.name: grids[one.name].rates_of(number) for one in own}
         for position in range(max(map(len, rates.values()), default=0)):
             for one in own:
@@ -147,9 +152,10 @@ def list_cells(
                 decides = one.searches_rate and number == 0
                 cells.append(replace(cell, decides_rate=decides, counts=counts))
                 is_first = rate == grids[one.name].timed
-                if is_first and one.settings.method.is_cached and not is_filled:
+                is_reused = one.settings.method.is_cached and not is_filled and counts
+                if is_first and is_reused:
                     cell = _make_cell(config, one, rate, seed, "reused", cache_dir)
-                    cells.append(replace(cell, counts=counts))
+                    cells.append(cell)
     return cells
 
 

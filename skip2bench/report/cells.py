@@ -221,10 +221,12 @@ def _say_no_difference(
         smallest: The smallest ratio above 1 that would have shown.
         lang: Of the words.
     """
-    words = _NO_DIFFERENCE[lang] if p_value is None else _CORRECTED[lang].format(p_value)
+    if p_value is not None:  # uncorrected, it has shown
+        return f"{_CORRECTED[lang].format(p_value)} {interval}"
+    words = f"{_NO_DIFFERENCE[lang]} {interval}"
     if smallest is None:
-        return f"{words} {interval}"
-    return _DETECTABLE[lang].format(f"{words} {interval}", units.format_percent(smallest - 1))
+        return words
+    return _DETECTABLE[lang].format(words, units.format_percent(smallest - 1))
 
 
 def show_reduction(reduction: Reduction, output: Output) -> str:

@@ -147,6 +147,10 @@ def test_the_seed_that_chose_counts_only_where_there_are_too_few_others(listed, 
     cells = listed(is_forecast=True, seeds=seeds)
     assert {cell.counts for cell in cells if cell.config.seed == 1337} == {counts}
     assert all(cell.counts for cell in cells if cell.config.seed != 1337)
+    # what chooses no rate does not run for nothing
+    others = [cell for cell in listed(is_forecast=True, seeds=seeds, aa=True) if cell.role != "run"]
+    others += [it for it in listed(is_forecast=True, seeds=seeds, aa=True) if "-aa" in it.name]
+    assert (1337 in {cell.config.seed for cell in others}) == counts
 
 
 def test_a_configuration_with_rates_of_its_own_keeps_them(listed):
