@@ -69,7 +69,7 @@ class Configuration:
     @property
     def has_grid(self) -> bool:
         """True where its runs decide which of several learning rates it takes."""
-        return self.searches_rate or len(self.learning_rates) > 1
+        return self.takes_rate_of is None and len(self.learning_rates) > 1
 
 
 @dataclass(frozen=True, kw_only=True)

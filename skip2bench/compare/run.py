@@ -265,7 +265,7 @@ def _run(comparison: _Comparison, seconds: "Seconds", started: float) -> Compari
                 _write(comparison)
         finally:
             content = _write(comparison)
-            recording.set(statuses=content.statuses)
+            recording.set(statuses=content.statuses, runs=len(tasks))
         bad = [
             name for name in tasks if outcomes[name].status != "ok" and comparison.is_wanted(name)
         ]
