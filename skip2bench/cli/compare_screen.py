@@ -24,9 +24,9 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
         title = "Best-batch: each with its own largest micro-batch (above: one for all)"
         stdout.print(build_table(title, BEST_BATCH_SCREEN, results.best_batch))
     lines = [
-        "median [quartiles, below 4 seeds the range] over n seeds, of losses mean ± standard "
-        "deviation, each at its best learning rate; × is the paired ratio to the baseline with "
-        "its 95 % interval, ≈ where there is no difference once all rows are corrected for",
+        "medians over n seeds, of losses mean ± standard deviation, each at its best learning "
+        "rate; × is the paired ratio to the baseline with its 95 % interval, ≈ where there is no "
+        "difference once all rows are corrected for",
     ]
     if results.learning_rates == "fixed":
         lines.append("each at one learning rate: nothing says that it suits it")

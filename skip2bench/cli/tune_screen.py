@@ -31,9 +31,9 @@ def print_tune(result: TuneResult) -> None:
     )
     if found.finalists:
         stdout.print(
-            "median [quartiles, below 4 seeds the range] over n seeds, of losses mean ± standard "
-            "deviation; × is the paired ratio to the first one with its 95 % interval, ≈ where "
-            "there is no difference once all rows are corrected for",
+            "medians over n seeds, of losses mean ± standard deviation; × is the paired ratio to "
+            "the first one with its 95 % interval, ≈ where there is no difference once all rows "
+            "are corrected for",
             markup=False,
         )
     _print_picks(result)

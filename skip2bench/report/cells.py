@@ -7,7 +7,7 @@ are written, and has the columns that both need.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from skip2bench.io import units
@@ -34,6 +34,8 @@ _CORRECTED = {
     "ja": "補正後は差なし (p = {:.2g})",
 }
 _DETECTABLE = {"en": "{}; from {} it would have shown", "ja": "{}（{} 以上の差なら検出）"}
+_ANY_RATIO = 1 + 1e-6
+"""Where figures do not scatter, any difference would have shown."""
 _BY_MEAN = frozenset(
     (
         *("initial_val_loss", "final_val_loss", "best_val_loss"),
@@ -224,7 +226,7 @@ def _say_no_difference(
     if p_value is not None:  # uncorrected, it has shown
         return f"{_CORRECTED[lang].format(p_value)} {interval}"
     words = f"{_NO_DIFFERENCE[lang]} {interval}"
-    if smallest is None:
+    if smallest is None or smallest < _ANY_RATIO:
         return words
     return _DETECTABLE[lang].format(words, units.format_percent(smallest - 1))
 
@@ -363,7 +365,10 @@ PAIRS = Column(
 """Of the ratios, where they are fewer than the runs: of seeds that the baseline has too."""
 TRAINABLE = own("trainable_parameters", "Trainable", "トレーニング可能", COUNT)
 RATE = own("learning_rate", "Learning rate", "学習率", plain("{:g}".format), short="Rate")
-TRAIN_SECONDS = figure_over_runs("train_seconds", "Training time", "学習時間", show_duration)
+TRAIN_SECONDS = replace(
+    figure_over_runs("train_seconds", "Training time", "学習時間", show_duration),
+    show=over_runs(show_duration, is_brief=True),
+)
 
 
 def _count_pairs(entry: Row) -> int | None:
