@@ -25,6 +25,8 @@ POWER = 0.8
 QUARTILES_FROM = 4
 """Values from which on quartiles say more than the values themselves."""
 _MOST_LOG_RATIO = 20.0
+_MANY_DEGREES = 1000
+"""Of freedom, from which on Student's t is taken for normal: a file may name any number."""
 _INTERVALS = 400
 """Of Simpson's rule."""
 
@@ -168,6 +170,8 @@ def student_t_p_value(t: float, degrees: int) -> float:
         t: From 0.
         degrees: Of freedom, from 1.
     """
+    if degrees >= _MANY_DEGREES:
+        return math.erfc(t / math.sqrt(2))
     angle = math.atan(t / math.sqrt(degrees))
     sine, cosine = math.sin(angle), math.cos(angle)
     is_odd = degrees % 2
@@ -186,6 +190,7 @@ def detectable_effect(n: int) -> float:
     Args:
         n: From 2.
     """
+    n = min(n, _MANY_DEGREES)  # beyond, it is that of the normal distribution
     low, high = 0.0, 200.0
     for _ in range(50):
         middle = (low + high) / 2
@@ -207,8 +212,10 @@ def _power(effect: float, degrees: int) -> float:
     for number in range(_INTERVALS + 1):
         u = first + number * step
         weight = 1 if number in (0, _INTERVALS) else 4 if number % 2 else 2
-        # u ** 0 is 1 at u = 0, with one degree of freedom
-        density = math.exp(log_scale - degrees * u * u / 2) * u ** (degrees - 1)
+        if u == 0:
+            density = math.exp(log_scale) if degrees == 1 else 0.0
+        else:
+            density = math.exp(log_scale - degrees * u * u / 2 + (degrees - 1) * math.log(u))
         beyond = _normal(effect - critical * u) + _normal(-effect - critical * u)
         total += weight * density * beyond
     return total * step / 3

@@ -128,6 +128,12 @@ def test_an_interval_leaves_1_out_where_its_p_value_is_below_5_percent(n):
     assert found == {True, False}
 
 
+def test_very_many_pairs_take_no_longer():
+    assert student_t_p_value(1.959964, 10**9) == pytest.approx(0.05, abs=1e-6)
+    assert student_t_p_value(2.0, 999) == pytest.approx(student_t_p_value(2.0, 1000), rel=0.01)
+    assert detectable_effect(10**9) == pytest.approx(1.959964 + 0.841621, abs=0.01)
+
+
 def test_figures_without_scatter_differ_or_do_not():
     assert paired_ratio([2.0, 3.0], [2.0, 3.0]).p_value == 1.0
     assert paired_ratio([4.0, 8.0], [2.0, 4.0]).p_value == 0.0
