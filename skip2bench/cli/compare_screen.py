@@ -30,8 +30,9 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
         title = "Best-batch: each with its own largest micro-batch (above: one for all)"
         stdout.print(build_table(title, BEST_BATCH_SCREEN, results.best_batch))
     lines = [
-        "mean ± standard deviation over n seeds, each at its best learning rate; × is the paired "
-        "ratio to the baseline with its 95 % interval, ≈ where that includes 1",
+        "medians over n seeds, of losses mean ± standard deviation, each at its best learning "
+        "rate; × is the paired ratio to the baseline with its 95 % interval, ≈ where there is no "
+        "difference once all rows are corrected for",
     ]
     if results.learning_rates == "fixed":
         lines.append("each at one learning rate: nothing says that it suits it")
@@ -56,6 +57,6 @@ def _describe_warning(it: ComparisonWarning) -> str:
     if it.kind == "edge":
         return (
             f"{it.label}: its best learning rate {it.learning_rate:g} is at the edge of the "
-            "grid; a wider grid may do better"
+            "grid; a wider one, as --learning-rates auto makes it, may do better"
         )
     return f"{it.label}: {it.figure} differs from the baseline's, and both are the same run"

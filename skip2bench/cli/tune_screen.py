@@ -31,8 +31,9 @@ def print_tune(result: TuneResult) -> None:
     )
     if found.finalists:
         stdout.print(
-            "mean ± standard deviation over n seeds; × is the paired ratio to the first one with "
-            "its 95 % interval, ≈ where that includes 1",
+            "medians over n seeds, of losses mean ± standard deviation; × is the paired ratio to "
+            "the first one with its 95 % interval, ≈ where there is no difference once all rows "
+            "are corrected for",
             markup=False,
         )
     _print_picks(result)

@@ -1,11 +1,12 @@
 """The cells of a comparison: configurations × learning rates × seeds, in the order they run.
 
 Every cell is one training run in a process of its own. The order goes round all configurations
-before it comes back to the first, so that a machine that drifts drifts for all of them.
+before it comes back to the first, so that a machine that drifts drifts for all of them. With
+`--learning-rates auto` they follow from the results: see `rates`.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,13 @@ import torch
 from litgpt.config import Config
 
 from skip2bench.compare.peers.dora import count_magnitudes
+from skip2bench.compare.rates import first_rates, leaves_search_seed_out, search_rate
 from skip2bench.config.blocks import blocks_text
-from skip2bench.config.compare import CompareConfig
+from skip2bench.config.compare import FEW_SEEDS, CompareConfig
 from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.config.options import option_names
 from skip2bench.config.peers import PEERS
-from skip2bench.config.train import TrainConfig, wanted_blocks
+from skip2bench.config.train import TrainConfig, usual_learning_rate, wanted_blocks
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.units import parse_bytes
@@ -30,6 +32,7 @@ from skip2bench.models.methods import (
     has_biases,
     resolve_method,
 )
+from skip2bench.results.figures import CellResult
 
 Role = Literal["run", "reused", "cache", "pace"]
 """A run of its own; a run that finds its Skip-Cache kept; the run that makes that cache; a short
@@ -50,7 +53,13 @@ class Configuration:
     values: dict[str, Any]
     """Values of `train` that are its own."""
     learning_rates: tuple[float, ...]
+    """The grid; where the rate is searched for, what the search begins with."""
     trainable_parameters: int
+    searches_rate: bool = False
+    takes_rate_of: str | None = None
+    """Name of the configuration whose search finds its rate."""
+    seeds: int = FEW_SEEDS
+    """How many."""
     max_memory_bytes: int | None = None
     peer: str | None = None
     """Whose program runs it; None for this one."""
@@ -58,6 +67,11 @@ class Configuration:
     """True for the baseline under another name."""
     best_of: str | None = None
     """Name of the configuration that this one is with its own largest micro-batch."""
+
+    @property
+    def has_grid(self) -> bool:
+        """True where its runs decide which of several learning rates it takes."""
+        return self.takes_rate_of is None and len(self.learning_rates) > 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +84,10 @@ class Cell:
     config: TrainConfig
     max_memory_bytes: int | None
     peer: str | None
+    decides_rate: bool = False
+    """True for a cell of a search: its seed alone decides which rate the others take."""
+    counts: bool = True
+    """False for a cell of a seed that has chosen a rate, where figures can do without it."""
 
 
 def list_configurations(config: CompareConfig, model: Config) -> list[Configuration]:
@@ -93,7 +111,7 @@ def list_configurations(config: CompareConfig, model: Config) -> list[Configurat
         found.append(replace(baseline, label=f"{baseline.label} (A/A)", is_aa=True))
     found += [_add_peer(config, peer, found, model) for peer in config.peers]
     found.sort(key=lambda one: one.settings.method.name != config.baseline)
-    return _make_unique(found)
+    return _share_rates(_make_unique(found))
 
 
 def list_cells(
@@ -102,6 +120,8 @@ def list_cells(
     cache_dir: Path,
     *,
     is_filled: bool = False,
+    found: Sequence[CellResult] = (),
+    is_forecast: bool = False,
 ) -> list[Cell]:
     """All cells in the order they run.
 
@@ -111,20 +131,75 @@ def list_cells(
         cache_dir: Folder of the cache that `reused` cells share.
         is_filled: The folder holds the caches of all cells, which all read them then: there are no
             `reused` ones beside, and no clock holds building.
+        found: What cells came to so far: of a configuration whose rate is searched for, the cells
+            that are known to run.
+        is_forecast: Take the best rates so far as found, the usual ones without any.
     """
     first_seed = config.cell_config({}).seed
     own_cache = cache_dir if is_filled else None
     cells = [] if is_filled else _cache_cells(config, configurations, cache_dir)
-    for seed in range(first_seed, first_seed + config.seeds):
-        for position in range(max(len(one.learning_rates) for one in configurations)):
-            for one in configurations:
-                if position >= len(one.learning_rates):
+    grids = _find_grids(configurations, found, is_forecast=is_forecast)
+    has_search = any(one.searches_rate for one in configurations)
+    left_out = has_search and leaves_search_seed_out([one.seeds for one in configurations])
+    for number in range(max(one.seeds for one in configurations)):
+        seed, counts = first_seed + number, bool(number) or not left_out
+        own = [one for one in configurations if number < one.seeds and (counts or one.has_grid)]
+        rates = {one.name: grids[one.name].rates_of(number) for one in own}
+        for position in range(max(map(len, rates.values()), default=0)):
+            for one in own:
+                if position >= len(rates[one.name]):
                     continue
-                rate = one.learning_rates[position]
-                cells.append(make_cell(config, one, rate, seed, "run", own_cache))
-                if position == 0 and one.settings.method.is_cached and not is_filled:
-                    cells.append(make_cell(config, one, rate, seed, "reused", cache_dir))
+                rate = rates[one.name][position]
+                cell = make_cell(config, one, rate, seed, "run", own_cache)
+                decides = one.searches_rate and number == 0
+                cells.append(replace(cell, decides_rate=decides, counts=counts))
+                is_first = rate == grids[one.name].timed
+                is_reused = one.settings.method.is_cached and not is_filled and counts
+                if is_first and is_reused:
+                    cell = make_cell(config, one, rate, seed, "reused", cache_dir)
+                    cells.append(cell)
     return cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """Learning rates that a configuration runs at."""
+
+    first: tuple[float, ...]
+    """With the first seed."""
+    others: tuple[float, ...]
+    """With the seeds after it."""
+    timed: float | None
+    """Where a run with its cache kept stands beside: the clock does not depend on the rate."""
+
+    def rates_of(self, number: int) -> tuple[float, ...]:
+        """Those of a seed, counted from 0."""
+        return self.others if number else self.first
+
+
+def _find_grids(
+    configurations: Sequence[Configuration], found: Sequence[CellResult], *, is_forecast: bool
+) -> dict[str, _Grid]:
+    """By configuration; a rate that is not found yet is in none."""
+    grids: dict[str, _Grid] = {}
+    for one in configurations:
+        rates = one.learning_rates
+        grids[one.name] = _Grid(first=rates, others=rates, timed=rates[0])
+        if one.searches_rate:
+            own = [result for result in found if result.configuration == one.name]
+            search = search_rate(rates, own)
+            best = search.best if search.is_over or not is_forecast else search.best or rates[0]
+            is_known = best is not None and (search.is_over or is_forecast)
+            chosen = (best,) if is_known and best is not None else ()
+            grids[one.name] = _Grid(
+                first=search.rates, others=chosen, timed=best if chosen else None
+            )
+    for one in configurations:
+        if one.takes_rate_of is not None:
+            others = grids[one.takes_rate_of].others
+            timed = others[0] if others else None
+            grids[one.name] = _Grid(first=others, others=others, timed=timed)
+    return grids
 
 
 def _combine(config: CompareConfig, model: Config) -> list[dict[str, Any]]:
@@ -154,6 +229,9 @@ def _resolve(config: CompareConfig, entry: dict[str, Any], model: Config) -> Con
     settings = resolve_method(cell.method, wanted_blocks(cell), cell, model)
     limit = entry.get("max_memory", config.max_memory)
     rates = entry.get("learning_rates") or config.learning_rates or (cell.learning_rate,)
+    searches_rate = rates == "auto"
+    if searches_rate:
+        rates = first_rates(usual_learning_rate(cell))
     return Configuration(
         name=settings.slug,
         label=str(entry.get("label", settings.label)),
@@ -161,6 +239,8 @@ def _resolve(config: CompareConfig, entry: dict[str, Any], model: Config) -> Con
         values=values,
         learning_rates=tuple(float(rate) for rate in rates),
         trainable_parameters=_count_trainable(settings, model),
+        searches_rate=searches_rate,
+        seeds=FEW_SEEDS if config.seeds == "auto" else config.seeds,
         max_memory_bytes=None if limit is None else parse_bytes("max_memory", str(limit)),
     )
 
@@ -241,6 +321,19 @@ def _add_peer(
 
 _IN_LABEL = ("method", "blocks", "top_blocks")
 """What the label of a configuration says already."""
+
+
+def _share_rates(found: list[Configuration]) -> list[Configuration]:
+    """What stands for another configuration, as a peer or a control does, takes its rate."""
+    own = [one for one in found if one.peer is None and not one.is_aa]
+    shared = []
+    for one in found:
+        like = next((it.name for it in own if it.values == one.values), None)
+        if one not in own and one.searches_rate:
+            usual = one.learning_rates[:1]  # where nothing here is like it
+            one = replace(one, searches_rate=False, learning_rates=usual, takes_rate_of=like)
+        shared.append(one)
+    return shared
 
 
 def _make_unique(found: list[Configuration]) -> list[Configuration]:

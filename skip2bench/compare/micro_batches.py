@@ -98,6 +98,8 @@ def settle(
             label=f"{one.label} (micro-batch {sizes[one.name]})",
             values=one.values | {"micro_batch_size": sizes[one.name]},
             best_of=one.name,
+            searches_rate=False,
+            takes_rate_of=(one.takes_rate_of or one.name) if one.searches_rate else None,
         )
         for one in configurations
         if config.best_batch and sizes.get(one.name, shared) > shared

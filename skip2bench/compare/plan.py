@@ -17,6 +17,7 @@ from skip2bench.bench.workload import Workload, count_workload_flops
 from skip2bench.compare.folder import BENCH
 from skip2bench.compare.matrix import Cell, Configuration, list_configurations
 from skip2bench.compare.peers.dora import count_extra_flops
+from skip2bench.compare.rates import MOST_EXTENSIONS
 from skip2bench.config.blocks import blocks_text, count_auto
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.compare import CompareConfig
@@ -155,26 +156,38 @@ def announce(
     may_advise: bool = True,
 ) -> None:
     """Say what will run, and for how long; and what to leave out, where that may be said."""
-    config = plan.config
     for one in plan.configurations:
         own = [cell for cell in cells if cell.configuration == one.name]
         total = sum(seconds[cell.name] for cell in own)
-        rates = ", ".join(f"{rate:g}" for rate in one.learning_rates)
         note(
-            f"  {one.label}: {one.trainable_parameters:,} parameters, learning rate {rates}, "
+            f"  {one.label}: {one.trainable_parameters:,} parameters, {_describe_rates(one)}, "
             f"{format_amount(len(own), 'run')}, about {format_duration(total, 'en')}"
         )
     if plan.bench:
         note(f"  micro-benchmark: about {format_duration(seconds[BENCH], 'en')}")
     extra = " and the micro-benchmark" if plan.bench else ""
-    runs, seeds = format_amount(len(cells), "run"), format_amount(config.seeds, "seed")
+    fewest, most = (pick(one.seeds for one in plan.configurations) for pick in (min, max))
+    seeds = format_amount(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
     note(
-        f"{runs}{extra}, {seeds} each, on "
+        f"{format_amount(len(cells), 'run')}{extra}, {seeds} each, on "
         f"{plan.training.model_name} and "
         f"{plan.training.data.name}: about {format_duration(sum(seconds.values()), 'en')}"
     )
+    if any(one.searches_rate for one in plan.configurations):
+        note(
+            "learning rates are searched for with the first seed, and the other seeds run at what "
+            f"is found; where that lies beyond the first three, up to {MOST_EXTENSIONS} runs more "
+            "each"
+        )
     if may_advise and (hint := suggest_cut(plan, seconds)) is not None:
         note(hint)
+
+
+def _describe_rates(one: Configuration) -> str:
+    if one.takes_rate_of is not None:
+        return f"learning rate that of {one.takes_rate_of}"
+    rates = ", ".join(f"{rate:g}" for rate in sorted(one.learning_rates))
+    return f"learning rate {rates}{' and beyond' if one.searches_rate else ''}"
 
 
 _PROMISED_SECONDS = {"minimal": 10 * 60, "small": 60 * 60}

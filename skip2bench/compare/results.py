@@ -18,11 +18,13 @@ from skip2bench.results.comparison_records import (
     ComparisonResults,
     Described,
     Matched,
+    RateSearch,
 )
 from skip2bench.results.curves import CurvePoint
 from skip2bench.results.figures import (
     FIGURES,
     CellResult,
+    correct_for_rows,
     find_targets,
     find_warnings,
     read_figures,
@@ -72,6 +74,8 @@ def read_result(
         other_cpu_cores=outcome.other_cpu_cores if outcome else None,
         summary=summary,
         curve=curve,
+        decides_rate=cell.decides_rate,
+        counts=cell.counts,
     )
 
 
@@ -111,11 +115,11 @@ def build_results(
 
     equal = [one for one in configurations if one.best_of is None]
     best = {one.best_of: one for one in configurations if one.best_of is not None}
-    entries = [summarise(one, baseline) for one in equal]
+    entries = correct_for_rows([summarise(one, baseline) for one in equal])
     best_baseline = best.get(baseline.name, baseline)
-    best_entries = [
-        summarise(best.get(one.name, one), best_baseline) for one in (equal if best else ())
-    ]
+    best_entries = correct_for_rows(
+        [summarise(best.get(one.name, one), best_baseline) for one in (equal if best else ())]
+    )
     has_grid = any(len(one.learning_rates) > 1 for one in configurations)
     statuses = [result.status for result in results] + ([bench.status] if bench else [])
     return ComparisonResults(
@@ -126,14 +130,22 @@ def build_results(
         baseline=baseline.name,
         target="fixed" if config.target_loss is not None else "final loss of the baseline",
         learning_rates="grid" if has_grid else "fixed",
+        rate_search=_describe_search(results),
         statuses={status: statuses.count(status) for status in sorted(set(statuses))},
         bench=None if bench is None else BenchOutcome(status=bench.status, error=bench.error),
         warnings=find_warnings(entries, results, environment.cpu_count or 1),
-        configurations=tuple(entries),
-        best_batch=tuple(best_entries),
+        configurations=entries,
+        best_batch=best_entries,
         targets={str(seed): loss for seed, loss in targets.items()},
         cells={result.name: _describe_cell(result, targets.get(result.seed)) for result in results},
     )
+
+
+def _describe_search(results: Sequence[CellResult]) -> RateSearch | None:
+    deciding = [result for result in results if result.decides_rate]
+    if not deciding:
+        return None
+    return RateSearch(seed=deciding[0].seed, is_reported=deciding[0].counts)
 
 
 def write_results(

@@ -4,7 +4,6 @@ Which cells there are is `matrix`'s business, how a cell's process lives `proces
 follows from the results `results.figures`'; here they meet in a folder:
 
     config.yaml, environment.json, summary.json     as every run has them
-    micro_batch_sizes.json, matching.json           what was found before the runs, where it was
     comparison_results.json, comparison.csv         rewritten after every cell
     bench/                                          the micro-benchmark's run folder
     cells/NAME/, NAME.json, NAME.log                a cell's run folder, how it ended, what it said
@@ -12,8 +11,9 @@ follows from the results `results.figures`'; here they meet in a folder:
 
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from skip2bench.compare.matching import (
     settle_matches,
     write_matches,
 )
-from skip2bench.compare.matrix import Cell, list_cells
+from skip2bench.compare.matrix import Cell, find_baseline, list_cells
 from skip2bench.compare.micro_batches import find_sizes, settle, write_sizes
 from skip2bench.compare.plan import ComparisonPlan, announce, plan_comparison
 from skip2bench.compare.process import (
@@ -38,9 +38,11 @@ from skip2bench.compare.process import (
     CellRun,
     Outcome,
     cell_context,
+    read_cell_run,
     run_cell,
 )
 from skip2bench.compare.results import build_results, read_result, write_results
+from skip2bench.compare.seeds import choose_seeds, read_seeds, settle_seeds, write_seeds
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.commands import to_plain as config_to_plain
 from skip2bench.config.compare import CompareConfig
@@ -51,7 +53,7 @@ from skip2bench.io.units import format_amount, format_duration, parse_bytes
 from skip2bench.machine.processes import ProcessContext, load_modules
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonResults, DryRun
-from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult
+from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult, find_best_rate
 from skip2bench.results.run_folder import create_run_folder, record_run
 from skip2bench.results.run_records import CompareStart, CompareSummary
 
@@ -64,7 +66,12 @@ class _Comparison:
     unmatched: ComparisonPlan
     """The same before its configurations were made equal in anything."""
     folder: CompareFolder
-    cells: Sequence[Cell]
+    cache: Path
+    is_cache_filled: bool
+    cells: dict[str, Cell] = field(default_factory=dict)
+    """Those that are known to run, by name, in their order; see `list_further`."""
+    tasks: dict[str, "_Task"] = field(default_factory=dict)
+    """The cells as processes, the micro-benchmark before them."""
     micro_batch_sizes: dict[str, int] = field(default_factory=dict)
     """By configuration, where the largest were searched for."""
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -72,17 +79,78 @@ class _Comparison:
     results: dict[str, CellResult] = field(default_factory=dict)
     """Of every cell, by name, read when it ended: nothing is read again to write the figures."""
 
-    def record(self, name: str, outcome: Outcome, cell_run: CellRun | None) -> None:
-        """Keep what a cell came to."""
-        self.outcomes[name] = outcome
-        cell = next((cell for cell in self.cells if cell.name == name), None)
-        if cell is not None:  # not the micro-benchmark
-            self.results[name] = read_result(cell, outcome, cell_run)
+    @property
+    def has_search(self) -> bool:
+        """True where the cells follow from the results."""
+        return any(one.searches_rate for one in self.plan.configurations)
+
+    def list_cells(self, *, is_forecast: bool = False) -> list[Cell]:
+        """The cells that follow from the results so far; see `list_cells`."""
+        if self.awaits_pace and not is_forecast:
+            return [*_list_paces(self.unmatched), find_first_cell(self.unmatched)]
+        if self.cells and not self.has_search and not self.awaits_pace:
+            return [*self.cells.values()]
+        own = list_cells(
+            self.plan.config,
+            self.plan.configurations,
+            self.cache,
+            is_filled=self.is_cache_filled,
+            found=list(self.results.values()),
+            is_forecast=is_forecast,
+        )
+        return [*_list_paces(self.unmatched), *own]
 
     @property
     def awaits_pace(self) -> bool:
         """True before it is known how many epochs take the baseline's time."""
         return self.plan.config.matched == "time" and not self.plan.matches
+
+    def list_further(self) -> None:
+        """Add the cells that follow from the results, and what those have come to before."""
+        while True:
+            listed = self.list_cells()
+            further = [cell for cell in listed if cell.name not in self.cells]
+            if not further:
+                return
+            self.cells.update({cell.name: cell for cell in further})
+            in_order = {cell.name: self.cells[cell.name] for cell in listed}
+            self.cells.clear()
+            self.cells.update(in_order)
+            for task in _list_tasks(self, further):
+                self.tasks[task.name] = task
+                self._take_done(task)
+
+    def _take_done(self, task: "_Task") -> None:
+        """Take what a task came to in an earlier call, where it need not run again."""
+        outcome = self.folder.read_outcome(task.name, task.key)
+        if outcome is None:
+            return
+        if outcome.status == "ok":
+            self.record(task.name, outcome, self.folder.finished_run(task.name))
+        elif task.name in self.cells and self.cells[task.name].decides_rate:
+            run = read_cell_run(self.folder.run_folder(task.name))
+            result = read_result(self.cells[task.name], outcome, run)
+            if result.has_diverged:  # which is what the search wanted to know
+                self.record(task.name, outcome, run)
+
+    def left(self) -> list["_Task"]:
+        """Tasks that have not ended, in their order."""
+        names = [BENCH, *self.cells]
+        return [self.tasks[it] for it in names if it in self.tasks and it not in self.outcomes]
+
+    def record(self, name: str, outcome: Outcome, cell_run: CellRun | None) -> None:
+        """Keep what a cell came to."""
+        self.outcomes[name] = outcome
+        if name in self.cells:  # not the micro-benchmark
+            self.results[name] = read_result(self.cells[name], outcome, cell_run)
+
+    def is_wanted(self, name: str) -> bool:
+        """False for a run that diverged in a search which has found a rate: nothing is missing."""
+        result = self.results.get(name)
+        if result is None or not (result.decides_rate and result.has_diverged):
+            return True
+        own = [it for it in self.results.values() if it.configuration == result.configuration]
+        return find_best_rate(own)[0] is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +185,13 @@ def run_comparison(
     cache, is_filled = (within.cache, True) if within else (None, False)
     if within:
         plan = replace(plan, start_seconds=within.start_seconds)
+    forecast = partial(_forecast, cache=cache or Path("cache"), is_filled=is_filled)
+    if config.seeds == "auto":
+        plan = _give_seeds(plan, *forecast(plan, plan))
     unmatched = plan
     if config.dry_run and config.matched == "memory":
         plan = settle_matches(plan, match_memory(plan))
-    cells = _list_cells(plan, unmatched, cache or Path("cache"), is_filled=is_filled)
-    seconds = _estimate(plan, cells)
+    cells, seconds = forecast(plan, unmatched)
     announce(plan, cells, seconds, may_advise=within is None)
     if config.dry_run:
         return DryRun(
@@ -129,36 +199,73 @@ def run_comparison(
             cells=tuple(cell.name for cell in cells),
             estimated_seconds=sum(seconds.values()),
         )
-    comparison, tasks = _open(plan, find_folder(plan.config, plan.training.model_name), cache)
-    if len(comparison.cells) > len(cells) or comparison.plan.matches:
-        # at their best micro-batch too, or with other ranks or epochs
-        seconds = _estimate(comparison.plan, comparison.cells)
-        announce(comparison.plan, comparison.cells, seconds, may_advise=within is None)
+    comparison = _open(plan, find_folder(plan.config, plan.training.model_name), cache)
+    expected = comparison.list_cells(is_forecast=True)
+    if {it.name for it in expected} != {it.name for it in cells} or comparison.plan.matches:
+        # at their best micro-batch too, with the seeds that the folder knows, other ranks or epochs
+        seconds = _estimate(comparison.plan, expected)
+        announce(comparison.plan, expected, seconds, may_advise=within is None)
     with comparison.folder.locked(), interrupted_by_sigterm():
-        return _run(comparison, tasks, seconds, started)
+        return _run(comparison, _by_kind(expected, seconds), started)
 
 
-def _open(
-    plan: ComparisonPlan, path: Path, cache: Path | None
-) -> tuple[_Comparison, list["_Task"]]:
+def _list_paces(unmatched: ComparisonPlan) -> list[Cell]:
+    """The short runs that tell how long an epoch takes, where that is asked for."""
+    config = unmatched.config
+    return list_pace_cells(config, unmatched.configurations) if config.matched == "time" else []
+
+
+def _forecast(
+    plan: ComparisonPlan, unmatched: ComparisonPlan, cache: Path, *, is_filled: bool
+) -> tuple[list[Cell], dict[str, float]]:
+    """All cells that are expected, and their seconds."""
+    own = list_cells(plan.config, plan.configurations, cache, is_filled=is_filled, is_forecast=True)
+    cells = [*_list_paces(unmatched), *own]
+    return cells, _estimate(plan, cells)
+
+
+def _estimate(plan: ComparisonPlan, cells: Sequence[Cell]) -> dict[str, float]:
+    """Seconds of each cell; of runs that are to take the baseline's time, not less than that."""
+    seconds = plan.estimate(cells)
+    is_open = plan.config.matched == "time" and not plan.matches
+    return expect_equal_time(plan, cells, seconds) if is_open else seconds
+
+
+def _give_seeds(
+    plan: ComparisonPlan, cells: Sequence[Cell], by_name: Mapping[str, float]
+) -> ComparisonPlan:
+    """The plan with more seeds for what is short."""
+    seconds = _by_kind(cells, by_name)
+    baseline = find_baseline(plan.config, plan.configurations).name
+    of_run = {one.name: seconds[one.name, "run"] for one in plan.configurations}
+    seeds = choose_seeds(plan.configurations, baseline, of_run)
+    return replace(plan, configurations=settle_seeds(plan.configurations, seeds))
+
+
+def _open(plan: ComparisonPlan, path: Path, cache: Path | None) -> _Comparison:
     """The comparison in its folder; in a new one where that holds runs of something else.
 
     Raises:
         Skip2BenchError: it does, and was named as --out-dir.
     """
     folder, config = CompareFolder(path), plan.config
+    if config.seeds == "auto":
+        known = settle_seeds(plan.configurations, read_seeds(path))
+        plan = replace(plan, configurations=known)
     sizes = find_sizes(config, plan.configurations, path)
     unmatched = replace(plan, configurations=settle(config, plan.configurations, sizes))
-    settled = _match_before(unmatched, path)
-    place, is_filled = cache or folder.cache, cache is not None
-    cells = _list_cells(settled, unmatched, place, is_filled=is_filled)
     comparison = _Comparison(
-        plan=settled, unmatched=unmatched, folder=folder, cells=cells, micro_batch_sizes=sizes
+        plan=_match_before(unmatched, path),
+        unmatched=unmatched,
+        folder=folder,
+        cache=cache or folder.cache,
+        is_cache_filled=cache is not None,
+        micro_batch_sizes=sizes,
     )
-    tasks = _list_tasks(comparison)
+    tasks = _list_tasks(comparison, comparison.list_cells())
     others = [task.name for task in tasks if folder.holds_another(task.name, task.key)]
     if not others or config.force:
-        return comparison, tasks
+        return comparison
     if config.out_dir is not None:
         raise Skip2BenchError(
             f"{str(path)!r} holds {format_amount(len(others), 'run')} of another configuration, "
@@ -182,36 +289,16 @@ def _match_before(plan: ComparisonPlan, folder: Path) -> ComparisonPlan:
     return settle_matches(plan, matches or {})
 
 
-def _list_cells(
-    plan: ComparisonPlan, unmatched: ComparisonPlan, cache: Path, *, is_filled: bool
-) -> list[Cell]:
-    """All cells; in front those that tell how long an epoch takes, where that is asked for."""
-    config = plan.config
-    paced = list_pace_cells(config, unmatched.configurations) if config.matched == "time" else []
-    return [*paced, *list_cells(config, plan.configurations, cache, is_filled=is_filled)]
-
-
-def _estimate(plan: ComparisonPlan, cells: Sequence[Cell]) -> dict[str, float]:
-    """Seconds of each cell; of runs that are to take the baseline's time, not less than that."""
-    seconds = plan.estimate(cells)
-    is_open = plan.config.matched == "time" and not plan.matches
-    return expect_equal_time(plan, cells, seconds) if is_open else seconds
-
-
-def _run(
-    comparison: _Comparison,
-    tasks: Sequence["_Task"],
-    seconds: Mapping[str, float],
-    started: float,
-) -> ComparisonResult:
+def _run(comparison: _Comparison, seconds: "Seconds", started: float) -> ComparisonResult:
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
     write_sizes(folder.path, comparison.micro_batch_sizes)
     if plan.config.matched == "memory":
-        key = match_key(comparison.unmatched)
-        write_matches(folder.path, plan.config.matched, key, plan.matches)
-    _read_outcomes(comparison, tasks)
+        write_matches(folder.path, "memory", match_key(comparison.unmatched), plan.matches)
+    if plan.config.seeds == "auto":
+        write_seeds(folder.path, plan.configurations)
+    comparison.list_further()
     if outcomes:
-        note(f"{len(outcomes)} of {len(tasks)} are done already in {folder.path}")
+        note(f"{len(outcomes)} of {len(comparison.tasks)} are done already in {folder.path}")
     known = CompareStart(
         kind="compare",
         label=f"compare --flow {plan.config.flow}",
@@ -219,7 +306,7 @@ def _run(
         data=plan.training.data.name,
         device=str(plan.training.device),
         precision=plan.training.precision,
-        runs=len(tasks),
+        runs=len(comparison.tasks),
         error=None,
     )
     with record_run(
@@ -230,17 +317,20 @@ def _run(
         started,
     ) as recording:
         try:
-            context = _load(plan, is_needed=any(task.name not in outcomes for task in tasks))
+            context = _load(plan, is_needed=bool(comparison.left()))
+            _run_left(comparison, seconds, context)
             if comparison.awaits_pace:
-                comparison = _set_pace(comparison, tasks, seconds, context)
-                tasks = _list_tasks(comparison)
-                _read_outcomes(comparison, tasks)
-                seconds = _estimate(comparison.plan, comparison.cells)
-            _run_tasks(comparison, [task.name for task in tasks], tasks, seconds, context)
+                comparison = _set_pace(comparison)
+                expected = comparison.list_cells(is_forecast=True)
+                seconds = _by_kind(expected, _estimate(comparison.plan, expected))
+                _run_left(comparison, seconds, context)
         finally:
             content = _write(comparison)
-            recording.set(statuses=content.statuses)
-        bad = [task.name for task in tasks if outcomes[task.name].status != "ok"]
+            recording.set(statuses=content.statuses, runs=len(comparison.tasks))
+        tasks = comparison.tasks
+        bad = [
+            name for name in tasks if outcomes[name].status != "ok" and comparison.is_wanted(name)
+        ]
         if bad:
             error = f"{len(bad)} of {len(tasks)} runs did not end well: {', '.join(bad)}"
             recording.set(status="failed", error=error)
@@ -248,45 +338,23 @@ def _run(
     return ComparisonResult.of(content, folder=str(folder.path), error=recording.summary.error)
 
 
-def _read_outcomes(comparison: _Comparison, tasks: Sequence["_Task"]) -> None:
-    """Record what has ended well already, under the same key."""
-    folder = comparison.folder
-    for task in tasks:
-        outcome = folder.read_outcome(task.name, task.key)
-        if outcome is not None and outcome.status == "ok":
-            comparison.record(task.name, outcome, folder.finished_run(task.name))
+def _run_left(comparison: _Comparison, seconds: "Seconds", context: ProcessContext) -> None:
+    """Run what has not ended, and what follows from its results."""
+    while left := comparison.left():
+        _run_task(comparison, left[0], context)
+        comparison.list_further()
+        _report_progress(comparison, left[0], seconds)
+        _write(comparison)
 
 
-def _run_tasks(
-    comparison: _Comparison,
-    names: Collection[str],
-    tasks: Sequence["_Task"],
-    seconds: Mapping[str, float],
-    context: ProcessContext,
-) -> None:
-    """Run those of the tasks that have these names and have not ended."""
-    for task in tasks:
-        if task.name in names and task.name not in comparison.outcomes:
-            _run_task(comparison, task, context)
-            _report_progress(comparison, task, tasks, seconds)
-            _write(comparison)
-
-
-def _set_pace(
-    comparison: _Comparison,
-    tasks: Sequence["_Task"],
-    seconds: Mapping[str, float],
-    context: ProcessContext,
-) -> _Comparison:
-    """Run what tells how long an epoch takes, and give all the epochs of the baseline's time.
+def _set_pace(comparison: _Comparison) -> _Comparison:
+    """The comparison in which all have the epochs of the baseline's time.
 
     Raises:
         Skip2BenchError: the baseline's own run did not end well.
     """
     plan, folder = comparison.unmatched, comparison.folder
     first = find_first_cell(plan).name
-    short = [cell.name for cell in comparison.cells if cell.role == "pace"]
-    _run_tasks(comparison, {first, *short}, tasks, seconds, context)
     if comparison.outcomes[first].status != "ok":
         raise Skip2BenchError(
             f"{first} did not end well, so there is no time for the others to take; see "
@@ -294,9 +362,11 @@ def _set_pace(
         )
     matches = match_time(plan, comparison.results)
     write_matches(folder.path, "time", match_key(plan), matches)
-    settled = settle_matches(plan, matches)
-    cells = _list_cells(settled, plan, folder.cache, is_filled=False)
-    return replace(comparison, plan=settled, cells=cells)
+    # the micro-benchmark has run already; what else has, is found again
+    tasks = {name: task for name, task in comparison.tasks.items() if name == BENCH}
+    settled = replace(comparison, plan=settle_matches(plan, matches), cells={}, tasks=tasks)
+    settled.list_further()
+    return settled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,17 +378,34 @@ class _Task:
     spec: dict[str, Any]
 
 
-def _list_tasks(comparison: _Comparison) -> list[_Task]:
+Seconds = Mapping[tuple[str, str], float]
+"""Estimated, by configuration and role: the learning rate and the seed make no difference."""
+
+
+def _by_kind(cells: Sequence[Cell], seconds: Mapping[str, float]) -> Seconds:
+    kinds = {(cell.configuration, cell.role): seconds[cell.name] for cell in cells}
+    return kinds | ({(BENCH, BENCH): seconds[BENCH]} if BENCH in seconds else {})
+
+
+def _by_name(cells: Iterable[Cell], seconds: Seconds) -> dict[str, float]:
+    """The estimate of each cell, and of the micro-benchmark where there is one."""
+    found = {cell.name: seconds[cell.configuration, cell.role] for cell in cells}
+    bench = seconds.get((BENCH, BENCH))
+    return found if bench is None else found | {BENCH: bench}
+
+
+def _list_tasks(comparison: _Comparison, cells: Sequence[Cell]) -> list[_Task]:
+    """Cells as processes, and the micro-benchmark before the first ones."""
     plan, folder = comparison.plan, comparison.folder
     tasks = []
     limit = plan.config.max_memory
-    if plan.bench:
+    if plan.bench and BENCH not in comparison.tasks:
         config = config_to_plain(plan.bench)
         key = make_key({"bench": config, "max_memory": limit}, plan.environment)
         max_bytes = None if limit is None else parse_bytes("max_memory", limit)
         spec = _describe_process("bench", config, folder.run_folder(BENCH), max_bytes)
         tasks.append(_Task(name=BENCH, key=key, spec=spec))
-    for cell in comparison.cells:
+    for cell in cells:
         config = config_to_plain(cell.config)
         key = make_key(describe_cell(cell, plan.training.data.sha256), plan.environment)
         spec = _describe_process(
@@ -393,22 +480,21 @@ def _run_task(comparison: _Comparison, task: _Task, context: ProcessContext) -> 
     comparison.record(task.name, outcome, cell_run)
 
 
-def _report_progress(
-    comparison: _Comparison,
-    task: _Task,
-    tasks: Sequence[_Task],
-    seconds: Mapping[str, float],
-) -> None:
+def _report_progress(comparison: _Comparison, task: _Task, seconds: Seconds) -> None:
     """One line on the cell that has ended, and on the time that is left."""
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
-    outcome = outcomes[task.name]
+    cells = [*comparison.cells.values(), *comparison.list_cells(is_forecast=True)]
+    outcome, expected = outcomes[task.name], _by_name(cells, seconds)
     done = [name for name in outcomes if outcomes[name].status == "ok"]
     # the estimate, corrected by what the finished cells really took
     taken = sum(outcomes[name].wall_seconds for name in done)
-    factor = taken / sum(seconds[name] for name in done) if done else 1.0
-    left = factor * sum(seconds[t.name] for t in tasks if t.name not in outcomes)
-    line = f"{len(outcomes)}/{len(tasks)} {task.name}: {outcome.status}"
+    factor = taken / sum(expected[name] for name in done) if done else 1.0
+    left = factor * sum(value for name, value in expected.items() if name not in outcomes)
+    line = f"{len(outcomes)}/{len(expected)} {task.name}: {outcome.status}"
     line += f", {format_duration(outcome.wall_seconds, 'en')}"
+    if not comparison.is_wanted(task.name):
+        note(f"{line}: it diverged, so a lower learning rate is taken")
+        return
     if outcome.status != "ok":
         warn(f"{line}: {outcome.error}; see {folder.log_file(task.name)}")
         return
@@ -421,7 +507,8 @@ def _report_progress(
 def _write(comparison: _Comparison) -> ComparisonResults:
     """Rewrite the comparison's two files with what there is."""
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
-    results = [comparison.results.get(cell.name) or read_result(cell) for cell in comparison.cells]
+    cells = comparison.cells.values()
+    results = [comparison.results.get(cell.name) or read_result(cell) for cell in cells]
     content = build_results(
         plan.config,
         plan.configurations,

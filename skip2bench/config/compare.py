@@ -21,7 +21,7 @@ from skip2bench.config.options import (
     refuse_unknown,
 )
 from skip2bench.config.peers import PeerName
-from skip2bench.config.train import TrainConfig, make_train_config, usual_learning_rate
+from skip2bench.config.train import TrainConfig, make_train_config
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import parse_bytes
 
@@ -40,8 +40,8 @@ _UNMATCHED = {
 }
 """Options of `train` with which the projection of memory is another, or a run ends before."""
 _MAX_SEEDS = 1000
-_LR_STEP = 3
-"""Neighbours in the grid of learning rates differ by this factor."""
+FEW_SEEDS, MANY_SEEDS = 3, 10
+"""What `seeds` auto gives each configuration, and those whose runs are short."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,17 @@ class CompareConfig:
         "How many of the last blocks LoRA-Top adapts; several with commas (default: a quarter).",
         role="matrix",
     )
-    seeds: int = option(
-        3, "Runs of each configuration: with --seed, the one after it, and so on.", role="matrix"
+    seeds: int | Literal["auto"] = option(
+        3,
+        "Runs of each configuration: with --seed, the one after it, and so on; auto: 3, and 10 "
+        "where they are short.",
+        role="matrix",
     )
-    learning_rates: tuple[float, ...] = option(
-        (), "Grid for every method, comma-separated; the best of each is compared.", role="matrix"
+    learning_rates: tuple[float, ...] | Literal["auto"] = option(
+        (),
+        "Grid for every method, comma-separated; the best of each is compared. auto: around each "
+        "one's default, and beyond while the best is at an edge, by one seed.",
+        role="matrix",
     )
     match_params: bool = option(
         False,
@@ -146,7 +152,8 @@ class CompareConfig:
         check_choice("baseline", self.baseline, get_args(MethodName))
         for name in self.peers:
             check_choice("peers", name, get_args(PeerName))
-        check_positive("seeds", self.seeds, _MAX_SEEDS)
+        if self.seeds != "auto":
+            check_positive("seeds", self.seeds, _MAX_SEEDS)
         self._check_match()
         if self.target_loss is not None and not 0 < self.target_loss < math.inf:
             raise Skip2BenchError(f"target_loss is {self.target_loss}; give a number above 0")
@@ -156,16 +163,19 @@ class CompareConfig:
                 "best_batch runs the largest micro-batches that fit; add --micro-batch-size auto"
             )
         first_seed = self.cell_config({}).seed  # raises where a value of `train` is not good
-        if first_seed + self.seeds > 2**32:
+        most_seeds = MANY_SEEDS if self.seeds == "auto" else self.seeds
+        if first_seed + most_seeds > 2**32:
             raise Skip2BenchError(
-                f"seed {first_seed} and the {self.seeds - 1} after it go beyond {2**32 - 1}; "
+                f"seed {first_seed} and the {most_seeds - 1} after it go beyond {2**32 - 1}; "
                 "give a smaller --seed"
             )
-        self._check_rates("", self.learning_rates)
+        if self.learning_rates != "auto":
+            self._check_rates("", self.learning_rates)
         for number, entry in enumerate(self.configurations, start=1):
             _check_configuration(entry, number)
             where = f"of configuration {number}"
-            self._check_rates(where, entry.get("learning_rates") or ())
+            if entry.get("learning_rates") != "auto":
+                self._check_rates(where, entry.get("learning_rates") or ())
             own = {key: value for key, value in entry.items() if key not in _CONFIGURATION_KEYS}
             self.cell_config(own)
 
@@ -202,6 +212,10 @@ class CompareConfig:
 
     def _check_rates(self, where: str, rates: Collection[Any]) -> None:
         for rate in rates:
+            if rate == "auto":
+                raise Skip2BenchError(
+                    f"learning_rates {where} has auto among its rates; write auto alone, or numbers"
+                )
             self.cell_config({"learning_rate": rate})
         if len(set(map(float, rates))) < len(rates):
             raise Skip2BenchError(
@@ -223,7 +237,7 @@ _FLOWS: dict[str, dict[str, Any]] = {
     "small": {},
     "detailed": {
         "methods": tuple(name for name, it in METHODS.items() if not it.is_top or it.is_cached),
-        **{"seeds": 5, "aa": True},
+        **{"learning_rates": "auto", "seeds": 5, "aa": True},
     },
 }
 _MINIMAL_EPOCHS = 4
@@ -250,14 +264,7 @@ def load_compare_config(flags: dict[str, Any], path: Path | None = None) -> Comp
     listed = own.pop("configurations", None) or ()
     if not isinstance(listed, list | tuple) or not all(isinstance(e, dict) for e in listed):
         raise Skip2BenchError("configurations is no list of mappings; write '- method: lora'")
-    config = CompareConfig(**coerce(CompareConfig, own), configurations=tuple(listed), train=train)
-    if flow == "detailed" and not config.learning_rates:
-        middle = usual_learning_rate(config.cell_config({}))
-        own["learning_rates"] = (middle / _LR_STEP, middle, middle * _LR_STEP)
-        config = CompareConfig(
-            **coerce(CompareConfig, own), configurations=tuple(listed), train=train
-        )
-    return config
+    return CompareConfig(**coerce(CompareConfig, own), configurations=tuple(listed), train=train)
 
 
 def _list_values(flow: Flow, given: dict[str, Any]) -> dict[str, Any]:
@@ -288,7 +295,7 @@ def _check_configuration(entry: dict[str, Any], number: int) -> None:
             "model, so set it once, outside configurations"
         )
     rates = entry.get("learning_rates", [])
-    if not isinstance(rates, list | tuple):
+    if rates != "auto" and not isinstance(rates, list | tuple):
         raise Skip2BenchError(
             f"learning_rates of configuration {number} is {rates!r}; write a list such as [3e-3]"
         )

@@ -125,7 +125,8 @@ def coerce(config_class: type[Config], values: dict[str, Any]) -> dict[str, Any]
     for key, value in values.items():
         if value is None and not _takes_none(hints[key]):
             continue
-        if get_origin(hints[key]) is tuple and isinstance(value, str | int | float):
+        is_word = value in _list_words(hints[key])
+        if _takes_list(hints[key]) and isinstance(value, str | int | float) and not is_word:
             # what may be repeated has commas of its own: blocks
             is_one = not isinstance(value, str) or listed[key].metadata.get("repeatable")
             value = [value] if is_one else [part.strip() for part in str(value).split(",")]
@@ -154,6 +155,10 @@ def _takes_none(hint: Any) -> bool:
     return NoneType in get_args(hint)
 
 
+def _takes_list(hint: Any) -> bool:
+    return any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
+
+
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
 
 
@@ -161,7 +166,7 @@ def _coerce_value(key: str, value: Any, hint: Any) -> Any:
     """Bring one value to the type of its field; numbers may come as text (YAML reads 2e-4 so)."""
     if value is None:
         return None
-    words = [word for choice in get_args(hint) for word in _words_of(choice)]
+    words = _list_words(hint)
     if value in words:
         return value
     if get_origin(hint) in (Union, UnionType):
@@ -183,9 +188,10 @@ def _coerce_value(key: str, value: Any, hint: Any) -> Any:
     return made
 
 
-def _words_of(hint: Any) -> tuple[Any, ...]:
-    """Choices of a Literal."""
-    return get_args(hint) if get_origin(hint) is Literal else ()
+def _list_words(hint: Any) -> list[Any]:
+    """Words that stand beside other types, as `auto` beside a number."""
+    literals = (kind for kind in get_args(hint) if get_origin(kind) is Literal)
+    return [word for literal in literals for word in get_args(literal)]
 
 
 def _number(value: Any, hint: type[int] | type[float]) -> int | float | None:

@@ -7,7 +7,7 @@ are written, and has the columns that both need.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from skip2bench.io import units
@@ -29,6 +29,21 @@ _SIZE_UNIT = re.compile(rf"\d ({'|'.join(units.BINARY_UNITS)})\b")
 _LOST = re.compile(r"\b0\.0\d* [KMGT]iB")
 """A size that a unit is too large for."""
 _NO_DIFFERENCE = {"en": "no difference beyond the noise", "ja": "ノイズを超える差なし"}
+_CORRECTED = {
+    "en": "no difference once corrected (p = {:.2g})",
+    "ja": "補正後は差なし (p = {:.2g})",
+}
+_DETECTABLE = {"en": "{}; from {} it would have shown", "ja": "{}（{} 以上の差なら検出）"}
+_ANY_RATIO = 1 + 1e-6
+"""Where figures do not scatter, any difference would have shown."""
+_BY_MEAN = frozenset(
+    (
+        *("initial_val_loss", "final_val_loss", "best_val_loss"),
+        *("loss_change_per_step", "forgetting"),
+    )
+)
+"""Figures over runs that are shown as mean ± standard deviation: they scatter evenly, and not by
+much, where times and sizes may lie far to one side."""
 _ONE_ROUND = {"en": " (one round, no interval)", "ja": "（1 ラウンドのみ、区間なし）"}
 _MISFIT = {"en": "out of memory (oom)", "ja": "メモリ不足 (oom)"}
 _ASKED_FOR = {"en": ": {} asked for", "ja": "、要求 {}"}
@@ -136,13 +151,21 @@ def show_duration(seconds: float, output: Output) -> str:
     return units.format_duration(seconds, "ja" if output == "ja" else "en")
 
 
-def over_runs(show: Format, *, is_brief: bool = False) -> Format:
-    """Of a figure over runs: mean ± standard deviation, on a brief terminal the mean alone."""
+def over_runs(show: Format, *, is_brief: bool = False, by_mean: bool = False) -> Format:
+    """Of a figure over runs: its middle and how it scatters, on a brief terminal the middle alone.
+
+    Args:
+        show: The format of a value.
+        is_brief: The terminal has room for one value.
+        by_mean: Mean ± standard deviation, in place of median [quartiles].
+    """
 
     def show_figure(figure: FigureSummary, output: Output) -> str:
         if output == "screen" and is_brief:
-            return show(figure.mean, output)
-        return show_spread(figure, lambda value: show(value, output))
+            is_mean = by_mean or figure.median is None
+            return show(figure.mean if is_mean else figure.median, output)
+        render = show_spread if by_mean else show_middle
+        return render(figure, lambda value: show(value, output))
 
     return show_figure
 
@@ -155,14 +178,57 @@ def show_spread(figure: FigureSummary, render: Callable[[float], str]) -> str:
     return f"{mean} ± {render(figure.std).removeprefix('+')}"
 
 
+def show_middle(figure: FigureSummary, render: Callable[[float], str]) -> str:
+    """Median [quartiles], of few values [lowest, highest]; the median alone where all are alike."""
+    if figure.median is None:
+        return show_spread(figure, render)
+    bounds = (figure.lower_quartile, figure.upper_quartile)
+    if None in bounds:
+        bounds = (figure.min, figure.max)
+    return _with_bounds(figure.median, *bounds, render)
+
+
+def _with_bounds(
+    middle: float, low: float | None, high: float | None, render: Callable[[float], str]
+) -> str:
+    text = render(middle)
+    if low is None or high is None or render(low) == render(high):
+        return text
+    return f"{text} {_interval(low, high, render)}"
+
+
 def show_ratio(ratio: FigureRatio, output: Output) -> str:
-    """A paired ratio with its interval, or that there is no difference."""
+    """A paired ratio with its interval, or that there is no difference, and what would show."""
     middle = units.format_significant(ratio.ratio)
     if ratio.low is None or ratio.high is None:
         return middle
-    if not ratio.is_difference:
-        middle = f"≈ {middle}" if output == "screen" else _NO_DIFFERENCE[output]
-    return f"{middle} {_interval(ratio.low, ratio.high, units.format_significant)}"
+    interval = _interval(ratio.low, ratio.high, units.format_significant)
+    if ratio.is_difference:
+        return f"{middle} {interval}"
+    if output == "screen":
+        return f"≈ {middle} {interval}"
+    is_corrected = not ratio.low <= 1 <= ratio.high
+    p_value = ratio.adjusted_p_value if is_corrected else None
+    return _say_no_difference(interval, p_value, ratio.paired.detectable_ratio, output)
+
+
+def _say_no_difference(
+    interval: str, p_value: float | None, smallest: float | None, lang: Language
+) -> str:
+    """That there is none, with its interval and the smallest that would have shown.
+
+    Args:
+        interval: As text.
+        p_value: The corrected one, where the interval by itself says that there is a difference.
+        smallest: The smallest ratio above 1 that would have shown.
+        lang: Of the words.
+    """
+    if p_value is not None:  # uncorrected, it has shown
+        return f"{_CORRECTED[lang].format(p_value)} {interval}"
+    words = f"{_NO_DIFFERENCE[lang]} {interval}"
+    if smallest is None or smallest < _ANY_RATIO:
+        return words
+    return _DETECTABLE[lang].format(words, units.format_percent(smallest - 1))
 
 
 def show_closeness(ratio: FigureRatio, _: Output) -> str:
@@ -179,9 +245,12 @@ def show_reduction(reduction: Reduction, output: Output) -> str:
     middle = units.format_percent(reduction.value)
     if reduction.low is None or reduction.high is None:
         return f"{middle}{_ONE_ROUND[words]}"
-    if not reduction.is_difference:
-        middle = _NO_DIFFERENCE[words]
-    return f"{middle} {_interval(reduction.low, reduction.high, units.format_percent)}"
+    interval = _interval(reduction.low, reduction.high, units.format_percent)
+    if reduction.is_difference:
+        return f"{middle} {interval}"
+    is_corrected = not reduction.low <= 0 <= reduction.high
+    p_value = reduction.adjusted_p_value if is_corrected else None
+    return _say_no_difference(interval, p_value, reduction.detectable_ratio, words)
 
 
 def show_speedup(ratio: PhaseRatio, _: Output) -> str:
@@ -206,10 +275,17 @@ def show_phase(phase: Fit, output: Output) -> str:
 
 
 def show_median(phase: PhaseTimes | None) -> str:
-    """Median ± standard deviation of a phase, in milliseconds."""
-    values = [phase.median_seconds, phase.std_seconds] if phase else [None]
-    known = [units.format_milliseconds(value) for value in values if value is not None]
-    return " ± ".join(known) if values[0] is not None else "-"
+    """Median [quartiles] of a phase, of few times [lowest, highest], in milliseconds."""
+    if phase is None or phase.median_seconds is None:
+        return "-"
+    return _with_bounds(phase.median_seconds, *find_bounds(phase), units.format_milliseconds)
+
+
+def find_bounds(phase: PhaseTimes) -> tuple[float | None, float | None]:
+    """Quartiles of a phase in seconds; the lowest and highest of few times."""
+    if phase.lower_quartile_seconds is None or phase.upper_quartile_seconds is None:
+        return phase.min_seconds, phase.max_seconds
+    return phase.lower_quartile_seconds, phase.upper_quartile_seconds
 
 
 def show_first_phase(phase: Fit, output: Output) -> str:
@@ -250,14 +326,20 @@ def own(key: str, en: str, ja: str, show: Format, **more: Any) -> Column:
     return Column(key=key, en=en, ja=ja, figure=lambda row: read(row, key), show=show, **more)
 
 
+def is_by_mean(name: str) -> bool:
+    """True for a figure over runs that is shown as mean ± standard deviation."""
+    return name in _BY_MEAN
+
+
 def figure_over_runs(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
     """A figure over a configuration's runs, as `stats.Summary` has it."""
+    shown = over_runs(show, by_mean=is_by_mean(name))
     return Column(
         key=name,
         en=en,
         ja=ja,
         figure=lambda entry: read(entry, "figures").get(name),
-        show=over_runs(show),
+        show=shown,
         **more,
     )
 
@@ -280,9 +362,27 @@ LABEL = own("label", "Configuration", "設定", show_label, is_text=True)
 RUNS = Column(
     key="n", en="n", ja="n", figure=lambda entry: len(read(entry, "seeds")), show=plain(str)
 )
+PAIRS = Column(
+    key="pairs",
+    en="Pairs",
+    ja="対",
+    figure=lambda entry: _count_pairs(entry),
+    show=plain(str),
+    is_optional=True,
+)
+"""Of the ratios, where they are fewer than the runs: of seeds that the baseline has too."""
 TRAINABLE = own("trainable_parameters", "Trainable", "トレーニング可能", COUNT)
 RATE = own("learning_rate", "Learning rate", "学習率", plain("{:g}".format), short="Rate")
-TRAIN_SECONDS = figure_over_runs("train_seconds", "Training time", "学習時間", show_duration)
+TRAIN_SECONDS = replace(
+    figure_over_runs("train_seconds", "Training time", "学習時間", show_duration),
+    show=over_runs(show_duration, is_brief=True),
+)
+
+
+def _count_pairs(entry: Row) -> int | None:
+    found = read(entry, "against_baseline").get("train_seconds")
+    is_fewer = found is not None and found.n is not None and found.n < len(read(entry, "seeds"))
+    return found.n if found is not None and is_fewer else None
 
 
 def _interval(low: float, high: float, render: Callable[[float], str]) -> str:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from skip2bench.io.units import Language
 from skip2bench.report import charts
+from skip2bench.report.cells import find_bounds
 from skip2bench.report.markdown import shorten, to_line
 from skip2bench.results.bench_records import PhaseTimes
-from skip2bench.results.comparison_records import ComparedConfiguration
+from skip2bench.results.comparison_records import ComparedConfiguration, FigureSummary
 from skip2bench.results.curves import LossCurve
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "seconds": "Training time (s)",
         "val_loss": "Validation loss",
         "train_loss": "Training loss",
-        "milliseconds": "ms (median; bars: standard deviation)",
+        "milliseconds": "ms (median; bars: quartiles, of few values their range)",
         "forward": "Forward",
         "backward": "Backward",
         "optimizer": "Optimizer",
@@ -64,7 +65,7 @@ WORDS: dict[Language, dict[str, str]] = {
         "seconds": "学習時間 (秒)",
         "val_loss": "検証損失",
         "train_loss": "学習損失",
-        "milliseconds": "ms (中央値、誤差棒は標準偏差)",
+        "milliseconds": "ms (中央値、誤差棒は四分位点、値が少なければ範囲)",
         "forward": "順伝播",
         "backward": "逆伝播",
         "optimizer": "optimizer",
@@ -99,18 +100,21 @@ class Bars:
 
     label: str
     values: Sequence[float | None]
-    errors: Sequence[float | None]
+    bounds: Sequence[tuple[float, float] | None]
+    """Ends of the error bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One configuration's training time and final loss, with their standard deviations."""
+    """One configuration's training time and final loss, and how they scatter."""
 
     label: str
     seconds: float
     loss: float
-    seconds_error: float
+    seconds_bounds: tuple[float, float]
+    """Quartiles, of few runs the range."""
     loss_error: float
+    """Standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +166,7 @@ def draw_bars(bars: Sequence[Bars], groups: Sequence[str], unit: str, lang: Lang
             [places[i] for i in known],
             [one.values[i] or 0.0 for i in known],
             height=height * 0.92,
-            xerr=[one.errors[i] or 0.0 for i in known] if any(one.errors) else None,
+            xerr=_error_bars(one, known),
             label=plain_label(one.label),
             color=COLOURS[number % len(COLOURS)],
             hatch=HATCHES[number % len(HATCHES)],
@@ -178,6 +182,24 @@ def draw_bars(bars: Sequence[Bars], groups: Sequence[str], unit: str, lang: Lang
     return to_svg(figure)
 
 
+def _error_bars(bars: Bars, known: Sequence[int]) -> list[list[float]] | None:
+    """Distances to the ends of each known bar's error bar; None where there are none."""
+    if not any(bars.bounds):
+        return None
+    pairs = [(bars.values[i] or 0.0, bars.bounds[i]) for i in known]
+    ends = [(value, bounds or (value, value)) for value, bounds in pairs]
+    both = [_distances(value, [bounds]) for value, bounds in ends]
+    return [[one[side][0] for one in both] for side in (0, 1)]
+
+
+def _distances(middle: float, bounds: Sequence[tuple[float, float]]) -> list[list[float]]:
+    """Below and above, as matplotlib takes them."""
+    return [
+        [max(0.0, middle - low) for low, _ in bounds],
+        [max(0.0, high - middle) for _, high in bounds],
+    ]
+
+
 def draw_tradeoff(points: Sequence[Point], lang: Language) -> str:
     """Final loss against training time, one point a configuration, and the Pareto front."""
     words = WORDS[lang]
@@ -187,7 +209,7 @@ def draw_tradeoff(points: Sequence[Point], lang: Language) -> str:
         axes.errorbar(
             [point.seconds],
             [point.loss],
-            xerr=[point.seconds_error],
+            xerr=_distances(point.seconds, [point.seconds_bounds]),
             yerr=[point.loss_error],
             marker=MARKERS[number % len(MARKERS)],
             color=COLOURS[number % len(COLOURS)],
@@ -396,7 +418,7 @@ def _phase_bars(row: Mapping[str, Any]) -> charts.Bars:
     return charts.Bars(
         label=row["label"],
         values=[_times(phase.median_seconds, 1000) for phase in phases],
-        errors=[_times(phase.std_seconds, 1000) for phase in phases],
+        bounds=[_scale_bounds(find_bounds(phase), 1000) for phase in phases],
     )
 
 
@@ -406,7 +428,7 @@ def _memory_bars(row: Mapping[str, Any]) -> charts.Bars:
     return charts.Bars(
         label=row["label"],
         values=[_times(size, 2**-20) for size in sizes],
-        errors=[None] * len(sizes),
+        bounds=[None] * len(sizes),
     )
 
 
@@ -438,11 +460,27 @@ def _make_point(entry: Entry) -> charts.Point:
     seconds, loss = entry.figures["train_seconds"], entry.figures["final_val_loss"]
     return charts.Point(
         label=entry.label,
-        seconds=seconds.mean,
+        seconds=seconds.mean if seconds.median is None else seconds.median,
         loss=loss.mean,
-        seconds_error=seconds.std,
+        seconds_bounds=_find_ends(seconds),
         loss_error=loss.std,
     )
+
+
+def _find_ends(figure: FigureSummary) -> tuple[float, float]:
+    """Quartiles, of few runs the range; in files without either, the mean ± standard deviation."""
+    pairs = ((figure.lower_quartile, figure.upper_quartile), (figure.min, figure.max))
+    for low, high in pairs:
+        if low is not None and high is not None:
+            return low, high
+    return figure.mean - figure.std, figure.mean + figure.std
+
+
+def _scale_bounds(
+    bounds: tuple[float | None, float | None], factor: float
+) -> tuple[float, float] | None:
+    low, high = bounds
+    return None if low is None or high is None else (factor * low, factor * high)
 
 
 def _epochs(entry: Entry) -> int:

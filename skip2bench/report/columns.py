@@ -18,6 +18,7 @@ from skip2bench.report.cells import (
     COUNT,
     LABEL,
     LOSS,
+    PAIRS,
     RATE,
     RUNS,
     TRAIN_SECONDS,
@@ -28,6 +29,7 @@ from skip2bench.report.cells import (
     Row,
     Table,
     figure_over_runs,
+    is_by_mean,
     over_runs,
     own,
     plain,
@@ -115,6 +117,12 @@ def _peaks(phase: str) -> Callable[[Row], Any]:
     return find
 
 
+def _count_tries(entry: Row) -> int:
+    """Runs that had a target to reach."""
+    tried: int | None = read(entry, "target_tried")
+    return len(read(entry, "seeds")) if tried is None else tried
+
+
 def _show_part(part: Mapping[str, int], _: object) -> str:
     return f"{part['runs']} / {part['of']}"
 
@@ -141,8 +149,8 @@ def _sized(key: str, en: str, ja: str, show: Format = show_size, **more: Any) ->
 
 
 def _brief(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
-    """A figure over runs of which the terminal shows the mean alone."""
-    shown = over_runs(show, is_brief=True)
+    """A figure over runs of which the terminal shows the middle alone."""
+    shown = over_runs(show, is_brief=True, by_mean=is_by_mean(name))
     return replace(figure_over_runs(name, en, ja, show, **more), show=shown)
 
 
@@ -235,7 +243,7 @@ _REUSED_SECONDS = _brief(
 )
 _EPOCH_SECONDS = figure_over_runs("epoch_seconds", "An epoch", "1 エポック", show_duration)
 _SPEED = (
-    *(LABEL, RUNS, TRAIN_SECONDS, ratio("train_seconds")),
+    *(LABEL, RUNS, PAIRS, TRAIN_SECONDS, ratio("train_seconds")),
     replace(
         figure_over_runs(
             "cache_build_seconds", "Building the cache", "キャッシュ構築", show_duration
@@ -345,12 +353,12 @@ _REACHED = Column(
     key="target_reached",
     en="Reached",
     ja="到達",
-    figure=lambda entry: {"runs": read(entry, "target_reached"), "of": len(read(entry, "seeds"))},
+    figure=lambda entry: {"runs": read(entry, "target_reached"), "of": _count_tries(entry)},
     show=_show_part,
 )
 _FORGETTING = _brief("forgetting", "Forgetting", "忘却", _SIGNED)
 _ACCURACY = (
-    *(LABEL, RUNS, RATE),
+    *(LABEL, RUNS, PAIRS, RATE),
     figure_over_runs("initial_val_loss", "Initial loss", "初期損失", LOSS),
     *(_FINAL_LOSS, ratio("final_val_loss")),
     figure_over_runs("best_val_loss", "Best loss", "最良損失", LOSS),

@@ -30,6 +30,7 @@ from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.conditions import group_switches, read_switches
 from skip2bench.results.curves import LossCurve
 from skip2bench.results.reading import AnyRun
+from skip2bench.results.run_folder import PHASES
 from skip2bench.results.tune_records import GAIN_SHARES, TuneResults
 
 HASH_LENGTH = 12
@@ -68,6 +69,11 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "conclusion": find_conclusion(figures) if figures and baseline else None,
         "setup": _collect_setup(selection, entries),
         "bench": bench,
+        "has_quartiles": _has_quartiles(bench),
+        "bench_comparisons": _count_comparisons(row["backward_reduction"] for row in bench),
+        "comparisons": _count_comparisons(
+            ratio for entry in entries for ratio in entry.against_baseline.values()
+        ),
         "inference": inference,
         "charted": {"shown": MAX_SHOWN, "total": total} if total > MAX_SHOWN else None,
         "parameters": _build_parameters(entries, baseline, bench),
@@ -97,6 +103,20 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "missing": find_missing(selection, bench, entries),
         "tune": collect_sweep(selection),
     }
+
+
+def _has_quartiles(bench: Sequence[tables.Row]) -> bool:
+    return any(
+        row[phase] is not None and row[phase].lower_quartile_seconds is not None
+        for row in bench
+        for phase in PHASES
+        if phase in row
+    )
+
+
+def _count_comparisons(compared: Iterable[Any]) -> int:
+    """The most that were tested beside one another, of ratios or reductions; 0 without a test."""
+    return max((it.comparisons or 0 for it in compared if it is not None), default=0)
 
 
 def collect_curves(selection: Selection) -> dict[str, list[LossCurve]]:
@@ -146,11 +166,12 @@ def collect_sweep(selection: Selection) -> dict[str, Any] | None:
 
     Returns:
         By name: `summary` and `rungs`, `sensitivity`, `finalists` as its files have them,
-        `explored` (the first of the ranking), `hidden` (how many more there are), `diverged` (their
-        names), `singles` (how many blocks were tried alone), `picks` (a command each, with the
-        purposes that it is for), `is_guide` (the first finalist has the blocks of the guide's
-        preset), `shares` (of the gain, in percent, that a purpose needs), and `differences` from
-        what else is reported: by condition, the sweep's value and the other.
+        `comparisons` (tested together, of a figure), `explored` (the first of the ranking),
+        `hidden` (how many more there are), `diverged` (their names), `singles` (how many blocks
+        were tried alone), `picks` (a command each, with the purposes that it is for), `is_guide`
+        (the first finalist has the blocks of the guide's preset), `shares` (of the gain, in
+        percent, that a purpose needs), and `differences` from what else is reported: by condition,
+        the sweep's value and the other.
     """
     run, found = selection.tune, selection.sweep
     if run is None or found is None:
@@ -170,6 +191,9 @@ def collect_sweep(selection: Selection) -> dict[str, Any] | None:
         "rungs": found.rungs,
         "sensitivity": found.sensitivity,
         "finalists": found.finalists,
+        "comparisons": _count_comparisons(
+            ratio for one in found.finalists for ratio in one.against_baseline.values()
+        ),
         "first": first.label if first else None,
         "is_guide": first is not None and first.blocks in guide,
         "picks": _group_picks(found),

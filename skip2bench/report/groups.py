@@ -21,6 +21,7 @@ from skip2bench.results.conditions import OFF, read_options, read_switches, read
 from skip2bench.results.curves import LossCurve
 from skip2bench.results.figures import (
     CellResult,
+    correct_for_rows,
     find_targets,
     find_warnings,
     read_figures,
@@ -82,7 +83,7 @@ def combine_runs(
         described.append(_describe(name, first, size, is_shared=labels[label] > 1))
     baseline = next((e for e in described if find_method(e.method).is_traditional), None)
     base_cells = cells[baseline.name] if baseline else []
-    entries = [
+    single = [
         ComparedConfiguration.of(
             entry,
             summarise_configuration(cells[entry.name], base_cells, None),
@@ -92,6 +93,7 @@ def combine_runs(
         )
         for entry, first in zip(described, firsts, strict=True)
     ]
+    entries = correct_for_rows(single)
     targets = find_targets(base_cells, None)
     results = [cell for group_cells in cells.values() for cell in group_cells]
     return ComparisonResults(
@@ -99,7 +101,7 @@ def combine_runs(
         config={"seeds": None, "match_params": False, "target_loss": None},
         learning_rates="grid" if any(len(entry.grid) > 1 for entry in entries) else "fixed",
         warnings=find_warnings(entries, results, n_cores=1),
-        configurations=tuple(entries),
+        configurations=entries,
         cells={
             cell.name: ComparedCell(
                 configuration=cell.configuration,

@@ -20,6 +20,7 @@ from skip2bench.report.groups import combine_runs, identify, name_runs
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
 from skip2bench.results.conditions import read_conditions, read_options
 from skip2bench.results.curves import LossCurve, find_curve
+from skip2bench.results.figures import correct_for_rows
 from skip2bench.results.plain import DamagedFileError
 from skip2bench.results.reading import (
     RESULTS_FILE,
@@ -218,7 +219,7 @@ def _select_comparison(
             left_out.append(_leave_out(run, root, "another"))
         else:
             try:
-                chosen, results = run, read_comparison(run)
+                chosen, results = run, _corrected(read_comparison(run))
             except DamagedFileError as error:
                 chosen = None
                 remedy = "'skip2bench compare' with its --out-dir writes it anew"
@@ -354,10 +355,20 @@ def read_cells(folder: Path, results: ComparisonResults) -> ShownCells:
     return found
 
 
+def _corrected(results: ComparisonResults) -> ComparisonResults:
+    """The results with what follows from all rows, which older versions have not written."""
+    return results.model_copy(
+        update={
+            "configurations": correct_for_rows(results.configurations),
+            "best_batch": correct_for_rows(results.best_batch),
+        }
+    )
+
+
 def list_shown(results: ComparisonResults, entry: ComparedConfiguration) -> Iterator[str]:
     """Names of a configuration's cells whose curves are shown; none of a control run."""
     for name, cell in results.cells.items():
         is_own = cell.configuration == entry.name and not entry.is_aa
-        is_shown = cell.role == "run" and cell.status == "ok"
+        is_shown = cell.role == "run" and cell.status == "ok" and cell.seed in entry.seeds
         if is_own and is_shown and cell.learning_rate == entry.learning_rate:
             yield name

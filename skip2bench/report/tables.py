@@ -5,7 +5,7 @@ is 1 - figure / LoRA's figure: positive is less than LoRA, negative is more, Non
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from skip2bench.config.methods import METHODS, find_method
@@ -18,7 +18,7 @@ from skip2bench.results.bench_records import (
 )
 from skip2bench.results.reading import BenchRun
 from skip2bench.results.run_folder import PHASES
-from skip2bench.results.stats import Ratio
+from skip2bench.results.stats import SIGNIFICANCE, Ratio, adjust_p_values
 
 METHOD_ORDER = tuple(METHODS)
 _NONE = BenchConfiguration()
@@ -34,6 +34,14 @@ class Reduction:
     low: float | None
     high: float | None
     is_difference: bool
+    p_value: float | None = None
+    """None of one round, as what follows."""
+    adjusted_p_value: float | None = None
+    """By Holm's correction over the rows of the table."""
+    comparisons: int | None = None
+    """How many rows those are."""
+    detectable_ratio: float | None = None
+    """The smallest ratio above 1 that would have shown: see `stats.Ratio`."""
 
 
 class Ordered(Protocol):
@@ -112,7 +120,24 @@ def compare_configurations(
         row["ratios"] = configuration.ratios or {}
         row["memory"] = _memory_figures(configuration, other)
         rows.append(row)
+    for phase in ("backward", "cached_backward"):
+        _correct_for_rows(rows, f"{phase}_reduction")
     return rows
+
+
+def _correct_for_rows(rows: Sequence[Row], name: str) -> None:
+    """Let the paired reductions of a column be differences only where they hold together."""
+    tested = [
+        (row, p) for row in rows if row[name] is not None and (p := row[name].p_value) is not None
+    ]
+    adjusted = adjust_p_values([p for _, p in tested])
+    for (row, _), corrected in zip(tested, adjusted, strict=True):
+        row[name] = replace(
+            row[name],
+            is_difference=corrected < SIGNIFICANCE,
+            adjusted_p_value=corrected,
+            comparisons=len(tested),
+        )
 
 
 def _misfit_figures(configuration: BenchConfiguration) -> Row:
@@ -220,6 +245,8 @@ def _reduction(ratio: PhaseRatio | None) -> Reduction | None:
         low=None if high is None else 1 - high,
         high=None if low is None else 1 - low,
         is_difference=paired.is_difference,
+        p_value=paired.p_value,
+        detectable_ratio=paired.detectable_ratio,
     )
 
 

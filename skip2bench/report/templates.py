@@ -23,7 +23,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io import units
 from skip2bench.io.resources import find_resource
 from skip2bench.io.units import Language
-from skip2bench.report.cells import show_median, show_spread
+from skip2bench.report.cells import show_median, show_middle, show_spread
 from skip2bench.report.markdown import (
     escape_code,
     escape_markdown,
@@ -159,8 +159,9 @@ def _prepare(kind: type[Environment], lang: Language, **options: Any) -> Environ
 
 
 def _spread(figure: Any, kind: str, formats: Mapping[str, Callable[..., str]]) -> str:
-    """A figure over runs: mean ± standard deviation, with a ± only where it varied."""
-    return show_spread(FigureSummary.model_validate(figure), formats[kind]) if figure else "-"
+    """A figure over runs, a loss as mean ± standard deviation, others as median [quartiles]."""
+    show = show_spread if kind == "loss" else show_middle
+    return show(FigureSummary.model_validate(figure), formats[kind]) if figure else "-"
 
 
 def _median(phase: Any) -> str:

@@ -1,8 +1,9 @@
 """What follows from a comparison's figures: conclusion, presets, the guide's claims, a diagnosis.
 
-Nothing is called better inside the noise: two configurations differ only where the paired interval
-of their ratio leaves 1 out. The diagnosis is section 10 of the guide: rules that speak when they
-apply. Words are the claims' alone: a finding names its rule, and the templates say the rest.
+Nothing is called better inside the noise: two configurations differ only where the p-value of their
+paired ratio is below 0.05, corrected for how many are tested beside one another. The diagnosis is
+section 10 of the guide: rules that speak when they apply. Words are the claims' alone: a finding
+names its rule, and the templates say the rest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from skip2bench.config.blocks import BLOCK_PRESETS
 from skip2bench.config.methods import find_method
 from skip2bench.io.units import Language
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
-from skip2bench.results.stats import Ratio, paired_ratio
+from skip2bench.results.stats import SIGNIFICANCE, Ratio, adjust_p_values, paired_ratio
 
 Entry = ComparedConfiguration
 
@@ -164,12 +165,16 @@ def compare_entries(
 def _find_tied(
     content: ComparisonResults, chosen: Entry, entries: Sequence[Entry], figure: str
 ) -> list[Entry]:
-    tied = []
-    for entry in entries:
-        ratio = None if entry is chosen else compare_entries(content, entry, chosen, figure)
-        if ratio is not None and ratio.low is not None and not ratio.is_difference:
-            tied.append(entry)
-    return tied
+    tested = [
+        (entry, p)
+        for entry in entries
+        if entry is not chosen
+        and (ratio := compare_entries(content, entry, chosen, figure)) is not None
+        and (p := ratio.p_value) is not None
+    ]
+    adjusted = adjust_p_values([p for _, p in tested])
+    pairs = zip(tested, adjusted, strict=True)
+    return [entry for (entry, _), p in pairs if p >= SIGNIFICANCE]
 
 
 def _by_seed(content: ComparisonResults, entry: Entry, figure: str) -> dict[int, float]:
@@ -180,6 +185,7 @@ def _by_seed(content: ComparisonResults, entry: Entry, figure: str) -> dict[int,
         and cell.role == "run"
         and cell.status == "ok"
         and cell.learning_rate == entry.learning_rate
+        and cell.seed in entry.seeds
         and figure in cell.figures
     }
 

@@ -30,6 +30,9 @@ class PhaseTimes(Record):
     min_seconds: Seconds | None = None
     max_seconds: Seconds | None = None
     std_seconds: Seconds | None = None
+    lower_quartile_seconds: Seconds | None = None
+    """None of few values: see `results.stats.QUARTILES_FROM`."""
+    upper_quartile_seconds: Seconds | None = None
 
 
 class PhaseRatio(Record):

@@ -12,6 +12,7 @@ from skip2bench.io.record import (
     PlainNumber,
     Record,
     Seconds,
+    Share,
     SignedNumber,
     Spread,
     Text,
@@ -26,6 +27,7 @@ from skip2bench.io.record import (
     shown,
 )
 from skip2bench.results.run_records import Versioned
+from skip2bench.results.stats import Ratio
 
 MATCHES = ("params", "memory", "time")
 """In what configurations can be made equal."""
@@ -53,6 +55,9 @@ class FigureSummary(Record):
     min: SignedNumber | None = None
     max: SignedNumber | None = None
     std: Spread
+    lower_quartile: SignedNumber | None = None
+    """None of few values: see `results.stats.QUARTILES_FROM`."""
+    upper_quartile: SignedNumber | None = None
 
 
 class FigureRatio(Record):
@@ -63,7 +68,20 @@ class FigureRatio(Record):
     high: PlainNumber | None
     n: Count | None = None
     is_difference: Flag
-    """True where the interval leaves 1 out."""
+    """True where `adjusted_p_value` is below 0.05; without one, where the interval leaves 1 out."""
+    p_value: Share | None = None
+    """Of the paired t test on the logarithms, two-sided."""
+    adjusted_p_value: Share | None = None
+    """By Holm's correction over the configurations whose ratios of this figure stand together."""
+    comparisons: Count | None = None
+    """How many those are."""
+    detectable_ratio: PlainNumber | None = None
+    """The smallest ratio above 1 that such pairs would have shown at 5 %, with a power of 80 %."""
+
+    @property
+    def paired(self) -> Ratio:
+        """The same without what follows from other rows."""
+        return Ratio(ratio=self.ratio, low=self.low, high=self.high, n=self.n or 0)
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +140,8 @@ class Measured(Record):
     target_loss: PlainNumber | None = None
     target_reached: Count
     """Cells whose validation loss came to the target."""
+    target_tried: Count | None = None
+    """Cells that had a target: those of the baseline's seeds, unless it is fixed."""
     figures: dict[str, FigureSummary]
     against_baseline: dict[str, FigureRatio]
 
@@ -200,6 +220,15 @@ class ComparedCell(Record):
     figures: Figures
 
 
+class RateSearch(Record):
+    """How the learning rates were chosen that were searched for."""
+
+    seed: Count
+    """The one that chose each configuration's."""
+    is_reported: Flag
+    """True where the figures hold its runs too, which the choice has favoured."""
+
+
 class ComparisonWarning(Record):
     """What a reader must know before believing the figures.
 
@@ -233,9 +262,13 @@ class BenchOutcome(Record):
     error: Text | None = None
 
 
+def _is_number_of_seeds(value: Any) -> bool:
+    return value == "auto" or is_count(value)
+
+
 def _check_config(config: dict[str, Any]) -> dict[str, Any]:
     wanted = {
-        "seeds": (is_count, "a whole number"),
+        "seeds": (_is_number_of_seeds, "a whole number"),
         "match_params": (lambda it: isinstance(it, bool), "true or false"),
         "target_loss": (is_number, "a number"),
         "match": (MATCHES.__contains__, f"one of {', '.join(MATCHES)}"),
@@ -267,6 +300,8 @@ class ComparisonResults(Versioned):
     target: Text | None = None
     learning_rates: Text | None
     """`grid` or `fixed`."""
+    rate_search: RateSearch | None = None
+    """None where every seed ran at every rate of the grid."""
     statuses: dict[str, Count] | None = None
     bench: BenchOutcome | None = None
     warnings: tuple[ComparisonWarning, ...]

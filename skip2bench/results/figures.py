@@ -1,7 +1,8 @@
 """From the runs of a matrix to its figures: best rates, means over seeds, ratios; pure functions.
 
 Each configuration is compared at its own best learning rate: the one with the lowest mean final
-validation loss over the seeds. Ratios to the baseline are paired by seed.
+validation loss over the seeds, or of the one seed that a search was made with. Ratios to the
+baseline are paired by seed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,12 @@ from skip2bench.results.comparison_records import (
 )
 from skip2bench.results.curves import CurvePoint
 from skip2bench.results.run_records import TrainSummary
-from skip2bench.results.stats import paired_ratio, summarise
+from skip2bench.results.stats import (
+    SIGNIFICANCE,
+    adjust_p_values,
+    paired_ratio,
+    summarise,
+)
 
 Figures = dict[str, float]
 
@@ -60,6 +66,15 @@ class CellResult:
     """Its run's summary; None where there is none."""
     curve: Sequence[CurvePoint] = ()
     """Its evaluation points."""
+    decides_rate: bool = False
+    """True where the rate of its configuration was searched for with its seed alone."""
+    counts: bool = True
+    """False for a cell that has helped to choose a rate and is in no figure therefore."""
+
+    @property
+    def has_diverged(self) -> bool:
+        """True for a run whose loss ended it."""
+        return bool(self.summary and self.summary.diverged_at_step is not None)
 
     @property
     def finished(self) -> TrainSummary:
@@ -82,14 +97,15 @@ def find_best_rate(results: Iterable[CellResult]) -> tuple[float | None, list[Gr
     """The best learning rate of one configuration, and the whole grid.
 
     Best is the lowest mean final validation loss, among the rates at which most seeds ended well.
+    Where cells decide the rate alone, the others count neither for it nor in the grid.
 
     Returns:
         The rate (None where no cell ended well), and a row a rate.
     """
     by_rate: dict[float, list[CellResult]] = {}
-    for result in results:
-        if result.role == "run":
-            by_rate.setdefault(result.learning_rate, []).append(result)
+    runs = [result for result in results if result.role == "run"]
+    for result in [run for run in runs if run.decides_rate] or runs:
+        by_rate.setdefault(result.learning_rate, []).append(result)
     grid: list[GridRow] = []
     for rate in sorted(by_rate):
         losses = [r.final_val_loss for r in by_rate[rate] if r.status == "ok"]
@@ -213,6 +229,7 @@ def summarise_configuration(
         failed=tuple(cell.name for cell in own if cell.status != "ok"),
         target_loss=summarise(list(targets.values())).mean if targets else fixed_target,
         target_reached=sum("steps_to_target" in figures for figures in by_seed.values()),
+        target_tried=sum(targets.get(seed, fixed_target) is not None for seed in by_seed),
         figures={
             name: FigureSummary(**asdict(summarise(values)))
             for name in FIGURES
@@ -223,11 +240,12 @@ def summarise_configuration(
 
 
 def _chosen(results: Iterable[CellResult], rate: float | None, role: str) -> dict[int, CellResult]:
-    """By seed, the cells of a role that ended well; at one learning rate, or at any for None."""
+    """By seed, the cells of a role that ended well and count; at one rate, or at any for None."""
     return {
         result.seed: result
         for result in results
         if result.status == "ok"
+        and result.counts
         and result.role == role
         and (rate is None or result.learning_rate == rate)
     }
@@ -269,6 +287,47 @@ def _compare(own: Mapping[int, Figures], baseline: Mapping[int, Figures]) -> dic
             ratio = paired_ratio(values, bases)
             compared[name] = FigureRatio(**asdict(ratio), is_difference=ratio.is_difference)
     return compared
+
+
+def correct_for_rows(
+    entries: Sequence[ComparedConfiguration],
+) -> tuple[ComparedConfiguration, ...]:
+    """The configurations with their ratios tested together, as they stand in one table.
+
+    Of each figure, the ratios of all but the baseline are one family: Holm's correction keeps the
+    chance of calling any of them a difference that is none below SIGNIFICANCE. A ratio of a single
+    pair has no test, and is in no family.
+    """
+    changed: dict[tuple[int, str], FigureRatio] = {}
+    for name in FIGURES:
+        tested = [
+            (number, ratio, ratio.paired.p_value)
+            for number, entry in enumerate(entries)
+            if not entry.is_baseline and (ratio := entry.against_baseline.get(name))
+        ]
+        family = [(number, ratio, p) for number, ratio, p in tested if p is not None]
+        adjusted = adjust_p_values([p for _, _, p in family])
+        for (number, ratio, p), corrected in zip(family, adjusted, strict=True):
+            changed[number, name] = ratio.model_copy(
+                update={
+                    "is_difference": corrected < SIGNIFICANCE,
+                    "p_value": p,
+                    "adjusted_p_value": corrected,
+                    "comparisons": len(family),
+                    "detectable_ratio": ratio.paired.detectable_ratio,
+                }
+            )
+    return tuple(
+        entry.model_copy(
+            update={
+                "against_baseline": {
+                    name: changed.get((number, name), ratio)
+                    for name, ratio in entry.against_baseline.items()
+                }
+            }
+        )
+        for number, entry in enumerate(entries)
+    )
 
 
 def _known(value: float | None) -> float:

@@ -2,13 +2,15 @@
 
 Times scatter and drift with the machine, so configurations are compared round by round (a round
 measures all of them close together in time), and a difference counts only where its interval leaves
-1 out.
+1 out, or, where several are tested beside one another, where its p-value is small enough once it is
+corrected for that.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 # Student's t, 97.5 % quantile, for 1 to 30 degrees of freedom; beyond, see `student_t`.
 _T_975 = (
@@ -18,9 +20,24 @@ _T_975 = (
 )
 
 
+SIGNIFICANCE = 0.05
+POWER = 0.8
+QUARTILES_FROM = 4
+"""Values from which on quartiles say more than the values themselves."""
+_MOST_LOG_RATIO = 20.0
+_MANY_DEGREES = 1000
+"""Of freedom, from which on Student's t is taken for normal: a file may name any number."""
+_INTERVALS = 400
+"""Of Simpson's rule."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Of n values: median, mean, minimum, maximum, sample standard deviation (0 where n is 1)."""
+    """Of n values: median, mean, minimum, maximum, sample standard deviation (0 where n is 1).
+
+    The quartiles interpolate between the values (as numpy does by default); None of fewer than
+    QUARTILES_FROM.
+    """
 
     n: int
     median: float
@@ -28,6 +45,8 @@ class Summary:
     min: float
     max: float
     std: float
+    lower_quartile: float | None = None
+    upper_quartile: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +63,39 @@ class Ratio:
         """True where the whole interval lies on one side of 1."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
+    @property
+    def p_value(self) -> float | None:
+        """Of the paired t test on the logarithms that the interval belongs to, two-sided.
+
+        None for a single pair.
+        """
+        spread = self._half_interval()
+        if spread is None or not self.low or not self.high:
+            return None
+        distance = abs(math.log(self.low) + math.log(self.high)) / 2
+        if spread == 0:
+            return 1.0 if distance == 0 else 0.0
+        return student_t_p_value(distance * student_t(self.n - 1) / spread, self.n - 1)
+
+    @property
+    def detectable_ratio(self) -> float | None:
+        """The smallest ratio above 1 that as many pairs with this scatter would have shown.
+
+        One that the test at SIGNIFICANCE finds with a probability of POWER; its inverse below 1.
+        None for a single pair, and where no difference of a sensible size would have been found.
+        """
+        spread = self._half_interval()
+        if spread is None:
+            return None
+        log_ratio = detectable_effect(self.n) * spread / student_t(self.n - 1)
+        return math.exp(log_ratio) if log_ratio < _MOST_LOG_RATIO else None
+
+    def _half_interval(self) -> float | None:
+        """Half of the interval's width on the logarithms."""
+        if self.n < 2 or not self.low or not self.high:
+            return None
+        return max(0.0, math.log(self.high / self.low) / 2)
+
 
 def summarise(values: Sequence[float]) -> Summary:
     """Summarise at least one value.
@@ -53,6 +105,11 @@ def summarise(values: Sequence[float]) -> Summary:
     """
     if not values:
         raise ValueError("no values to summarise")
+    quartiles = (
+        statistics.quantiles(values, n=4, method="inclusive")
+        if len(values) >= QUARTILES_FROM
+        else (None, None, None)
+    )
     return Summary(
         n=len(values),
         median=statistics.median(values),
@@ -60,6 +117,8 @@ def summarise(values: Sequence[float]) -> Summary:
         min=min(values),
         max=max(values),
         std=statistics.stdev(values) if len(values) > 1 else 0.0,
+        lower_quartile=quartiles[0],
+        upper_quartile=quartiles[2],
     )
 
 
@@ -100,3 +159,81 @@ def student_t(degrees: int) -> float:
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return z + first / degrees + second / degrees**2
+
+
+def student_t_p_value(t: float, degrees: int) -> float:
+    """Probability that Student's t lies further from 0 than `t`, on either side.
+
+    The finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4.
+
+    Args:
+        t: From 0.
+        degrees: Of freedom, from 1.
+    """
+    if degrees >= _MANY_DEGREES:
+        return math.erfc(t / math.sqrt(2))
+    angle = math.atan(t / math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    is_odd = degrees % 2
+    total, term = 0.0, cosine if is_odd else 1.0
+    for k in range(is_odd, degrees - 1, 2):
+        total += term
+        term *= cosine**2 * (k + 1) / (k + 2)
+    inside = 2 / math.pi * (angle + sine * total) if is_odd else sine * total
+    return max(0.0, 1.0 - inside)
+
+
+@lru_cache(maxsize=1024)
+def detectable_effect(n: int) -> float:
+    """The mean of n differences, in standard errors, that a t test finds with a chance of POWER.
+
+    Args:
+        n: From 2.
+    """
+    n = min(n, _MANY_DEGREES)  # beyond, it is that of the normal distribution
+    low, high = 0.0, 200.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _power(middle, n - 1) > POWER else (middle, high)
+    return high
+
+
+def _power(effect: float, degrees: int) -> float:
+    """Chance that Student's t around `effect` lies beyond the two quantiles of the test.
+
+    Integrated by Simpson's rule over u, the sample's standard deviation over the true one, whose
+    square times `degrees` is chi-squared.
+    """
+    critical, width = student_t(degrees), 8 / math.sqrt(2 * degrees)
+    first, last = max(0.0, 1 - width), 1 + width
+    step = (last - first) / _INTERVALS
+    log_scale = math.log(2) + degrees / 2 * math.log(degrees / 2) - math.lgamma(degrees / 2)
+    total = 0.0
+    for number in range(_INTERVALS + 1):
+        u = first + number * step
+        weight = 1 if number in (0, _INTERVALS) else 4 if number % 2 else 2
+        if u == 0:
+            density = math.exp(log_scale) if degrees == 1 else 0.0
+        else:
+            density = math.exp(log_scale - degrees * u * u / 2 + (degrees - 1) * math.log(u))
+        beyond = _normal(effect - critical * u) + _normal(-effect - critical * u)
+        total += weight * density * beyond
+    return total * step / 3
+
+
+def _normal(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def adjust_p_values(p_values: Sequence[float]) -> list[float]:
+    """P-values of tests made beside one another, by Holm's step-down correction.
+
+    S. Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of
+    Statistics 6 (1979): below SIGNIFICANCE they keep the chance of any false one of all below it.
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted

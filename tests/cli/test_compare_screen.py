@@ -21,8 +21,8 @@ from skip2bench.results.comparison_records import ComparisonWarning
         ),
         (
             {"kind": "edge", "label": "x", "learning_rate": 1e-3},
-            "x: its best learning rate 0.001 is at the edge of the grid; a wider grid may do "
-            "better",
+            "x: its best learning rate 0.001 is at the edge of the grid; a wider one, as "
+            "--learning-rates auto makes it, may do better",
         ),
         (
             {"kind": "aa", "label": "x", "figure": "train_seconds"},

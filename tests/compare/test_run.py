@@ -129,6 +129,36 @@ def test_a_matrix_with_cells_that_cannot_end_well(settings, tmp_path, capsys, re
     assert stamps(folder) == after
 
 
+def test_a_search_of_rates_goes_on_where_it_was(settings, tmp_path, capsys, monkeypatch):
+    """What diverged is an answer, not an error; a lost cell of the search alone runs again."""
+    first = (1e-2, 3e-3, 1e30)
+    monkeypatch.setattr("skip2bench.compare.matrix.first_rates", lambda middle: first)
+    matrix = {"methods": "lora", "learning_rates": "auto", "seeds": 2, "max_steps": 2}
+    folder = tmp_path / "out"
+    config = load_compare_config(settings | matrix | {"out_dir": folder})
+    results = as_written(run_comparison(config, ["compare"]))
+    assert results["error"] is None
+    (lora,) = results["configurations"]
+    rates = {cell["learning_rate"] for cell in results["cells"].values() if cell["seed"] == 1337}
+    assert not lora["learning_rate_at_edge"] or len(rates) == 7
+    assert lora["failed"] == ["lora-lr1e+30-seed1337"]
+    assert read_run(folder).summary.runs == len(results["cells"]) == len(rates) + 1
+    assert {row["learning_rate"]: row["runs"] for row in lora["grid"]} == dict.fromkeys(rates, 1)
+    others = [cell for cell in results["cells"].values() if cell["seed"] == 1338]
+    assert [cell["learning_rate"] for cell in others] == [lora["learning_rate"]]
+    assert results["rate_search"] == {"seed": 1337, "is_reported": True}
+    assert lora["seeds"] == [1337, 1338]
+    assert "learning rates are searched for with the first seed" in capsys.readouterr().err
+
+    before = stamps(folder)
+    lost = "lora-lr0.003-seed1337"
+    (folder / "cells" / f"{lost}.json").unlink()
+    again = as_written(run_comparison(config, ["compare"]))
+    after = stamps(folder)
+    assert {name for name in after if after[name] != before[name]} == {lost}
+    assert again["configurations"][0]["learning_rate"] == lora["learning_rate"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):
     """Its running cell ends too, and the next call repeats no cell that had ended."""

@@ -41,7 +41,7 @@ def test_the_detailed_flow_has_every_method_a_grid_and_its_own_control():
         *("lora", "lora-all", "lora-last", "lora-top", "full", "full+lora"),
         *("last", "bias", "skip", "skip2"),
     }
-    assert config.learning_rates == pytest.approx((1e-3, 3e-3, 9e-3))
+    assert config.learning_rates == "auto"
     assert config.seeds == 5
     assert config.aa
 
@@ -72,7 +72,9 @@ def test_a_file_describes_any_matrix(write):
 
 
 def test_a_written_configuration_reads_back_as_itself(write):
-    config = load_compare_config({"flow": "detailed", "peers": "litgpt", "epochs": 2})
+    config = load_compare_config(
+        {"flow": "detailed", "peers": "litgpt", "epochs": 2, "seeds": "auto"}
+    )
     again = load_compare_config({}, write(yaml.safe_dump(to_plain(config))))
     assert again == config
 
@@ -82,7 +84,9 @@ ERRORS = [
     ({"methods": "lora,dora"}, "methods is 'dora'; choose from lora"),
     ({"peers": "axolotl"}, "peers is 'axolotl'; choose from litgpt, peft, peft-dora, peft-rslora"),
     ({"seeds": 0}, "seeds is 0; give 1 or more"),
-    ({"seeds": "many"}, "seeds is 'many'; give a whole number"),
+    ({"seeds": "many"}, "seeds is 'many'; give a whole number or auto"),
+    ({"seeds": "auto", "seed": 2**32 - 5}, "seed 4294967291 and the 9 after it go beyond"),
+    ({"learning_rates": "1e-3,auto"}, "learning_rates is 'auto'; give a number"),
     ({"learning_rates": "1e-3,fast"}, "learning_rates is 'fast'; give a number"),
     ({"learning_rates": "1e-3,0"}, "learning_rate is 0.0; give a number above 0"),
     ({"learning_rates": "1e-3,0.001"}, "learning_rates names a rate twice; give each once"),

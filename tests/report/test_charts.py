@@ -11,6 +11,7 @@ from skip2bench.report.charts import (
     CostLine,
     LossSeries,
     Point,
+    _error_bars,
     break_even_epoch,
     draw_bars,
     draw_costs,
@@ -35,14 +36,22 @@ def make_series(label):
 
 
 def make_point(seconds, loss, label="x"):
-    return Point(label=label, seconds=seconds, loss=loss, seconds_error=0.1, loss_error=0.01)
+    return Point(
+        label=label,
+        seconds=seconds,
+        loss=loss,
+        seconds_bounds=(seconds, seconds + 1.0),
+        loss_error=0.01,
+    )
 
 
 def draw(kind, lang):
     if kind == "losses":
         return draw_losses([make_series(label) for label in LABELS], lang)
     if kind == "bars":
-        bars = [Bars(label=label, values=[1.0, None], errors=[0.1, None]) for label in LABELS]
+        bars = [
+            Bars(label=label, values=[1.0, None], bounds=[(0.5, 9.0), None]) for label in LABELS
+        ]
         return draw_bars(bars, ("forward", "backward"), "milliseconds", lang)
     if kind == "tradeoff":
         return draw_tradeoff([make_point(i + 1.0, 3.0 - i, LABELS[i]) for i in range(3)], lang)
@@ -51,6 +60,14 @@ def draw(kind, lang):
         for i, label in enumerate(LABELS)
     ]
     return draw_costs(lines, 5, lang)
+
+
+def test_an_error_bar_reaches_from_quartile_to_quartile():
+    """Skewed times: a bar of 127 ms whose quartiles are 100 and 400 ms has none below zero."""
+    bars = Bars(label="x", values=[127.0, None, 3.0], bounds=[(100.0, 400.0), None, (2.0, 3.5)])
+    assert _error_bars(bars, [0, 2]) == [[27.0, 1.0], [273.0, 0.5]]
+    none = Bars(label="x", values=[127.0], bounds=[None])
+    assert _error_bars(none, [0]) is None
 
 
 KINDS = ("losses", "bars", "tradeoff", "costs")

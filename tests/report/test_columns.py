@@ -2,16 +2,18 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from made_records import make_configuration
 
 from skip2bench.cli.compare_screen import print_compare
 from skip2bench.cli.screens import print_bench
 from skip2bench.config.commands import ReportConfig
 from skip2bench.io import units
 from skip2bench.report.cells import (
+    PAIRS,
     Column,
     Fit,
     over_runs,
@@ -19,6 +21,7 @@ from skip2bench.report.cells import (
     render_cells,
     render_markdown,
     show_peak,
+    show_ratio,
     to_plain,
 )
 from skip2bench.report.columns import (
@@ -30,8 +33,9 @@ from skip2bench.report.columns import (
 )
 from skip2bench.report.run import render_report
 from skip2bench.results.bench_records import BenchResult
-from skip2bench.results.comparison_records import ComparisonResult, FigureSummary
+from skip2bench.results.comparison_records import ComparisonResult, FigureRatio, FigureSummary
 from skip2bench.results.reading import read_run
+from skip2bench.results.stats import paired_ratio
 
 ROOT = Path(__file__).parents[2]
 FAILED = ROOT / "tests" / "data" / "failed"
@@ -107,6 +111,66 @@ def test_a_figure_that_is_missing_or_did_not_fit():
     assert render_markdown(columns, rows, "ja").endswith("| c | メモリ不足 (oom)、要求 1.00 GiB |")
     assert [size.cell(row, "screen") for row in rows] == ["1.0 MiB", "oom"]
     assert to_plain(columns, rows)[1] == {"label": "c", "size": None, "more": None}
+
+
+SKEWED = {"mean": 127.0, "std": 364.0, "median": 2.0, "min": 1.0, "max": 1600.0}
+QUARTILES = {"lower_quartile": 1.5, "upper_quartile": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("figure", "text", "brief", "by_mean"),
+    [
+        (FigureSummary(n=20, **SKEWED, **QUARTILES), "2.0 [1.5, 3.0]", "2.0", "127.0 ± 364.0"),
+        (FigureSummary(n=3, **SKEWED), "2.0 [1.0, 1600.0]", "2.0", "127.0 ± 364.0"),
+        (FigureSummary(n=3, mean=2.0, std=0.0, median=2.0, min=2.0, max=2.0), *["2.0"] * 3),
+    ],
+)
+def test_a_figure_that_scatters_to_one_side(figure, text, brief, by_mean):
+    show = plain("{:.1f}".format)
+    assert over_runs(show)(figure, "en") == over_runs(show)(figure, "screen") == text
+    assert over_runs(show, is_brief=True)(figure, "screen") == brief
+    assert over_runs(show, by_mean=True)(figure, "ja") == by_mean
+
+
+def ratio_of(values, adjusted=None):
+    """A ratio to a baseline of 1, as a comparison writes it."""
+    paired = paired_ratio(values, [1.0] * len(values))
+    is_difference = paired.is_difference if adjusted is None else adjusted < 0.05
+    known = {"adjusted_p_value": adjusted, "is_difference": is_difference}
+    return FigureRatio(**asdict(paired), **known)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text", "on_screen"),
+    [
+        (ratio_of([0.5, 0.51, 0.49], 0.01), "0.500 [0.476, 0.525]", "0.500 [0.476, 0.525]"),
+        (
+            ratio_of([0.99, 1.0, 1.01], 1.0),
+            "no difference beyond the noise [0.975, 1.03]; from 3.3 % it would have shown",
+            "≈ 1.00 [0.975, 1.03]",
+        ),
+        (
+            ratio_of([0.95, 0.96, 0.97], 0.081),
+            "no difference once corrected (p = 0.081) [0.935, 0.985]",
+            "≈ 0.960 [0.935, 0.985]",
+        ),
+        (ratio_of([0.5]), "0.500", "0.500"),
+    ],
+)
+def test_no_difference_says_what_would_have_shown(ratio, text, on_screen):
+    assert show_ratio(ratio, "en") == text
+    assert show_ratio(ratio, "screen") == on_screen
+    if "corrected" in text:
+        assert show_ratio(ratio, "ja") == "補正後は差なし (p = 0.081) [0.935, 0.985]"
+
+
+def test_pairs_are_counted_where_they_are_fewer_than_the_runs():
+    ratio = {"train_seconds": {"ratio": 1.0, "n": 3}}
+    more = make_configuration(seeds=tuple(range(10)), against_baseline=ratio)
+    assert [PAIRS.figure(it) for it in (more, make_configuration(against_baseline=ratio))] == [
+        3,
+        None,
+    ]
 
 
 @pytest.mark.parametrize(

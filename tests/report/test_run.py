@@ -162,13 +162,16 @@ def test_ratios_to_another_first_configuration_are_not_read() -> None:
     text = render_report(ReportConfig())
     assert "88.8 %" not in text
     rows = [line for line in section(text, "### 速度").splitlines() if line.startswith("| ")]
-    assert rows[1].startswith("| Traditional LoRA | 61.2 ± 3.06 |")
+    assert rows[1].startswith("| Traditional LoRA | 61.2 [58.1, 73.4] |")
 
 
 @pytest.mark.parametrize(
     ("ratio", "cell"),
     [
-        ({"low": 0.98, "high": 1.06}, "ノイズを超える差なし [-6.0 %, 2.0 %]"),
+        (
+            {"low": 0.98, "high": 1.06},
+            "ノイズを超える差なし [-6.0 %, 2.0 %]（5.3 % 以上の差なら検出）",
+        ),
         ({"low": None, "high": None, "n": 1}, "88.8 %（1 ラウンドのみ、区間なし）"),
         ({"ratio": 1.2, "low": 1.1, "high": 1.3}, "-20.0 % [-30.0 %, -10.0 %]"),
     ],
@@ -176,7 +179,7 @@ def test_ratios_to_another_first_configuration_are_not_read() -> None:
 def test_backward_reduction(ratio: dict[str, float], cell: str) -> None:
     edit(BENCH, lambda summary: summary["configurations"][1]["ratios"]["backward"].update(ratio))
     text = render_report(ReportConfig())
-    assert f"| 13.6 ± 0.680 | {cell} | 90.6 % |" in text
+    assert f"| 13.6 [12.9, 16.3] | {cell} | 90.6 % |" in text
 
 
 def test_noise_is_not_called_faster() -> None:
@@ -186,7 +189,8 @@ def test_noise_is_not_called_faster() -> None:
 
     edit(BENCH, add_noise)
     text = render_report(ReportConfig(lang="en"))
-    assert text.count("| no difference beyond the noise [-6.0 %, 2.0 %] |") == 2
+    none = "| no difference beyond the noise [-6.0 %, 2.0 %]; from 5.3 % it would have shown |"
+    assert text.count(none) == 2
     assert text.count("| +2.0 % [-2.0 %, +6.0 %] | ✗ |") == 2
     diagnosis = section(text, "## Diagnosis")
     assert "**Less speed than the arithmetic allows**" in diagnosis
@@ -233,7 +237,7 @@ def test_no_environment_and_a_sparse_summary_still_render() -> None:
         (folder / "environment.json").unlink()
     keep = ("kind", "status", "label", "method", "blocks", "started_at")
     edit(SKIP2_6, lambda summary: [summary.pop(key) for key in [*summary] if key not in keep])
-    assert "- PyTorch: -、LitGPT: -、Python: -\n" in render_report(ReportConfig())
+    assert "- PyTorch: -\n- LitGPT: -\n" in render_report(ReportConfig())
 
 
 def test_a_gpu_is_described() -> None:

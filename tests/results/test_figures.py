@@ -6,6 +6,7 @@ from made_records import make_configuration, make_summary, plain
 from skip2bench.results.curves import CurvePoint
 from skip2bench.results.figures import (
     CellResult,
+    correct_for_rows,
     find_best_rate,
     find_target,
     find_warnings,
@@ -184,6 +185,84 @@ def test_a_configuration_of_which_nothing_ended_well_has_no_figures():
     assert result.figures == result.against_baseline == {}
     assert result.failed == ("full-0.001-1-run",)
     assert result.learning_rate is None
+
+
+def searched(rate, loss, seed=1, name="lora", *, counts=True):
+    from dataclasses import replace
+
+    made = cell(name, rate=rate, seed=seed, loss=loss, seconds=10.0 + seed)
+    return replace(made, decides_rate=seed == 1, counts=counts or seed != 1)
+
+
+def test_a_searched_rate_is_the_first_seeds_choice():
+    cells = [searched(1e-3, 2.2), searched(1e-2, 2.0), searched(1e-1, 2.1)]
+    cells += [searched(1e-2, 2.6, seed) for seed in (2, 3)]
+    result = summarise_configuration(cells, cells, None)
+    assert result.learning_rate == 1e-2  # though the other seeds do worse at it
+    assert not result.learning_rate_at_edge
+    assert [(row.runs, row.mean_final_val_loss) for row in result.grid] == [
+        *((1, 2.2), (1, 2.0), (1, 2.1))
+    ]
+    assert result.seeds == (1, 2, 3)
+    assert result.figures["final_val_loss"].mean == pytest.approx(2.4)
+
+
+def test_the_seed_that_chose_is_in_no_figure_where_it_does_not_count():
+    def make(name):
+        grid = [searched(rate, 2.0, name=name, counts=False) for rate in (1e-3, 1e-2)]
+        return grid + [searched(1e-3, 2.6, seed, name) for seed in (2, 3, 4)]
+
+    result = summarise_configuration(make("skip2"), make("lora"), None)
+    assert result.seeds == (2, 3, 4)
+    assert result.figures["final_val_loss"].mean == pytest.approx(2.6)
+    assert result.against_baseline["train_seconds"].n == 3
+    assert result.target_loss == pytest.approx(2.6)
+
+
+def test_more_seeds_than_the_baselines_count_for_its_own_figures_alone():
+    baseline = [cell(seed=seed) for seed in (1, 2, 3)]
+    own = [cell("skip", seed=seed, seconds=5.0) for seed in range(1, 11)]
+    result = summarise_configuration(own, baseline, None)
+    assert result.figures["train_seconds"].n == 10
+    assert result.against_baseline["train_seconds"].n == 3
+    assert (result.target_reached, result.target_tried) == (3, 3)
+
+
+def test_ratios_are_corrected_for_the_rows_of_their_table():
+    baseline = [cell(seed=seed, seconds=10.0) for seed in (1, 2, 3)]
+
+    def make(name, seconds):
+        own = [
+            cell(name, seed=seed, seconds=value)
+            for seed, value in zip((1, 2, 3), seconds, strict=True)
+        ]
+        known = make_configuration(name=name, label=name, is_baseline=name == "lora")
+        return known.joined(summarise_configuration(own, baseline, None))
+
+    rows = [
+        make("lora", (10.0, 10.0, 10.0)),
+        make("fast", (5.0, 5.01, 5.02)),
+        make("near", (9.4, 9.6, 9.5)),
+        make("same", (9.9, 10.2, 10.1)),
+    ]
+    alone = correct_for_rows([rows[0], rows[2]])[1].against_baseline["train_seconds"]
+    assert alone.is_difference
+    assert alone.comparisons == 1
+    assert alone.adjusted_p_value == alone.p_value
+    corrected = [row.against_baseline["train_seconds"] for row in correct_for_rows(rows)]
+    assert [ratio.is_difference for ratio in corrected[1:]] == [True, True, False]
+    assert corrected[2].adjusted_p_value == pytest.approx(2 * corrected[2].p_value)
+    many = [*rows, *(make(f"same {n}", (9.9, 10.2, 10.1)) for n in range(8))]
+    near = correct_for_rows(many)[2].against_baseline["train_seconds"]
+    assert not near.is_difference
+    assert near.high < 1
+    assert near.comparisons == 11
+    # the baseline is tested against nothing
+    assert corrected[0].p_value is None
+    assert correct_for_rows(many) == correct_for_rows(correct_for_rows(many))
+    # of figures without any scatter, parameters among them, none is in doubt
+    steps = correct_for_rows(rows)[1].against_baseline["steps_per_second"]
+    assert steps.detectable_ratio > 1
 
 
 def make_control(**ratio):
