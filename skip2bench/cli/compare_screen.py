@@ -3,8 +3,10 @@
 from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
 from skip2bench.io.units import format_amount, format_duration
+from skip2bench.report.cells import DISTURBED_SIGN
 from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
+from skip2bench.results.disturbance import repeat_comparison
 from skip2bench.results.figures import FEW_RUNS
 
 
@@ -32,6 +34,8 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
     for entry in entries:
         lines += [f"{entry.label} differs: {text}" for text in entry.differences]
     lines += [f"warning: {_describe_warning(it)}" for it in results.warnings]
+    if any(it.kind == "disturbed" for it in results.warnings):
+        lines.append(f"repeat what was disturbed with: {repeat_comparison(results.folder)}")
     lines += [
         f"{cell.status}: {name}: {cell.error}"
         for name, cell in results.cells.items()
@@ -43,6 +47,8 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
 def _describe_warning(it: ComparisonWarning) -> str:
     if it.kind == "busy":
         return f"something else used the processor during {', '.join(it.cells)}"
+    if it.kind == "disturbed":
+        return f"{DISTURBED_SIGN} something else disturbed the times of {', '.join(it.cells)}"
     if it.kind == "resumed":
         return f"stopped and resumed, each step counted once: {', '.join(it.cells)}"
     if it.kind == "few_runs":

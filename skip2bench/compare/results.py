@@ -19,6 +19,7 @@ from skip2bench.results.comparison_records import (
     Described,
 )
 from skip2bench.results.curves import CurvePoint
+from skip2bench.results.disturbance import list_disturbed_figures
 from skip2bench.results.figures import (
     FIGURES,
     CellResult,
@@ -43,6 +44,7 @@ def read_result(
     """What a cell came to; it has no outcome where it has not run."""
     summary: TrainSummary | None = None
     curve: list[CurvePoint] = []
+    disturbed: Sequence[str] = ()
     if outcome is not None and cell_run is not None:
         run = cell_run.run
         if not is_train(run):
@@ -50,6 +52,7 @@ def read_result(
                 f"{str(run.folder)!r} holds a {run.kind} run in place of a cell; move it away"
             )
         summary = run.summary
+        disturbed = list_disturbed_figures(run, outcome.other_cpu_cores)
         # a cell that was killed may have left half a row, and has no figure to take from it
         found = cell_run.curve if outcome.status == "ok" else None
         curve = found.points() if found else []
@@ -71,6 +74,7 @@ def read_result(
         other_cpu_cores=outcome.other_cpu_cores if outcome else None,
         summary=summary,
         curve=curve,
+        disturbed=disturbed,
     )
 
 

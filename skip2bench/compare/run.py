@@ -38,7 +38,13 @@ from skip2bench.io.units import format_amount, format_duration, parse_bytes
 from skip2bench.machine.processes import ProcessContext, load_modules
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonResults, DryRun
-from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult
+from skip2bench.results.disturbance import (
+    find_disturbed_timing,
+    is_disturbed,
+    list_disturbed_figures,
+)
+from skip2bench.results.figures import CellResult
+from skip2bench.results.reading import is_bench, is_train
 from skip2bench.results.run_folder import create_run_folder, record_run
 from skip2bench.results.run_records import CompareStart, CompareSummary
 
@@ -152,8 +158,11 @@ def _run(
     write_sizes(folder.path, comparison.micro_batch_sizes)
     for task in tasks:
         outcome = folder.read_outcome(task.name, task.key)
-        if outcome is not None and outcome.status == "ok":
-            comparison.record(task.name, outcome, folder.finished_run(task.name))
+        cell_run = folder.finished_run(task.name)
+        if outcome is None or outcome.status != "ok":
+            continue
+        if not (plan.config.repeat_disturbed and _was_disturbed(outcome, cell_run)):
+            comparison.record(task.name, outcome, cell_run)
     if outcomes:
         note(f"{len(outcomes)} of {len(tasks)} are done already in {folder.path}")
     known = CompareStart(
@@ -285,6 +294,16 @@ def _run_task(comparison: _Comparison, task: _Task, context: ProcessContext) -> 
     comparison.record(task.name, outcome, cell_run)
 
 
+def _was_disturbed(outcome: Outcome, cell_run: CellRun | None) -> bool:
+    """True where figures of the cell, or of the micro-benchmark, are marked."""
+    if cell_run is None:
+        return False
+    run = cell_run.run
+    if is_train(run):
+        return bool(list_disturbed_figures(run, outcome.other_cpu_cores))
+    return is_bench(run) and bool(find_disturbed_timing(run))
+
+
 def _report_progress(
     comparison: _Comparison,
     task: _Task,
@@ -304,8 +323,11 @@ def _report_progress(
     if outcome.status != "ok":
         warn(f"{line}: {outcome.error}; see {folder.log_file(task.name)}")
         return
-    others = outcome.other_cpu_cores or 0.0
-    if others > OTHERS_CORES_RATIO * (plan.environment.cpu_count or 1):
+    result = comparison.results.get(task.name)
+    if is_disturbed(outcome.other_cpu_cores, plan.environment.cpu_count) or (
+        result is not None and result.disturbed
+    ):
+        others = outcome.other_cpu_cores or 0.0
         warn(f"{task.name}: something else kept {others:.1f} cores busy meanwhile")
     note(f"{line}; about {format_duration(left, 'en')} left")
 

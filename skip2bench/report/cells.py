@@ -25,6 +25,8 @@ Row = Mapping[str, Any] | Record
 Format = Callable[[Any, Output], str]
 """Text of a figure that is there; a column writes "-" for one that is not."""
 
+DISTURBED_SIGN = "‡"
+"""Behind a figure that was measured while something else used the processor."""
 _SIZE_UNIT = re.compile(rf"\d ({'|'.join(units.BINARY_UNITS)})\b")
 _LOST = re.compile(r"\b0\.0\d* [KMGT]iB")
 """A size that a unit is too large for."""
@@ -51,6 +53,8 @@ class Column:
     """Words: to the left."""
     is_optional: bool = False
     """Left out of the Markdown where no row has the figure."""
+    is_timed: bool = False
+    """A benchmark's time, or made of times."""
 
     def title(self, output: Output) -> str:
         """Its head."""
@@ -61,7 +65,9 @@ class Column:
     def cell(self, row: Row, output: Output) -> str:
         """Its text in a row."""
         figure = self.figure(row)
-        return "-" if figure is None else self.show(figure, output)
+        text = "-" if figure is None else self.show(figure, output)
+        is_marked = self.is_timed and text != "-" and read(row, "is_disturbed")
+        return f"{text} {DISTURBED_SIGN}" if is_marked else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +147,7 @@ def over_runs(show: Format, *, is_brief: bool = False) -> Format:
 
     def show_figure(figure: FigureSummary, output: Output) -> str:
         if output == "screen" and is_brief:
-            return show(figure.mean, output)
+            return _mark(show(figure.mean, output), figure)
         return show_spread(figure, lambda value: show(value, output))
 
     return show_figure
@@ -151,18 +157,22 @@ def show_spread(figure: FigureSummary, render: Callable[[float], str]) -> str:
     """Mean ± standard deviation, with a ± only where the figure varied."""
     mean = render(figure.mean)
     if figure.n == 1 or figure.std == 0:
-        return mean
-    return f"{mean} ± {render(figure.std).removeprefix('+')}"
+        return _mark(mean, figure)
+    return _mark(f"{mean} ± {render(figure.std).removeprefix('+')}", figure)
+
+
+def _mark(text: str, figure: FigureSummary | FigureRatio) -> str:
+    return f"{text} {DISTURBED_SIGN}" if figure.is_disturbed else text
 
 
 def show_ratio(ratio: FigureRatio, output: Output) -> str:
     """A paired ratio with its interval, or that there is no difference."""
     middle = units.format_significant(ratio.ratio)
     if ratio.low is None or ratio.high is None:
-        return middle
+        return _mark(middle, ratio)
     if not ratio.is_difference:
         middle = f"≈ {middle}" if output == "screen" else _NO_DIFFERENCE[output]
-    return f"{middle} {_interval(ratio.low, ratio.high, units.format_significant)}"
+    return _mark(f"{middle} {_interval(ratio.low, ratio.high, units.format_significant)}", ratio)
 
 
 def show_reduction(reduction: Reduction, output: Output) -> str:

@@ -50,6 +50,8 @@ class FigureSummary(Record):
     min: SignedNumber | None = None
     max: SignedNumber | None = None
     std: Spread
+    is_disturbed: Flag | None = None
+    """True where something else used the processor during a run that is in it."""
 
 
 class FigureRatio(Record):
@@ -61,6 +63,8 @@ class FigureRatio(Record):
     n: Count | None = None
     is_difference: Flag
     """True where the interval leaves 1 out."""
+    is_disturbed: Flag | None = None
+    """True where a figure of either side is."""
 
     @model_validator(mode="before")
     @classmethod
@@ -170,7 +174,8 @@ class ComparedCell(Record):
 class ComparisonWarning(Record):
     """What a reader must know before believing the figures.
 
-    Kinds: "busy" (`cells` during which others used the processor), "resumed" (`cells` that were
+    Kinds: "busy" (`cells` during which others used the processor), "disturbed" (`cells` in whose
+    timed parts they did, so that figures are marked), "resumed" (`cells` that were
     stopped in between), "few_runs" (`label`, `n`), "edge" (`label`, `learning_rate`: the best one
     is at the grid's end) and "aa" (`label`, `figure`: the same run twice differs beyond the noise).
     """
@@ -186,7 +191,8 @@ class ComparisonWarning(Record):
     def _check_kind(self, info: ValidationInfo) -> "ComparisonWarning":
         if not is_read(info):
             return self
-        needed = {"busy": ("cells",), "resumed": ("cells",), "aa": ("label", "figure")}
+        of_cells = dict.fromkeys(("busy", "disturbed", "resumed"), ("cells",))
+        needed = {**of_cells, "aa": ("label", "figure")}
         for name in needed.get(self.kind, ()):
             if name not in self.model_fields_set or getattr(self, name) is None:
                 raise refusal("is missing", name)
