@@ -1,13 +1,19 @@
 """The console's table of a comparison: a row a configuration, at its best learning rate."""
 
+from typing import TYPE_CHECKING
+
 from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
+from skip2bench.io.record import shown
 from skip2bench.io.units import format_amount, format_duration
 from skip2bench.report.cells import DISTURBED_SIGN
 from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
 from skip2bench.results.disturbance import repeat_comparison
 from skip2bench.results.figures import FEW_RUNS
+
+if TYPE_CHECKING:
+    from skip2bench.compare.verify import Verification
 
 
 def print_compare(results: ComparisonResult | DryRun) -> None:
@@ -42,6 +48,20 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
         if cell.status not in ("ok", "waiting")
     ]
     stdout.print("\n".join([*lines, f"results: {results.folder}"]), markup=False, soft_wrap=True)
+
+
+def print_verify(result: "Verification") -> None:
+    """Print a line for everything that differs, and how much was looked at."""
+    lines = [
+        f"{it.file}: {it.figure}: stored {shown(it.stored)}, recomputed {shown(it.recomputed)}"
+        for it in result.differences
+    ]
+    lines += [f"not checked: {text}" for text in result.unchecked]
+    verdict = "all are what the files say" if not result.differences else "see above"
+    lines.append(
+        f"{result.figures:,} values of {format_amount(result.cells, 'run')} compared: {verdict}"
+    )
+    stdout.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def _describe_warning(it: ComparisonWarning) -> str:

@@ -27,6 +27,7 @@ from skip2bench.compare.process import (
     cell_context,
     run_cell,
 )
+from skip2bench.compare.registration import describe_plan, register
 from skip2bench.compare.results import build_results, read_result, write_results
 from skip2bench.config.commands import BenchConfig
 from skip2bench.config.commands import to_plain as config_to_plain
@@ -155,6 +156,8 @@ def _run(
     started: float,
 ) -> ComparisonResult:
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
+    if plan.config.register:
+        register(folder, describe_plan(plan, {task.name: task.key for task in tasks}))
     write_sizes(folder.path, comparison.micro_batch_sizes)
     for task in tasks:
         outcome = folder.read_outcome(task.name, task.key)
@@ -339,5 +342,5 @@ def _write(comparison: _Comparison) -> ComparisonResults:
     content = build_results(
         plan.config, plan.configurations, results, plan.environment, outcomes.get(BENCH)
     )
-    write_results(folder.path, content, plan.configurations, results)
+    write_results(folder.path, content)
     return content

@@ -36,7 +36,14 @@ from skip2bench.results.disturbance import (
     repeat_comparison,
     repeat_training,
 )
+from skip2bench.results.plain import DamagedFileError
 from skip2bench.results.reading import AnyRun, BenchRun
+from skip2bench.results.registration import (
+    find_deviations,
+    find_first_start,
+    read_ends,
+    read_registration,
+)
 from skip2bench.results.tune_records import GAIN_SHARES, TuneResults
 
 HASH_LENGTH = 12
@@ -87,6 +94,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "findings": [
             asdict(finding) for finding in diagnose(bench, entries, load, cores[0] if cores else 1)
         ],
+        "registration": collect_registration(selection),
         "disturbed": collect_disturbed(selection),
         "disturbed_sign": DISTURBED_SIGN,
         "busy_cells": [it for it in warnings if it.kind == "busy"],
@@ -125,6 +133,32 @@ def collect_disturbed(selection: Selection) -> list[dict[str, Any]]:
             command = of_all or repeat_training(runs[name].folder.as_posix())
             found.setdefault(command, []).append(name)
     return [{"runs": names, "command": command} for command, names in found.items()]
+
+
+def collect_registration(selection: Selection) -> dict[str, Any] | None:
+    """Whether the comparison follows the plan that was registered for it; None where none was.
+
+    Returns:
+        `registered_at`, `sha256`, `started_at` (of the first run, or None), and `deviations`: in
+        what it does not follow, with names; or `error`, why the file cannot be read.
+    """
+    comparison, results = selection.comparison, selection.results
+    if comparison is None or results is None:
+        return None
+    try:
+        registration = read_registration(comparison.folder)
+    except DamagedFileError as error:
+        return {"error": str(error)}
+    if registration is None:
+        return None
+    ends = read_ends(comparison.folder)
+    return {
+        "error": None,
+        "registered_at": registration.registered_at,
+        "sha256": registration.sha256,
+        "started_at": find_first_start(ends),
+        "deviations": [asdict(it) for it in find_deviations(registration, results, ends)],
+    }
 
 
 def collect_curves(selection: Selection) -> dict[str, list[LossCurve]]:

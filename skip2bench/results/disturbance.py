@@ -48,16 +48,12 @@ def list_disturbed_figures(run: TrainRun, other_cpu_cores: float | None = None) 
 
     Args:
         run: The cell's run.
-        other_cpu_cores: What others kept busy during the cell's whole process, where that is known;
-            of a program that keeps no clock of ours, it stands for all of its times.
+        other_cpu_cores: What others kept busy during the cell's whole process, where that is known.
     """
-    n_cores = run.environment.cpu_count
-    parts = find_disturbed(run.summary.processor, n_cores)
-    names = [name for part in parts for name in _FIGURES.get(part, ())]
-    if is_disturbed(other_cpu_cores, n_cores):
+    n_cores, processor = run.environment.cpu_count, run.summary.processor
+    names = [name for part in find_disturbed(processor, n_cores) for name in _FIGURES.get(part, ())]
+    if processor is not None and is_disturbed(other_cpu_cores, n_cores):
         names.append("wall_seconds")
-        if run.summary.peer:
-            names += [name for own in _FIGURES.values() for name in own]
     return tuple(dict.fromkeys(names))
 
 

@@ -56,8 +56,8 @@ def test_parts_of_milliseconds_share_one_look_a_second(machine):
             meter.enter(before)
     assert machine.looks <= 1 + 4 + 1
     forward, backward = meter.total(["forward"]), meter.total(["backward"])
-    assert forward.wall_seconds == pytest.approx(3) and forward.cpu_seconds == pytest.approx(3)
-    assert backward.wall_seconds == pytest.approx(1) and backward.cpu_seconds == pytest.approx(1)
+    assert (forward.wall_seconds, forward.cpu_seconds) == pytest.approx((3, 3))
+    assert (backward.wall_seconds, backward.cpu_seconds) == pytest.approx((1, 1))
     assert forward.others_cores == pytest.approx(backward.others_cores) == pytest.approx(0.5)
 
 
