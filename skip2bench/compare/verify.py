@@ -34,6 +34,7 @@ from skip2bench.results.figures import CellResult
 from skip2bench.results.plain import DamagedFileError, read_json
 from skip2bench.results.reading import (
     RESULTS_FILE,
+    SUMMARY_FILE,
     CompareRun,
     TrainRun,
     find_run,
@@ -88,6 +89,8 @@ def run_verify(folder: Path, report: Path | None = None) -> Verification:
     Raises:
         Skip2BenchError: it is no comparison, or its results cannot be read.
     """
+    if not (folder / SUMMARY_FILE).exists():
+        raise Skip2BenchError(f"{str(folder)!r} holds no comparison; give the folder of one")
     run = read_run(folder)
     if not is_comparison(run):
         raise Skip2BenchError(f"{str(folder)!r} holds a {run.kind} run; give a comparison's folder")

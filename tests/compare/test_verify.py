@@ -56,12 +56,12 @@ def test_what_nobody_changed_is_what_the_files_say(folder):
 
 def test_a_figure_of_a_configuration(folder):
     def halve(content):
-        content["configurations"][1]["figures"]["train_seconds"]["mean"] /= 2
+        content["configurations"][0]["figures"]["train_seconds"]["mean"] /= 2
 
     edit(folder / "comparison_results.json", halve)
     (difference,) = run_verify(folder).differences
     assert difference.file == "comparison_results.json"
-    assert difference.figure == "configurations[1].figures.train_seconds.mean"
+    assert difference.figure == "configurations[0].figures.train_seconds.mean"
     assert difference.recomputed == pytest.approx(2 * difference.stored)
 
 
