@@ -20,6 +20,7 @@ from skip2bench.export.record import ExportResult
 from skip2bench.machine.environment_record import Environment
 from skip2bench.results.bench_records import BenchSummary
 from skip2bench.results.comparison_records import ComparisonResults, Matching
+from skip2bench.results.registration import Registration
 from skip2bench.results.run_records import CompareSummary, TrainSummary
 from skip2bench.results.tune_records import TuneResults, TuneSummary
 
@@ -30,6 +31,7 @@ RECORDS: dict[str, type[BaseModel]] = {
     "compare_summary": CompareSummary,
     "comparison_results": ComparisonResults,
     "matching": Matching,
+    "registration": Registration,
     "tune_summary": TuneSummary,
     "tune": TuneResults,
     "environment": Environment,

@@ -11,6 +11,7 @@ from tiny import as_written, make_checkpoint, make_records
 import skip2bench.cli.app as cli
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.samples import IGNORE_INDEX, Samples
+from skip2bench.machine import processor_use
 from skip2bench.train.run import run_training
 
 
@@ -20,6 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    """Nothing that a test sees follows from what else this machine does."""
+    monkeypatch.setattr(processor_use, "busy_seconds", lambda: None)
 
 
 @pytest.fixture(autouse=True)

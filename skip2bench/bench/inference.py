@@ -33,6 +33,7 @@ from skip2bench.machine.clock import stopwatch
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_peak_memory, release_memory, reset_peak_memory
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
+from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.models.adapters import merged_weights
 from skip2bench.models.base import EMBEDDING, Base, build_plain_model, load_base
 from skip2bench.models.generation import key_value_cache
@@ -114,8 +115,9 @@ def measure_inference(
     model: Config,
     device: torch.device,
     precision: str,
+    meter: ProcessorMeter,
 ) -> tuple[tuple[InferenceFigures, ...], Rows]:
-    """Measure all forms.
+    """Measure all forms; the meter is told of what is timed, as part `inference`.
 
     Returns:
         A record each, the base first; and the raw measurements.
@@ -123,7 +125,7 @@ def measure_inference(
     candidates = list_candidates(all_settings, model)
     entries = {it.key: _measure_memory(config, it, device, precision) for it in candidates}
     to_time = [it for it in candidates if entries[it.key].status == "ok"]
-    rows = _measure_times(config, to_time, device, precision)
+    rows = _measure_times(config, to_time, device, precision, meter)
     return tuple(_summarise(entries[it.key], it, rows) for it in candidates), rows
 
 
@@ -292,6 +294,7 @@ def _measure_times(
     candidates: Sequence[Candidate],
     device: torch.device,
     precision: str,
+    meter: ProcessorMeter,
 ) -> Rows:
     """Seconds of both phases, in interleaved rounds, on one base.
 
@@ -315,6 +318,7 @@ def _measure_times(
                     if stays:
                         made[candidate.key] = asked
                 gc.collect()
+                meter.enter("inference")
                 for iteration in range(1, config.iterations + 1):
                     about = {"round": number, **_about(candidate), "iteration": iteration}
                     rows += [
@@ -322,6 +326,7 @@ def _measure_times(
                         for phase, value in asked.answer().items()
                     ]
                     bar.advance(1, f"round {number}/{config.rounds} {_name(candidate)}")
+                meter.enter("")
                 del asked
                 release_memory(device)
     return rows

@@ -17,13 +17,12 @@ from skip2bench.bench.inference import measure_inference
 from skip2bench.bench.memory import MemoryRequest, measure_memory
 from skip2bench.bench.summary import (
     FITS,
-    Rows,
     compare_phases,
     find_misfit,
     flatten_entry,
     summarise_phases,
 )
-from skip2bench.bench.timing import measure_times
+from skip2bench.bench.timing import Times, describe_use, measure_times
 from skip2bench.bench.workload import count_workload_flops
 from skip2bench.config.blocks import list_wanted
 from skip2bench.config.commands import BenchConfig, to_plain
@@ -36,6 +35,7 @@ from skip2bench.machine.clock import clock_name
 from skip2bench.machine.environment import choose_device, choose_precision, describe_environment
 from skip2bench.machine.environment_record import CheckpointRecord, Environment
 from skip2bench.machine.out_of_memory import DoesNotFitError
+from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.models.base import (
     WEIGHTS_FILE,
@@ -58,6 +58,11 @@ from skip2bench.results.bench_records import (
     BenchSummary,
     FlopsFigures,
     MemoryFigures,
+)
+from skip2bench.results.disturbance import (
+    describe_disturbed,
+    find_disturbed,
+    repeat_benchmark,
 )
 from skip2bench.results.run_folder import (
     INFERENCE_COLUMNS,
@@ -117,16 +122,24 @@ def run_bench(config: BenchConfig, arguments: Sequence[str] = ()) -> BenchResult
             folder, to_plain(config), environment, BenchSummary.begin(known), started
         ) as recording,
     ):
-        entries, rows = _measure(config, requests, model_config, device, precision)
-        recording.set(configurations=entries)
-        write_csv(folder / "measurements.csv", MEASUREMENT_COLUMNS, rows)
+        entries, times = _measure(config, requests, model_config, device, precision)
+        processor = times.processor
+        recording.set(configurations=entries, processor=processor)
+        write_csv(folder / "measurements.csv", MEASUREMENT_COLUMNS, times.rows)
         if config.inference:
             all_settings = [settings for _, _, settings in requests]
-            answers, rows = measure_inference(config, all_settings, model_config, device, precision)
-            recording.set(inference=answers)
+            meter = ProcessorMeter()
+            answers, rows = measure_inference(
+                config, all_settings, model_config, device, precision, meter
+            )
+            processor = processor | describe_use(meter, {"inference": ["inference"]})
+            recording.set(inference=answers, processor=processor)
             write_csv(folder / "inference.csv", INFERENCE_COLUMNS, rows)
         _write_summary_csv(folder, entries)
         _check_anything_fits(entries)
+    disturbed = find_disturbed(processor, environment.cpu_count)
+    for line in describe_disturbed(disturbed, repeat_benchmark(environment.command)):
+        warn(line)
     return BenchResult.of(recording.summary, folder=str(folder))
 
 
@@ -153,7 +166,7 @@ def _measure(
     model_config: Config,
     device: torch.device,
     precision: str,
-) -> tuple[tuple[BenchConfiguration, ...], Rows]:
+) -> tuple[tuple[BenchConfiguration, ...], Times]:
     entries = []
     for name, blocks, settings in requests:
         where = settings.describe_blocks(model_config.n_layer)
@@ -189,7 +202,7 @@ def _measure(
         elif settings is not baseline and baseline.slug not in misfits:
             figures["ratios"] = compare_phases(times.rows, settings, baseline)
         measured.append(BenchConfiguration.of(entry, **misfit, **figures))
-    return tuple(measured), times.rows
+    return tuple(measured), times
 
 
 def _describe(settings: MethodSettings, model_config: Config) -> BenchConfiguration:

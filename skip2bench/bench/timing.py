@@ -6,9 +6,9 @@ fit all the same is left out and named, and the others are measured.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,10 @@ from skip2bench.machine.clock import stopwatch
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import release_memory
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
+from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.models.base import Base, load_base
 from skip2bench.models.methods import MethodSettings
+from skip2bench.results.run_records import ProcessorUse
 
 WARMUP_ITERATIONS = 3
 
@@ -36,6 +38,8 @@ class Times:
     """One row a phase and iteration, of the configurations that fit."""
     misfits: dict[str, dict[str, Any]]
     """By a configuration's slug: `status`, `requested_bytes` and `oom_phase`."""
+    processor: dict[str, ProcessorUse]
+    """Who used the processor during `timing` and each of its rounds."""
 
 
 def measure_times(
@@ -43,13 +47,15 @@ def measure_times(
 ) -> Times:
     """Time all configurations, round by round; without any, not even the weights are loaded."""
     if not all_settings:
-        return Times(rows=[], misfits={})
+        return Times(rows=[], misfits={}, processor={})
     try:
         with fitting("weights"):
             base = load_base(config.model, device, weights_dtype(precision), config.seed)
     except DoesNotFitError as error:
         misfit = error.describe()
-        return Times(rows=[], misfits={settings.slug: misfit for settings in all_settings})
+        return Times(
+            rows=[], misfits={settings.slug: misfit for settings in all_settings}, processor={}
+        )
     stays = device.type != "cuda"
     warmups = WARMUP_ITERATIONS * (1 if stays else config.rounds)
     total = len(all_settings) * (warmups + config.rounds * config.iterations)
@@ -59,7 +65,10 @@ def measure_times(
             for prepare in (rounds.build, rounds.warm_up):
                 for settings in all_settings:
                     rounds.attempt(settings, prepare)
-        for number in range(1, config.rounds + 1):
+        meter = ProcessorMeter()
+        names = [f"round {number}" for number in range(1, config.rounds + 1)]
+        for number, name in enumerate(names, start=1):
+            meter.enter(name)
             for settings in all_settings:
                 if not stays:
                     rounds.attempt(settings, rounds.build)
@@ -70,7 +79,16 @@ def measure_times(
     return Times(
         rows=[row for row, slug in rounds.rows if slug not in rounds.misfits],
         misfits=rounds.misfits,
+        processor=describe_use(meter, {"timing": names} | {name: [name] for name in names}),
     )
+
+
+def describe_use(
+    meter: ProcessorMeter, parts: Mapping[str, Sequence[str]]
+) -> dict[str, ProcessorUse]:
+    """Who used the processor, by what the parts of a meter are together."""
+    found = {name: meter.total(own) for name, own in parts.items()}
+    return {name: ProcessorUse(**asdict(use)) for name, use in found.items() if use}
 
 
 @dataclass

@@ -20,6 +20,7 @@ from skip2bench.config.compare import OWN_TRAIN_KEYS, CompareConfig, load_compar
 from skip2bench.config.train import TrainConfig
 from skip2bench.config.tune import SET_BY_SWEEP, TuneConfig, load_tune_config
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.units import format_amount
 from skip2bench.machine.command_end import end_interrupted, run_to_end
 
 
@@ -183,6 +184,28 @@ def report(**flags: Any) -> None:
         raise Skip2BenchError(
             f"cannot write {str(config.output)!r} ({error.strerror}); choose another --output"
         ) from error
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
+    report_file: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--report", help="A report of it; those that lie in its folder are looked at anyway."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Recompute every figure of a comparison from its runs' files, and say what differs."""
+    from skip2bench.cli.compare_screen import print_verify
+    from skip2bench.compare.verify import run_verify
+
+    result = run_verify(folder, report_file)
+    print_result(result, as_json, print_verify)
+    if result.differences:
+        n = format_amount(len(result.differences), "figure")
+        raise Skip2BenchError(f"{n} of {str(folder)!r} differ from what its runs' files say")
 
 
 @app.command()

@@ -1,12 +1,20 @@
 """The console's table of a comparison: a row a configuration, at its best learning rate."""
 
+from typing import TYPE_CHECKING
+
 from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
+from skip2bench.io.record import shown
 from skip2bench.io.units import format_amount, format_duration
+from skip2bench.report.cells import DISTURBED_SIGN
 from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
 from skip2bench.report.matching import EQUAL_IN, build_matching, list_screen_columns
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
+from skip2bench.results.disturbance import repeat_comparison
 from skip2bench.results.figures import FEW_RUNS
+
+if TYPE_CHECKING:
+    from skip2bench.compare.verify import Verification
 
 
 def print_compare(results: ComparisonResult | DryRun) -> None:
@@ -39,6 +47,8 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
     for entry in entries:
         lines += [f"{entry.label} differs: {text}" for text in entry.differences]
     lines += [f"warning: {_describe_warning(it)}" for it in results.warnings]
+    if any(it.kind == "disturbed" for it in results.warnings):
+        lines.append(f"repeat what was disturbed with: {repeat_comparison(results.folder)}")
     lines += [
         f"{cell.status}: {name}: {cell.error}"
         for name, cell in results.cells.items()
@@ -47,9 +57,25 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
     stdout.print("\n".join([*lines, f"results: {results.folder}"]), markup=False, soft_wrap=True)
 
 
+def print_verify(result: "Verification") -> None:
+    """Print a line for everything that differs, and how much was looked at."""
+    lines = [
+        f"{it.file}: {it.figure}: stored {shown(it.stored)}, recomputed {shown(it.recomputed)}"
+        for it in result.differences
+    ]
+    lines += [f"not checked: {text}" for text in result.unchecked]
+    verdict = "all are what the files say" if not result.differences else "see above"
+    lines.append(
+        f"{result.figures:,} values of {format_amount(result.cells, 'run')} compared: {verdict}"
+    )
+    stdout.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
 def _describe_warning(it: ComparisonWarning) -> str:
     if it.kind == "busy":
         return f"something else used the processor during {', '.join(it.cells)}"
+    if it.kind == "disturbed":
+        return f"{DISTURBED_SIGN} something else disturbed the times of {', '.join(it.cells)}"
     if it.kind == "resumed":
         return f"stopped and resumed, each step counted once: {', '.join(it.cells)}"
     if it.kind == "few_runs":

@@ -19,10 +19,12 @@ from skip2bench.io.units import (
     format_seconds,
     format_significant,
 )
-from skip2bench.report.cells import LABEL, Column, Row, render_cells
+from skip2bench.machine.hardware import count_cores
+from skip2bench.report.cells import DISTURBED_SIGN, LABEL, Column, Row, render_cells
 from skip2bench.report.columns import ANSWER_SCREENS, BENCH_SCREENS
 from skip2bench.report.tables import build_inference_rows, compare_configurations
 from skip2bench.results.bench_records import BenchConfiguration, BenchResult
+from skip2bench.results.disturbance import find_disturbed
 from skip2bench.results.run_records import TrainResult
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _RULE = "=" * 78
+_DISTURBED = f"{DISTURBED_SIGN} something else used the processor meanwhile: repeat it"
 Value = TypeVar("Value")
 _STYLES = {"ok": "green", "below the guide": "yellow", "unknown": "dim"}
 
@@ -50,11 +53,13 @@ def print_bench(summary: BenchResult) -> None:
         _print_configuration(entry)
     stdout.print("COMPARISON SUMMARY", _RULE, sep="\n", style="bold")
     rows = compare_configurations(entries, entries[0])
+    disturbed = find_disturbed(summary.processor, count_cores())
+    rows = [row | {"is_disturbed": any(it != "inference" for it in disturbed)} for row in rows]
     for title, it in BENCH_SCREENS.items():
         table = build_table(title, it.columns, it.rows(rows), has_whole_labels=True)
         stdout.print(table, "", sep="\n")
     if summary.inference:
-        answers = build_inference_rows(summary)
+        answers = build_inference_rows(summary, is_disturbed="inference" in disturbed)
         for title, columns in ANSWER_SCREENS.items():
             table = build_table(title, columns, answers, has_whole_labels=True)
             stdout.print(table, "", sep="\n")
@@ -62,6 +67,7 @@ def print_bench(summary: BenchResult) -> None:
         "Times are medians. A ratio is the baseline's time over the configuration's, paired by "
         "round, with its 95 % interval; '≈' marks one that includes 1: no difference beyond the "
         "noise.",
+        *([_DISTURBED] if disturbed else []),
         *_explain_oom(entries),
         f"Clock: {summary.clock}",
         f"Raw measurements: {summary.folder}",
@@ -108,9 +114,16 @@ def print_train(summary: TrainResult) -> None:
         rows["peak memory without mapped files"] = format_bytes(summary.peak_anonymous_memory_bytes)
     if summary.recomputed_samples:
         rows["recomputed every epoch"] = format_amount(summary.recomputed_samples, "sample")
+    disturbed = find_disturbed(summary.processor, count_cores())
+    marked = {"training": ("training clock", "speed"), "validation": ("validation",)}
+    marked["cache_build"] = ("  of it building Skip-Cache",)
+    for name in (row for part in disturbed for row in marked.get(part, ())):
+        rows[name] += f" {DISTURBED_SIGN}"
     for name, value in rows.items():
         table.add_row(name, value)
     stdout.print(table)
+    if disturbed:
+        stdout.print(_DISTURBED)
     stdout.print(f"Run folder: {summary.folder}", markup=False, soft_wrap=True)
 
 

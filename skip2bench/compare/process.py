@@ -18,8 +18,8 @@ from typing import Any
 from skip2bench.compare import cell
 from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.io.whole import utc_now, write_json
-from skip2bench.machine.hardware import busy_seconds, own_seconds
 from skip2bench.machine.processes import ProcessContext, process_context
+from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.results.curves import LossCurve, read_loss_curve
 from skip2bench.results.reading import AnyRun, is_train, read_run
 from skip2bench.results.run_records import Status
@@ -56,7 +56,7 @@ class Outcome:
     started_at: str
     wall_seconds: float
     other_cpu_cores: float | None
-    """Mean number of cores that others kept busy during the cell."""
+    """Mean number of cores that others kept busy during the cell; None where nobody can say."""
     exit_status: int
 
 
@@ -100,7 +100,8 @@ def run_cell(
     """
     write_json(spec_file, spec)
     started_at, started = utc_now(), time.monotonic()
-    busy, own = busy_seconds(), own_seconds()
+    meter = ProcessorMeter()
+    meter.enter("cell")
     log_file.write_bytes(b"")
     process = context.Process(target=_run_described, args=(spec, log_file, dict(os.environ)))
     interrupted = False
@@ -112,7 +113,7 @@ def run_cell(
         _end(process)
     exit_status = -signal.SIGKILL if process.exitcode is None else process.exitcode
     wall_seconds = time.monotonic() - started
-    others = (busy_seconds() - busy) - (own_seconds() - own)
+    use = meter.total(["cell"])
     cell_run = read_cell_run(Path(spec["out_dir"]))
     status, error = _judge(cell_run, log_file, exit_status)
     outcome = Outcome(
@@ -120,7 +121,7 @@ def run_cell(
         error=None if interrupted else error,
         started_at=started_at,
         wall_seconds=wall_seconds,
-        other_cpu_cores=max(0.0, others / wall_seconds),
+        other_cpu_cores=use.others_cores if use else None,
         exit_status=exit_status,
     )
     if interrupted:

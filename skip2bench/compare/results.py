@@ -1,10 +1,11 @@
 """`comparison_results.json` and `comparison.csv`: what a comparison found."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skip2bench.compare.matrix import Cell, Configuration, find_baseline
+from skip2bench.compare.matrix import Cell, Configuration
 from skip2bench.compare.process import CellRun, Outcome
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.matrix import to_plain
@@ -21,6 +22,7 @@ from skip2bench.results.comparison_records import (
     RateSearch,
 )
 from skip2bench.results.curves import CurvePoint
+from skip2bench.results.disturbance import list_disturbed_figures
 from skip2bench.results.figures import (
     FIGURES,
     CellResult,
@@ -40,12 +42,45 @@ _CELL_COLUMNS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CellFacts:
+    """What the matrix says of a cell."""
+
+    name: str
+    configuration: str
+    role: str
+    learning_rate: float
+    seed: int
+    is_peer: bool
+    decides_rate: bool = False
+    counts: bool = True
+
+
 def read_result(
     cell: Cell, outcome: Outcome | None = None, cell_run: CellRun | None = None
 ) -> CellResult:
     """What a cell came to; it has no outcome where it has not run."""
+    assert cell.config.learning_rate != "auto"  # the matrix gives every cell its rate
+    facts = CellFacts(
+        name=cell.name,
+        configuration=cell.configuration,
+        role=cell.role,
+        learning_rate=cell.config.learning_rate,
+        seed=cell.config.seed,
+        is_peer=cell.peer is not None,
+        decides_rate=cell.decides_rate,
+        counts=cell.counts,
+    )
+    return make_result(facts, outcome, cell_run)
+
+
+def make_result(
+    facts: CellFacts, outcome: Outcome | None = None, cell_run: CellRun | None = None
+) -> CellResult:
+    """As `read_result`, of a cell that nothing else is known of."""
     summary: TrainSummary | None = None
     curve: list[CurvePoint] = []
+    disturbed: Sequence[str] = ()
     if outcome is not None and cell_run is not None:
         run = cell_run.run
         if not is_train(run):
@@ -53,29 +88,30 @@ def read_result(
                 f"{str(run.folder)!r} holds a {run.kind} run in place of a cell; move it away"
             )
         summary = run.summary
+        disturbed = list_disturbed_figures(run, outcome.other_cpu_cores)
         # a cell that was killed may have left half a row, and has no figure to take from it
         found = cell_run.curve if outcome.status == "ok" else None
         curve = found.points() if found else []
-        if not curve and outcome.status == "ok" and cell.peer:
+        if not curve and outcome.status == "ok" and facts.is_peer:
             curve = [_end_of(summary)]
     # of a run that was stopped in between, its own sum: a process's end tells of the last one alone
-    assert cell.config.learning_rate != "auto"  # the matrix gives every cell its rate
     resumed = summary if summary and summary.resumed_at_steps else None
     wall_seconds = outcome.wall_seconds if outcome else None
     return CellResult(
-        name=cell.name,
-        configuration=cell.configuration,
-        role=cell.role,
-        learning_rate=cell.config.learning_rate,
-        seed=cell.config.seed,
+        name=facts.name,
+        configuration=facts.configuration,
+        role=facts.role,
+        learning_rate=facts.learning_rate,
+        seed=facts.seed,
         status=outcome.status if outcome else "waiting",
         error=outcome.error if outcome else None,
         wall_seconds=resumed.wall_seconds if resumed else wall_seconds,
         other_cpu_cores=outcome.other_cpu_cores if outcome else None,
         summary=summary,
         curve=curve,
-        decides_rate=cell.decides_rate,
-        counts=cell.counts,
+        decides_rate=facts.decides_rate,
+        counts=facts.counts,
+        disturbed=disturbed,
     )
 
 
@@ -98,37 +134,62 @@ def build_results(
     matches: Mapping[str, Matched] | None = None,
 ) -> ComparisonResults:
     """Everything that the comparison found so far."""
-    own = {one.name: [r for r in results if r.configuration == one.name] for one in configurations}
-    baseline = find_baseline(config, configurations)
-    targets = find_targets(own[baseline.name], config.target_loss)
+    equal = [_describe(one) for one in configurations if one.best_of is None]
+    best = {one.best_of: _describe(one) for one in configurations if one.best_of is not None}
+    return assemble_results(to_plain(config), equal, best, results, environment, bench, matches)
 
-    def summarise(one: Configuration, against: Configuration) -> ComparedConfiguration:
+
+def assemble_results(
+    config: Mapping[str, Any],
+    equal: Sequence[Described],
+    best: Mapping[str, Described],
+    results: Sequence[CellResult],
+    environment: Environment,
+    bench: Outcome | None,
+    matches: Mapping[str, Matched] | None = None,
+) -> ComparisonResults:
+    """The results of a comparison from what is in its files.
+
+    Args:
+        config: As in `config.yaml`.
+        equal: What is compared, each with the micro-batch of all.
+        best: By name of those, the same with its own largest micro-batch, where it has another.
+        results: Of every cell.
+        environment: Of the comparison.
+        bench: How the micro-benchmark ended; None without one.
+        matches: What each was given to be equal to the baseline in something.
+    """
+    target_loss = config["target_loss"]
+    names = [one.name for one in (*equal, *best.values())]
+    own = {name: [r for r in results if r.configuration == name] for name in names}
+    baseline = next(one for one in equal if one.method == config["baseline"])
+    targets = find_targets(own[baseline.name], target_loss)
+
+    def summarise(one: Described, against: Described) -> ComparedConfiguration:
         return ComparedConfiguration.of(
-            _describe(one),
-            summarise_configuration(own[one.name], own[against.name], config.target_loss),
+            one,
+            summarise_configuration(own[one.name], own[against.name], target_loss),
             is_baseline=one is against,
-            extra_parameters=one.trainable_parameters - against.trainable_parameters,
+            extra_parameters=(one.trainable_parameters or 0) - (against.trainable_parameters or 0),
             differences=_read_differences(own[one.name]),
             micro_batch_size=_read_micro_batch(own[one.name]),
             matched=(matches or {}).get(one.name),
         )
 
-    equal = [one for one in configurations if one.best_of is None]
-    best = {one.best_of: one for one in configurations if one.best_of is not None}
     entries = correct_for_rows([summarise(one, baseline) for one in equal])
     best_baseline = best.get(baseline.name, baseline)
     best_entries = correct_for_rows(
         [summarise(best.get(one.name, one), best_baseline) for one in (equal if best else ())]
     )
-    has_grid = any(len(one.learning_rates) > 1 for one in configurations)
+    has_grid = any(len(entry.grid) > 1 for entry in (*entries, *best_entries))
     statuses = [result.status for result in results] + ([bench.status] if bench else [])
     return ComparisonResults(
         schema_version=SCHEMA_VERSION,
         written_at=utc_now(),
         command=environment.command,
-        config=to_plain(config),
+        config=dict(config),
         baseline=baseline.name,
-        target="fixed" if config.target_loss is not None else "final loss of the baseline",
+        target="fixed" if target_loss is not None else "final loss of the baseline",
         learning_rates="grid" if has_grid else "fixed",
         rate_search=_describe_search(results),
         statuses={status: statuses.count(status) for status in sorted(set(statuses))},
@@ -148,19 +209,11 @@ def _describe_search(results: Sequence[CellResult]) -> RateSearch | None:
     return RateSearch(seed=deciding[0].seed, is_reported=deciding[0].counts)
 
 
-def write_results(
-    folder: Path,
-    content: ComparisonResults,
-    configurations: Sequence[Configuration],
-    results: Sequence[CellResult],
-) -> None:
+def write_results(folder: Path, content: ComparisonResults) -> None:
     """Write both files, each whole or not at all."""
     write_json(folder / RESULTS_FILE, content)
-    known = {one.name: one for one in configurations}
-    rows = [
-        _flatten(result, known.get(result.configuration), content.cells[result.name].figures)
-        for result in results
-    ]
+    known = {one.name: one for one in (*content.configurations, *content.best_batch)}
+    rows = [_flatten(name, it, known.get(it.configuration)) for name, it in content.cells.items()]
     write_csv(folder / CSV_FILE, (*_CELL_COLUMNS, *FIGURES), rows)
 
 
@@ -202,28 +255,27 @@ def _describe_cell(result: CellResult, target_loss: float | None) -> ComparedCel
         status=result.status,
         error=result.error,
         other_cpu_cores=result.other_cpu_cores,
+        decides_rate=result.decides_rate or None,
+        is_left_out=None if result.counts else True,
         figures=read_figures(result, target_loss) if result.status == "ok" else {},
     )
 
 
-def _flatten(
-    result: CellResult, one: Configuration | None, figures: dict[str, float]
-) -> dict[str, Any]:
+def _flatten(name: str, cell: ComparedCell, one: ComparedConfiguration | None) -> dict[str, Any]:
     """One row of the CSV file."""
-    settings = one.settings if one else None
     return {
-        "cell": result.name,
-        "configuration": result.configuration,
+        "cell": name,
+        "configuration": cell.configuration,
         "label": one.label if one else None,
-        "method": settings.method.name if settings else None,
-        "blocks": " ".join(map(str, settings.blocks or ())) if settings else None,
-        "rank": settings.rank if settings else None,
-        "role": result.role,
+        "method": one.method if one else None,
+        "blocks": " ".join(map(str, one.blocks or ())) if one else None,
+        "rank": one.rank if one else None,
+        "role": cell.role,
         "peer": one.peer if one else None,
-        "learning_rate": result.learning_rate,
-        "seed": result.seed,
-        "status": result.status,
-        "error": result.error,
-        "other_cpu_cores": result.other_cpu_cores,
-        **figures,
+        "learning_rate": cell.learning_rate,
+        "seed": cell.seed,
+        "status": cell.status,
+        "error": cell.error,
+        "other_cpu_cores": cell.other_cpu_cores,
+        **cell.figures,
     }

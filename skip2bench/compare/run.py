@@ -41,6 +41,7 @@ from skip2bench.compare.process import (
     read_cell_run,
     run_cell,
 )
+from skip2bench.compare.registration import describe_plan, register
 from skip2bench.compare.results import build_results, read_result, write_results
 from skip2bench.compare.seeds import choose_seeds, read_seeds, settle_seeds, write_seeds
 from skip2bench.config.commands import BenchConfig
@@ -53,7 +54,13 @@ from skip2bench.io.units import format_amount, format_duration, parse_bytes
 from skip2bench.machine.processes import ProcessContext, load_modules
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonResults, DryRun
-from skip2bench.results.figures import OTHERS_CORES_RATIO, CellResult, find_best_rate
+from skip2bench.results.disturbance import (
+    find_disturbed_timing,
+    is_disturbed,
+    list_disturbed_figures,
+)
+from skip2bench.results.figures import CellResult, find_best_rate
+from skip2bench.results.reading import is_bench, is_train
 from skip2bench.results.run_folder import create_run_folder, record_run
 from skip2bench.results.run_records import CompareStart, CompareSummary
 
@@ -101,6 +108,11 @@ class _Comparison:
         return [*_list_paces(self.unmatched), *own]
 
     @property
+    def is_open(self) -> bool:
+        """True where some cells follow from what others come to."""
+        return self.has_search or self.plan.config.matched == "time"
+
+    @property
     def awaits_pace(self) -> bool:
         """True before it is known how many epochs take the baseline's time."""
         return self.plan.config.matched == "time" and not self.plan.matches
@@ -126,7 +138,9 @@ class _Comparison:
         if outcome is None:
             return
         if outcome.status == "ok":
-            self.record(task.name, outcome, self.folder.finished_run(task.name))
+            cell_run = self.folder.finished_run(task.name)
+            if not (self.plan.config.repeat_disturbed and _was_disturbed(outcome, cell_run)):
+                self.record(task.name, outcome, cell_run)
         elif task.name in self.cells and self.cells[task.name].decides_rate:
             run = read_cell_run(self.folder.run_folder(task.name))
             result = read_result(self.cells[task.name], outcome, run)
@@ -297,6 +311,9 @@ def _run(comparison: _Comparison, seconds: "Seconds", started: float) -> Compari
     if plan.config.seeds == "auto":
         write_seeds(folder.path, plan.configurations)
     comparison.list_further()
+    if plan.config.register:
+        keys = {name: task.key for name, task in comparison.tasks.items()}
+        register(folder, describe_plan(plan, keys, is_open=comparison.is_open))
     if outcomes:
         note(f"{len(outcomes)} of {len(comparison.tasks)} are done already in {folder.path}")
     known = CompareStart(
@@ -480,6 +497,16 @@ def _run_task(comparison: _Comparison, task: _Task, context: ProcessContext) -> 
     comparison.record(task.name, outcome, cell_run)
 
 
+def _was_disturbed(outcome: Outcome, cell_run: CellRun | None) -> bool:
+    """True where figures of the cell, or of the micro-benchmark, are marked."""
+    if cell_run is None:
+        return False
+    run = cell_run.run
+    if is_train(run):
+        return bool(list_disturbed_figures(run, outcome.other_cpu_cores))
+    return is_bench(run) and bool(find_disturbed_timing(run))
+
+
 def _report_progress(comparison: _Comparison, task: _Task, seconds: Seconds) -> None:
     """One line on the cell that has ended, and on the time that is left."""
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
@@ -498,8 +525,11 @@ def _report_progress(comparison: _Comparison, task: _Task, seconds: Seconds) -> 
     if outcome.status != "ok":
         warn(f"{line}: {outcome.error}; see {folder.log_file(task.name)}")
         return
-    others = outcome.other_cpu_cores or 0.0
-    if others > OTHERS_CORES_RATIO * (plan.environment.cpu_count or 1):
+    result = comparison.results.get(task.name)
+    if is_disturbed(outcome.other_cpu_cores, plan.environment.cpu_count) or (
+        result is not None and result.disturbed
+    ):
+        others = outcome.other_cpu_cores or 0.0
         warn(f"{task.name}: something else kept {others:.1f} cores busy meanwhile")
     note(f"{line}; about {format_duration(left, 'en')} left")
 
@@ -517,5 +547,5 @@ def _write(comparison: _Comparison) -> ComparisonResults:
         outcomes.get(BENCH),
         plan.matches,
     )
-    write_results(folder.path, content, plan.configurations, results)
+    write_results(folder.path, content)
     return content

@@ -138,6 +138,18 @@ class CompareConfig:
         role="call",
         one_way=True,
     )
+    repeat_disturbed: bool = option(
+        False,
+        "Run those runs again whose times something else disturbed.",
+        role="call",
+        one_way=True,
+    )
+    register: bool = option(
+        False,
+        "Before the first run, write down what will run and be compared, to be checked later.",
+        role="call",
+        one_way=True,
+    )
     dry_run: bool = option(
         False, "Say what would run and how long it would take, and stop.", role="call", one_way=True
     )

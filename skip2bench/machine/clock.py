@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from skip2bench.machine.processor_use import ProcessorMeter
+
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given."""
@@ -50,8 +52,17 @@ class Clock:
     only the host busy counts as long as the device is idle for it, and no second counts twice.
     """
 
-    def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
-        """Start all parts at zero; `now` is the clock of devices without events."""
+    def __init__(
+        self,
+        device: torch.device,
+        now: Callable[[], float] = time.perf_counter,
+        meter: ProcessorMeter | None = None,
+    ) -> None:
+        """Start all parts at zero; `now` is the clock of devices without events.
+
+        The `meter` is told of every part, outside of its seconds.
+        """
+        self.meter = meter
         self._seconds: dict[str, float] = {}
         self._device, self._now = device, now
         self._unread: deque[_Unread] = deque()
@@ -69,8 +80,13 @@ class Clock:
     def part(self, name: str) -> Iterator[None]:
         """Add the time spent inside to `name`, the device's pending work included."""
         self._read_passed()
-        with self._span(name, 1):
-            yield
+        outer = self.meter.enter(name) if self.meter else ""
+        try:
+            with self._span(name, 1):
+                yield
+        finally:
+            if self.meter:
+                self.meter.enter(outer)
 
     @contextmanager
     def excluded(self, name: str) -> Iterator[None]:

@@ -113,9 +113,36 @@ def count_cores() -> int | None:
 
 
 def busy_seconds() -> float:
-    """Seconds that all cores of the machine together have been busy, stolen time included."""
-    times = psutil.cpu_times()
-    return sum(getattr(times, name, 0.0) for name in _BUSY)
+    """Seconds that the cores that this process may run on have been busy, stolen time included."""
+    cores = psutil.cpu_times(percpu=True)
+    if hasattr(os, "sched_getaffinity") and max(own := os.sched_getaffinity(0)) < len(cores):
+        cores = [cores[number] for number in own]
+    return sum(getattr(times, name, 0.0) for times in cores for name in _BUSY)
+
+
+def has_quota(
+    groups_file: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")
+) -> bool:
+    """True where a control group gives this process less time than its cores have."""
+    try:
+        lines = groups_file.read_text().splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds == "":  # version 2: one tree for everything
+            root, name = groups, "cpu.max"
+        elif "cpu" in kinds.split(","):
+            root, name = groups / "cpu", "cpu.cfs_quota_us"
+        else:
+            continue
+        # inside a container the path may be the host's: then only the root is there
+        folder = root / path.lstrip("/")
+        for group in (it for it in (folder, *folder.parents) if it.is_relative_to(root)):
+            with suppress(OSError, IndexError):
+                if (group / name).read_text().split()[0] not in ("max", "-1"):
+                    return True
+    return False
 
 
 def own_seconds() -> float:

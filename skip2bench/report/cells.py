@@ -25,6 +25,8 @@ Row = Mapping[str, Any] | Record
 Format = Callable[[Any, Output], str]
 """Text of a figure that is there; a column writes "-" for one that is not."""
 
+DISTURBED_SIGN = "‡"
+"""Behind a figure that was measured while something else used the processor."""
 _SIZE_UNIT = re.compile(rf"\d ({'|'.join(units.BINARY_UNITS)})\b")
 _LOST = re.compile(r"\b0\.0\d* [KMGT]iB")
 """A size that a unit is too large for."""
@@ -66,6 +68,8 @@ class Column:
     """Words: to the left."""
     is_optional: bool = False
     """Left out of the Markdown where no row has the figure."""
+    is_timed: bool = False
+    """A benchmark's time, or made of times."""
 
     def title(self, output: Output) -> str:
         """Its head."""
@@ -76,7 +80,9 @@ class Column:
     def cell(self, row: Row, output: Output) -> str:
         """Its text in a row."""
         figure = self.figure(row)
-        return "-" if figure is None else self.show(figure, output)
+        text = "-" if figure is None else self.show(figure, output)
+        is_marked = self.is_timed and text != "-" and read(row, "is_disturbed")
+        return f"{text} {DISTURBED_SIGN}" if is_marked else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +169,7 @@ def over_runs(show: Format, *, is_brief: bool = False, by_mean: bool = False) ->
     def show_figure(figure: FigureSummary, output: Output) -> str:
         if output == "screen" and is_brief:
             is_mean = by_mean or figure.median is None
-            return show(figure.mean if is_mean else figure.median, output)
+            return _mark(show(figure.mean if is_mean else figure.median, output), figure)
         render = show_spread if by_mean else show_middle
         return render(figure, lambda value: show(value, output))
 
@@ -174,8 +180,12 @@ def show_spread(figure: FigureSummary, render: Callable[[float], str]) -> str:
     """Mean ± standard deviation, with a ± only where the figure varied."""
     mean = render(figure.mean)
     if figure.n == 1 or figure.std == 0:
-        return mean
-    return f"{mean} ± {render(figure.std).removeprefix('+')}"
+        return _mark(mean, figure)
+    return _mark(f"{mean} ± {render(figure.std).removeprefix('+')}", figure)
+
+
+def _mark(text: str, figure: FigureSummary | FigureRatio) -> str:
+    return f"{text} {DISTURBED_SIGN}" if figure.is_disturbed else text
 
 
 def show_middle(figure: FigureSummary, render: Callable[[float], str]) -> str:
@@ -185,7 +195,7 @@ def show_middle(figure: FigureSummary, render: Callable[[float], str]) -> str:
     bounds = (figure.lower_quartile, figure.upper_quartile)
     if None in bounds:
         bounds = (figure.min, figure.max)
-    return _with_bounds(figure.median, *bounds, render)
+    return _mark(_with_bounds(figure.median, *bounds, render), figure)
 
 
 def _with_bounds(
@@ -199,6 +209,10 @@ def _with_bounds(
 
 def show_ratio(ratio: FigureRatio, output: Output) -> str:
     """A paired ratio with its interval, or that there is no difference, and what would show."""
+    return _mark(_say_ratio(ratio, output), ratio)
+
+
+def _say_ratio(ratio: FigureRatio, output: Output) -> str:
     middle = units.format_significant(ratio.ratio)
     if ratio.low is None or ratio.high is None:
         return middle
@@ -234,9 +248,9 @@ def _say_no_difference(
 def show_closeness(ratio: FigureRatio, _: Output) -> str:
     """A paired ratio with its interval, whether that is a difference or not."""
     middle = units.format_significant(ratio.ratio)
-    if ratio.low is None or ratio.high is None:
-        return middle
-    return f"{middle} {_interval(ratio.low, ratio.high, units.format_significant)}"
+    if ratio.low is not None and ratio.high is not None:
+        middle = f"{middle} {_interval(ratio.low, ratio.high, units.format_significant)}"
+    return _mark(middle, ratio)
 
 
 def show_reduction(reduction: Reduction, output: Output) -> str:

@@ -140,7 +140,7 @@ def _show_peaks(peaks: Mapping[str, Any], _: object) -> str:
 
 def _timed(key: str, en: str, ja: str, show: Format = show_phase) -> Column:
     """A phase of the benchmark."""
-    return Column(key=key, en=en, ja=ja, figure=_phase(key), show=show)
+    return Column(key=key, en=en, ja=ja, figure=_phase(key), show=show, is_timed=True)
 
 
 def _sized(key: str, en: str, ja: str, show: Format = show_size, **more: Any) -> Column:
@@ -154,8 +154,8 @@ def _brief(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
     return replace(figure_over_runs(name, en, ja, show, **more), show=shown)
 
 
-def _reduction(name: str, en: str, ja: str) -> Column:
-    return own(name, en, ja, _PERCENT)
+def _reduction(name: str, en: str, ja: str, **more: Any) -> Column:
+    return own(name, en, ja, _PERCENT, **more)
 
 
 # parameters
@@ -194,20 +194,25 @@ _BENCH_SPEED = (
         "Backward reduction [95 % interval]",
         "Backward 削減率 [95 % 区間]",
         show_reduction,
+        is_timed=True,
     ),
     _reduction("backward_flops_reduction", "By FLOPs", "FLOPs では"),
     _OPTIMIZER,
-    own("step_seconds", "1 step", "1 step", _MILLISECONDS),
-    own("cached_step_seconds", "Cached step", "キャッシュ済み step", _MILLISECONDS),
+    own("step_seconds", "1 step", "1 step", _MILLISECONDS, is_timed=True),
+    own(
+        *("cached_step_seconds", "Cached step", "キャッシュ済み step", _MILLISECONDS),
+        is_timed=True,
+    ),
 )
 _BENCH_STEPS = (
     LABEL,
-    _reduction("step_reduction", "1 step: reduction", "1 step の削減率"),
+    _reduction("step_reduction", "1 step: reduction", "1 step の削減率", is_timed=True),
     _reduction("step_flops_reduction", "By FLOPs", "FLOPs では"),
     _reduction(
         "cached_step_reduction",
         "Cached step: reduction against LoRA's step",
         "キャッシュ済み step の削減率（LoRA の 1 step 比）",
+        is_timed=True,
     ),
     _reduction("cached_step_flops_reduction", "By FLOPs", "FLOPs では"),
 )
@@ -221,6 +226,7 @@ def _faster(phase: str) -> Column:
         ja="倍速",
         figure=_speedup(phase),
         show=show_speedup,
+        is_timed=True,
     )
 
 
@@ -299,7 +305,7 @@ _BENCH_MEMORY = (
 _BENCH_PEAKS = (
     LABEL,
     *(
-        replace(column, figure=_peaks(column.key), show=_show_peaks)
+        replace(column, figure=_peaks(column.key), show=_show_peaks, is_timed=False)
         for column in (
             *(_FORWARD, _TRAIN_FORWARD, _BACKWARD, _OPTIMIZER),
             *(_CACHED_FORWARD, _CACHED_BACKWARD),
@@ -429,7 +435,11 @@ _FORM = Column(
 
 
 def _against_base(name: str) -> Column:
-    return own(name, "× base [95 % interval]", "ベース比 [95 % 区間]", show_speedup, short="×")
+    return own(
+        *(name, "× base [95 % interval]", "ベース比 [95 % 区間]", show_speedup),
+        short="×",
+        is_timed=True,
+    )
 
 
 _SPEED_OF_ANSWERS = (
@@ -437,12 +447,14 @@ _SPEED_OF_ANSWERS = (
         *("prefill_tokens_per_second", "Prefill, tokens/s", "Prefill (tokens/s)"),
         plain("{:,.1f}".format),
         short="Prefill/s",
+        is_timed=True,
     ),
     _against_base("prefill_ratio"),
     own(
         *("decode_tokens_per_second", "Decode, tokens/s", "Decode (tokens/s)"),
         plain("{:,.1f}".format),
         short="Decode/s",
+        is_timed=True,
     ),
     _against_base("decode_ratio"),
 )

@@ -12,6 +12,7 @@ from skip2bench.config.options import CONDITIONS
 from skip2bench.io.record import Record
 from skip2bench.machine.environment_record import CheckpointRecord, DataRecord
 from skip2bench.report import charts, tables
+from skip2bench.report.cells import DISTURBED_SIGN
 from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
 from skip2bench.report.matching import EQUAL_IN, build_matching
 from skip2bench.report.selection import Selection, list_shown
@@ -23,13 +24,27 @@ from skip2bench.report.verdicts import (
     check_claims,
     diagnose,
     find_conclusion,
+    is_measured,
     name_preset,
     pick_presets,
 )
 from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.conditions import group_switches, read_switches
 from skip2bench.results.curves import LossCurve
-from skip2bench.results.reading import AnyRun
+from skip2bench.results.disturbance import (
+    find_disturbed_timing,
+    repeat_benchmark,
+    repeat_comparison,
+    repeat_training,
+)
+from skip2bench.results.plain import DamagedFileError
+from skip2bench.results.reading import AnyRun, BenchRun
+from skip2bench.results.registration import (
+    find_deviations,
+    find_first_start,
+    read_ends,
+    read_registration,
+)
 from skip2bench.results.run_folder import PHASES
 from skip2bench.results.tune_records import GAIN_SHARES, TuneResults
 
@@ -48,7 +63,7 @@ class Missing:
 def build_report_data(selection: Selection) -> dict[str, Any]:
     """The data of a report on selected runs, by the names that the templates use."""
     bench = tables.build_bench_rows(selection.bench) if selection.bench else []
-    inference = tables.build_inference_rows(selection.bench.summary) if selection.bench else []
+    inference = _build_inference_rows(selection.bench) if selection.bench else []
     figures = selection.results
     entries = figures.configurations if figures else ()
     baseline = next((entry for entry in entries if entry.is_baseline), None)
@@ -89,6 +104,9 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "findings": [
             asdict(finding) for finding in diagnose(bench, entries, load, cores[0] if cores else 1)
         ],
+        "registration": collect_registration(selection),
+        "disturbed": collect_disturbed(selection),
+        "disturbed_sign": DISTURBED_SIGN,
         "busy_cells": [it for it in warnings if it.kind == "busy"],
         "resumed_runs": [it for it in warnings if it.kind == "resumed"],
         "unequal_controls": [it for it in warnings if it.kind == "aa"],
@@ -117,6 +135,54 @@ def _has_quartiles(bench: Sequence[tables.Row]) -> bool:
 def _count_comparisons(compared: Iterable[Any]) -> int:
     """The most that were tested beside one another, of ratios or reductions; 0 without a test."""
     return max((it.comparisons or 0 for it in compared if it is not None), default=0)
+
+
+def _build_inference_rows(bench: BenchRun) -> list[tables.Row]:
+    is_disturbed = "inference" in find_disturbed_timing(bench)
+    return tables.build_inference_rows(bench.summary, is_disturbed=is_disturbed)
+
+
+def collect_disturbed(selection: Selection) -> list[dict[str, Any]]:
+    """What was timed while something else used the processor: `runs`, and a `command` for them."""
+    bench, comparison, results = selection.bench, selection.comparison, selection.results
+    of_all = repeat_comparison(comparison.folder.as_posix()) if comparison else None
+    found: dict[str, list[str]] = {}
+    if bench and (parts := find_disturbed_timing(bench)):
+        is_own = comparison is None or bench.folder.parent != comparison.folder
+        command = repeat_benchmark(bench.environment.command) if is_own else str(of_all)
+        found.setdefault(command, []).append(f"{bench.folder.name} ({', '.join(parts)})")
+    for it in results.warnings if results else ():
+        for name in it.cells if it.kind == "disturbed" else ():
+            runs = selection.shown.runs
+            command = of_all or repeat_training(runs[name].folder.as_posix())
+            found.setdefault(command, []).append(name)
+    return [{"runs": names, "command": command} for command, names in found.items()]
+
+
+def collect_registration(selection: Selection) -> dict[str, Any] | None:
+    """Whether the comparison follows the plan that was registered for it; None where none was.
+
+    Returns:
+        `registered_at`, `sha256`, `started_at` (of the first run, or None), and `deviations`: in
+        what it does not follow, with names; or `error`, why the file cannot be read.
+    """
+    comparison, results = selection.comparison, selection.results
+    if comparison is None or results is None:
+        return None
+    try:
+        registration = read_registration(comparison.folder)
+    except DamagedFileError as error:
+        return {"error": str(error)}
+    if registration is None:
+        return None
+    ends = read_ends(comparison.folder)
+    return {
+        "error": None,
+        "registered_at": registration.registered_at,
+        "sha256": registration.sha256,
+        "started_at": find_first_start(ends),
+        "deviations": [asdict(it) for it in find_deviations(registration, results, ends)],
+    }
 
 
 def collect_curves(selection: Selection) -> dict[str, list[LossCurve]]:
@@ -295,7 +361,7 @@ def _build_parameters(
 
 
 def _find_break_even(entries: Sequence[ComparedConfiguration]) -> list[dict[str, Any]]:
-    lines = make_cost_lines(entries)
+    lines = make_cost_lines([entry for entry in entries if is_measured(entry, "train_seconds")])
     if not entries or not entries[0].is_baseline or len(lines) < 2:
         return []
     return [

@@ -19,6 +19,7 @@ from skip2bench.results.comparison_records import (
 )
 from skip2bench.results.conditions import OFF, read_options, read_switches, read_variant
 from skip2bench.results.curves import LossCurve
+from skip2bench.results.disturbance import list_disturbed_figures
 from skip2bench.results.figures import (
     CellResult,
     correct_for_rows,
@@ -135,6 +136,7 @@ def _make_cell(
         wall_seconds=summary.wall_seconds,
         summary=summary,
         curve=curve.points() if curve else (),
+        disturbed=list_disturbed_figures(run),
     )
 
 

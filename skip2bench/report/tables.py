@@ -16,6 +16,7 @@ from skip2bench.results.bench_records import (
     MemoryFigures,
     PhaseRatio,
 )
+from skip2bench.results.disturbance import find_disturbed_timing
 from skip2bench.results.reading import BenchRun
 from skip2bench.results.run_folder import PHASES
 from skip2bench.results.stats import SIGNIFICANCE, Ratio, adjust_p_values
@@ -71,16 +72,19 @@ def build_bench_rows(run: BenchRun) -> list[Row]:
     """One row a configuration of a bench run, in their order, each compared with the run's LoRA."""
     configurations = run.summary.configurations
     rows = compare_configurations(configurations, find_baseline(configurations))
+    is_disturbed = any(name != "inference" for name in find_disturbed_timing(run))
+    rows = [row | {"is_disturbed": is_disturbed} for row in rows]
     pairs = sorted(zip(configurations, rows, strict=True), key=lambda pair: order_key(pair[0]))
     return [row for _, row in pairs]
 
 
-def build_inference_rows(summary: BenchSummary) -> list[Row]:
+def build_inference_rows(summary: BenchSummary, *, is_disturbed: bool = False) -> list[Row]:
     """One row a form whose answers a benchmark measured, the base first; none where it did not."""
     return [
         {
             "label": entry.label or summary.model or "-",
             "form": entry.form,
+            "is_disturbed": is_disturbed,
             "precision": summary.precision,
             **{
                 name: getattr(entry, name)
@@ -112,6 +116,7 @@ def compare_configurations(
             "target": configuration.target,
             "rank": configuration.rank,
             "label": configuration.label or configuration.method or "-",
+            "is_disturbed": False,
         }
         row |= _misfit_figures(configuration)
         row |= _parameter_figures(configuration, other)

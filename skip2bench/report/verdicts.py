@@ -93,20 +93,27 @@ class Claim:
     low: float | None = None
     high: float | None = None
     holds: bool | None
-    """None where it was not measured, or in one run alone."""
+    """None where it was not measured, in one run alone, or while something else ran."""
+    is_disturbed: bool = False
 
 
 def find_conclusion(content: ComparisonResults) -> Entry | None:
     """The Skip2-LoRA configuration to speak of first, or None without one to compare.
 
     The fastest of those whose final loss is not above the baseline's beyond the noise; where all
-    are, or where all took the same time, the one with the lowest loss.
+    are, or were timed while something else ran, or took the same time, the one with the lowest
+    loss.
     """
     entries = [entry for entry in _skip2(content) if entry.against_baseline]
-    good = [entry for entry in entries if not _is_worse(entry)]
+    good = [e for e in entries if not _is_worse(e) and is_measured(e, "train_seconds")]
     if good and content.matched != "time":
         return min(good, key=lambda entry: _mean(entry, "train_seconds"))
     return min(entries, key=lambda entry: _mean(entry, "final_val_loss"), default=None)
+
+
+def is_measured(entry: Entry, figure: str) -> bool:
+    """True for a figure that is there, and in which nothing that was disturbed is."""
+    return figure in entry.figures and not entry.figures[figure].is_disturbed
 
 
 def _is_worse(entry: Entry) -> bool:
@@ -120,18 +127,20 @@ def pick_presets(content: ComparisonResults) -> list[Pick]:
     """The configuration of Skip2-LoRA for speed, for balance and for accuracy.
 
     Speed: the shortest training clock. Accuracy: the lowest final loss. Balance: the fastest of
-    those whose loss cannot be told from the lowest. Accuracy alone where all took the same time.
-    Empty with fewer than two to choose from.
+    those whose loss cannot be told from the lowest. Accuracy alone where all took the same time, or
+    the time of one was disturbed. Empty with fewer than two to choose from.
     """
     entries = [entry for entry in _skip2(content) if entry.figures]
     if len(entries) < 2:
         return []
-    fastest = min(entries, key=lambda entry: _mean(entry, "train_seconds"))
     best = min(entries, key=lambda entry: _mean(entry, "final_val_loss"))
     as_good = [best, *_find_tied(content, best, entries, "final_val_loss")]
     accurate = Pick(purpose="accuracy", entry=best, tied=as_good[1:])
-    if content.matched == "time":
+    timed = [entry for entry in entries if is_measured(entry, "train_seconds")]
+    # the fastest may be one of those whose time nobody knows
+    if content.matched == "time" or len(timed) < len(entries):
         return [accurate]
+    fastest = min(entries, key=lambda entry: _mean(entry, "train_seconds"))
     balanced = min(as_good, key=lambda entry: _mean(entry, "train_seconds"))
     return [
         Pick(
@@ -239,7 +248,8 @@ def _backward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
             found=it.value,
             low=it.low,
             high=it.high,
-            holds=it.is_difference and it.value > 0,
+            holds=None if row["is_disturbed"] else it.is_difference and it.value > 0,
+            is_disturbed=row["is_disturbed"],
         )
         for row, it in measured
         if find_method(row["method"]).serves_rows
@@ -293,15 +303,21 @@ def _forward(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
         (row["forward_seconds"] for row in rows if find_method(row["method"]).is_traditional), None
     )
     found = [
-        (row["label"], 1 - row["forward_seconds"] / base)
+        (row, 1 - row["forward_seconds"] / base)
         for row in rows
         if find_method(row["method"]).serves_rows and row["forward_seconds"] and base
     ]
     if not found:
         return [Claim(name="forward", label=None, found=None, holds=None)]
     return [
-        Claim(name="forward", label=label, found=it, holds=abs(it) <= UNCHANGED_RATIO)
-        for label, it in found
+        Claim(
+            name="forward",
+            label=row["label"],
+            found=it,
+            holds=None if row["is_disturbed"] else abs(it) <= UNCHANGED_RATIO,
+            is_disturbed=row["is_disturbed"],
+        )
+        for row, it in found
     ]
 
 
@@ -320,7 +336,8 @@ def _training_time(skip2: Sequence[Entry], baseline: Entry | None) -> list[Claim
                 low=None if ratio.high is None else 1 - ratio.high,
                 high=None if ratio.low is None else 1 - ratio.low,
                 # contradicted only where the whole interval falls short
-                holds=None if ratio.low is None else 1 - ratio.low >= 0.9,
+                holds=None if ratio.low is None or ratio.is_disturbed else 1 - ratio.low >= 0.9,
+                is_disturbed=bool(ratio.is_disturbed),
             )
         )
     return claims or [Claim(name="training_time", label=None, found=None, holds=None)]
@@ -441,7 +458,7 @@ def _ends_above_its_start(entry: ComparedConfiguration) -> bool:
 
 def _is_slower_than_flops(row: Row) -> bool:
     measured, by_flops = row["backward_reduction"], row["backward_flops_reduction"]
-    if not measured or by_flops is None:
+    if not measured or by_flops is None or row["is_disturbed"]:
         return False
     # a shortfall is claimed only where even the best end of the interval falls short
     best = measured.value if measured.high is None else measured.high
@@ -450,7 +467,7 @@ def _is_slower_than_flops(row: Row) -> bool:
 
 def _has_small_steps(row: Row) -> bool:
     seconds = row["backward_seconds"]
-    is_small = seconds is not None and seconds < SMALL_STEP_SECONDS
+    is_small = seconds is not None and seconds < SMALL_STEP_SECONDS and not row["is_disturbed"]
     return find_method(row["method"]).is_traditional and is_small
 
 
@@ -464,7 +481,7 @@ def _is_dominated_by_overhead(entry: ComparedConfiguration) -> bool:
     figures = entry.figures
     names = ("data_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds")
     is_cached = find_method(entry.method).serves_rows
-    if not is_cached or not all(name in figures for name in names):
+    if not is_cached or not all(is_measured(entry, name) for name in names):
         return False
     means = {name: figures[name].mean for name in names}
     overhead = means["data_seconds"] + means["optimizer_seconds"]
@@ -473,4 +490,5 @@ def _is_dominated_by_overhead(entry: ComparedConfiguration) -> bool:
 
 def _is_unstable(entry: ComparedConfiguration) -> bool:
     figure = entry.figures.get("train_seconds")
-    return figure is not None and figure.std > UNSTABLE_RATIO * figure.mean
+    is_known = figure is not None and not figure.is_disturbed
+    return figure is not None and is_known and figure.std > UNSTABLE_RATIO * figure.mean

@@ -18,7 +18,13 @@ from skip2bench.io.record import (
     Text,
     is_read,
 )
-from skip2bench.results.run_records import RunEnd, RunStart, Status, check_part
+from skip2bench.results.run_records import (
+    ProcessorUse,
+    RunEnd,
+    RunStart,
+    Status,
+    check_part,
+)
 
 
 class PhaseTimes(Record):
@@ -176,6 +182,8 @@ class BenchFigures(Record):
     """The baseline first."""
     inference: Annotated[tuple[InferenceFigures, ...], BeforeValidator(_read_none)] = ()
     """The base first; empty where it was not asked for."""
+    processor: dict[str, ProcessorUse] | None = None
+    """During `timing`, each of its rounds (`round 1`, ...) and `inference`."""
     preparation_seconds: Seconds | None = None
     error: Text | None = None
 

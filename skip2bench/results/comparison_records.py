@@ -58,6 +58,8 @@ class FigureSummary(Record):
     lower_quartile: SignedNumber | None = None
     """None of few values: see `results.stats.QUARTILES_FROM`."""
     upper_quartile: SignedNumber | None = None
+    is_disturbed: Flag | None = None
+    """True where something else used the processor during a run that is in it."""
 
 
 class FigureRatio(Record):
@@ -77,6 +79,8 @@ class FigureRatio(Record):
     """How many those are."""
     detectable_ratio: PlainNumber | None = None
     """The smallest ratio above 1 that such pairs would have shown at 5 %, with a power of 80 %."""
+    is_disturbed: Flag | None = None
+    """True where a figure of either side is."""
 
     @property
     def paired(self) -> Ratio:
@@ -217,6 +221,10 @@ class ComparedCell(Record):
     error: Text | None
     other_cpu_cores: PlainNumber | None = None
     """Cores that others kept busy meanwhile."""
+    decides_rate: Flag | None = None
+    """True where the rate of its configuration was searched for with its seed alone."""
+    is_left_out: Flag | None = None
+    """True for a run that has helped to choose a rate and is in no figure therefore."""
     figures: Figures
 
 
@@ -232,7 +240,8 @@ class RateSearch(Record):
 class ComparisonWarning(Record):
     """What a reader must know before believing the figures.
 
-    Kinds: "busy" (`cells` during which others used the processor), "resumed" (`cells` that were
+    Kinds: "busy" (`cells` during which others used the processor), "disturbed" (`cells` in whose
+    timed parts they did, so that figures are marked), "resumed" (`cells` that were
     stopped in between), "few_runs" (`label`, `n`), "edge" (`label`, `learning_rate`: the best one
     is at the grid's end) and "aa" (`label`, `figure`: the same run twice differs beyond the noise).
     """
@@ -248,7 +257,8 @@ class ComparisonWarning(Record):
     def _check_kind(self, info: ValidationInfo) -> "ComparisonWarning":
         if not is_read(info):
             return self
-        needed = {"busy": ("cells",), "resumed": ("cells",), "aa": ("label", "figure")}
+        of_cells = dict.fromkeys(("busy", "disturbed", "resumed"), ("cells",))
+        needed = {**of_cells, "aa": ("label", "figure")}
         for name in needed.get(self.kind, ()):
             if name not in self.model_fields_set or getattr(self, name) is None:
                 raise refusal("is missing", name)

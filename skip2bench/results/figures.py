@@ -71,6 +71,9 @@ class CellResult:
     counts: bool = True
     """False for a cell that has helped to choose a rate and is in no figure therefore."""
 
+    disturbed: Sequence[str] = ()
+    """Figures that were measured while something else used the processor."""
+
     @property
     def has_diverged(self) -> bool:
         """True for a run whose loss ended it."""
@@ -221,7 +224,7 @@ def summarise_configuration(
         seed: read_figures(cell, targets.get(seed)) for seed, cell in base_cells.items()
     }
     rates = [row.learning_rate for row in grid]
-    return Measured(
+    measured = Measured(
         learning_rate=rate,
         learning_rate_at_edge=len(rates) > 1 and rate in (rates[0], rates[-1]),
         grid=tuple(grid),
@@ -237,6 +240,30 @@ def summarise_configuration(
         },
         against_baseline=_compare(by_seed, base_by_seed),
     )
+    reused = _chosen(own, None, "reused")
+    return _mark_disturbed(measured, [*cells.values(), *reused.values()], base_cells.values())
+
+
+def _mark_disturbed(
+    measured: Measured, own: Iterable[CellResult], baseline: Iterable[CellResult]
+) -> Measured:
+    """The figures and ratios that a disturbed run is in say so."""
+    names, base_names = (
+        {name for it in cells for name in it.disturbed} for cells in (own, baseline)
+    )
+    names &= measured.figures.keys()
+    ratios = {
+        name
+        for name in measured.against_baseline
+        if name in names or _BASELINE_FIGURE.get(name, name) in base_names
+    }
+    if not names and not ratios:
+        return measured
+    mark = {"is_disturbed": True}
+    figures, compared = dict(measured.figures), dict(measured.against_baseline)
+    figures |= {name: figures[name].model_copy(update=mark) for name in names}
+    compared |= {name: compared[name].model_copy(update=mark) for name in ratios}
+    return measured.model_copy(update={"figures": figures, "against_baseline": compared})
 
 
 def _chosen(results: Iterable[CellResult], rate: float | None, role: str) -> dict[int, CellResult]:
@@ -348,6 +375,9 @@ def find_warnings(
     ]
     if busy:
         warnings.append(ComparisonWarning(kind="busy", cells=tuple(busy)))
+    disturbed = [result.name for result in results if result.disturbed]
+    if disturbed:
+        warnings.append(ComparisonWarning(kind="disturbed", cells=tuple(disturbed)))
     resumed = [it.name for it in results if it.summary and it.summary.resumed_at_steps]
     if resumed:
         warnings.append(ComparisonWarning(kind="resumed", cells=tuple(resumed)))

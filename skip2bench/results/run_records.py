@@ -135,6 +135,16 @@ class TrainStart(Record):
     """Checking input, loading and tokenizing data."""
 
 
+class ProcessorUse(Record):
+    """Who used the processor while something was timed; None is what the system does not say."""
+
+    wall_seconds: Seconds | None = None
+    cpu_seconds: Seconds | None = None
+    """Of the run's process and its children, over all cores."""
+    others_cores: FromZero | None = None
+    """Mean number of cores that others kept busy."""
+
+
 class AlgebraCost(Record):
     """Cost of a supervised position in one epoch, averaged over a run."""
 
@@ -181,6 +191,8 @@ class LoopFigures(Record):
     validation_seconds: Seconds | None = None
     saving_seconds: Seconds | None = None
     resume_seconds: Seconds | None = None
+    processor: dict[str, ProcessorUse] | None = None
+    """During `training` (the whole training clock), `cache_build`, `steps` and `validation`."""
     steps: Count | None = None
     """Optimizer updates."""
     planned_steps: Count | None = None

@@ -14,6 +14,7 @@ from skip2bench.cache.streamed_build import streamed_validation_loss
 from skip2bench.config.commands import to_plain
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import DivergedError
+from skip2bench.io.console import warn
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import (
     hold_freed_memory,
@@ -21,10 +22,16 @@ from skip2bench.machine.memory import (
     return_freed_memory,
     watch_anonymous_memory,
 )
+from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.models.adapters import save_adapter
 from skip2bench.models.methods import count_parameters, trained_tensors
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.top import CachedGPT
+from skip2bench.results.disturbance import (
+    describe_disturbed,
+    find_disturbed,
+    repeat_training,
+)
 from skip2bench.results.run_folder import record_run
 from skip2bench.results.run_records import TrainFigures, TrainResult, TrainSummary
 from skip2bench.train.attempt import SCRATCH, Attempt, open_attempt
@@ -111,6 +118,11 @@ def _record(attempt: Attempt) -> TrainResult | None:
             recording.add(_train(attempt))
         if read_peak is not None:
             recording.set(peak_anonymous_memory_bytes=read_peak())
+    for line in describe_disturbed(
+        find_disturbed(recording.summary.processor, attempt.environment.cpu_count),
+        repeat_training(place.folder),
+    ):
+        warn(line)
     return TrainResult.of(recording.summary, folder=str(place.folder))
 
 
@@ -179,7 +191,7 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
     batches = planned_batches(config, plan.data, plan.steps)
     if state is None and is_first:
         shutil.rmtree(attempt.scratch, ignore_errors=True)  # its cache counts in no clock yet
-    clock = Clock(plan.device)
+    clock = Clock(plan.device, meter=ProcessorMeter() if attempt.ranks.is_alone else None)
     if isinstance(model, SkipGPT) and model.settings.projected is not None:
         provide_projection(attempt, model, clock)
     caches = None

@@ -37,6 +37,7 @@ def save_state(run: TrainingRun, progress: Progress) -> None:
         "domain_loss_before": run.domain_loss_before,
         "progress": progress.to_plain(),
         "clock_seconds": run.clock.seconds,
+        "processor": run.clock.meter.to_plain() if run.clock.meter else None,
         "wall_seconds": attempt.wall_seconds,
         "scaler": _scaler_state(run.fabric),
         "objective": objectives[0],
@@ -65,6 +66,8 @@ def restore_state(run: TrainingRun, state: State) -> None:
         restore_optimizer(run.optimizer, state.tensors)
     run.clock.seconds.clear()
     run.clock.seconds.update(state.values["clock_seconds"])
+    if run.clock.meter:
+        run.clock.meter.restore(state.values.get("processor") or {})
     if state.values["scaler"] is not None:
         _scaler(run.fabric).load_state_dict(state.values["scaler"])
     own = {

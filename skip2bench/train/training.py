@@ -1,7 +1,7 @@
 """A training run as `loop` drives it: what stays the same during it, and its figures at the end."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from lightning.fabric import Fabric
@@ -12,7 +12,7 @@ from skip2bench.data.samples import TokenizedData, global_batches
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import read_peak_memory, read_reserved_memory
 from skip2bench.machine.signals import StopRequest
-from skip2bench.results.run_records import RankFigures, RateFigures, TrainFigures
+from skip2bench.results.run_records import ProcessorUse, RankFigures, RateFigures, TrainFigures
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
 from skip2bench.train.logs import NoLogs, RunLogs
@@ -22,7 +22,15 @@ from skip2bench.train.state import Progress
 
 RATE_SEARCH = "rate_search"
 """Part of the clock in which a learning rate is searched for; in no other."""
+_STEPS = ("data", "forward", "backward", "optimizer")
 TRAINING_CLOCK = ("data", "cache_build", "calibration", "forward", "backward", "optimizer")
+_WATCHED = {
+    "training": TRAINING_CLOCK,
+    "cache_build": ("cache_build",),
+    "steps": _STEPS,
+    "validation": ("validation",),
+}
+"""Of which parts of the clock, by its name in `summary.json`, it is said who used the processor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +128,7 @@ def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
         _describe_rate(run, progress),
         train_seconds=run.clock.total(TRAINING_CLOCK),
         **{f"{part}_seconds": run.clock.seconds.get(part, 0.0) for part in parts},
+        processor=_describe_processor(run.clock),
         steps=progress.step,
         epochs=count_epochs(run, progress),
         tokens=progress.tokens,
@@ -137,6 +146,14 @@ def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
         planned_steps=run.total_steps,
         stopped_early=progress.step < run.total_steps,
     )
+
+
+def _describe_processor(clock: Clock) -> dict[str, ProcessorUse] | None:
+    """None where a run has ranks: each is in the others' way."""
+    if clock.meter is None:
+        return None
+    found = {name: clock.meter.total(parts) for name, parts in _WATCHED.items()}
+    return {name: ProcessorUse(**asdict(use)) for name, use in found.items() if use}
 
 
 def _describe_rate(run: TrainingRun, progress: Progress) -> RateFigures:

@@ -12,6 +12,7 @@ from skip2bench.bench.inference import list_candidates
 from skip2bench.bench.run import list_configurations, run_bench
 from skip2bench.cli.screens import print_bench
 from skip2bench.config.commands import BenchConfig, ReportConfig
+from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.models.base import load_base, load_config
 from skip2bench.report.run import render_report
 from skip2bench.results.bench_records import BenchResult
@@ -134,7 +135,9 @@ def test_a_form_that_does_not_fit_is_named_and_the_others_are_measured(
     config, model = _config(tiny_checkpoint, rounds=1, iterations=1), load_config(tiny_checkpoint)
     settings = [it for _, _, it in list_configurations(config, model)]
     cpu = torch.device("cpu")
-    measured, rows = inference.measure_inference(config, settings, model, cpu, "32-true")
+    measured, rows = inference.measure_inference(
+        config, settings, model, cpu, "32-true", ProcessorMeter()
+    )
     entries = {it.form: it for it in measured}
     assert entries["adapters"].status == "oom"
     assert entries["adapters"].decode is None

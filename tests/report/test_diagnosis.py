@@ -11,6 +11,7 @@ def make_row(**changes):
     return {
         "label": "bench row",
         "method": "skip2",
+        "is_disturbed": False,
         "backward_seconds": 0.05,
         "backward_reduction": Reduction(value=0.9, low=0.88, high=0.92, is_difference=True),
         "backward_flops_reduction": 0.92,

@@ -31,7 +31,9 @@ def gpu(monkeypatch):
     for the update. Reading a loss waits for it.
     """
     gpu = StandInGpu(monkeypatch)
-    monkeypatch.setattr(skip2bench.train.run, "Clock", lambda _device: Clock(gpu.device))
+    monkeypatch.setattr(
+        skip2bench.train.run, "Clock", lambda _, meter: Clock(gpu.device, meter=meter)
+    )
 
     def after(owner, name, then):
         call = getattr(owner, name)

@@ -28,11 +28,18 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.units import format_amount
 from skip2bench.machine.environment import weights_dtype
+from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model, count_parameters
 from skip2bench.results.run_folder import open_run_folder, record_run
-from skip2bench.results.run_records import TrainFigures, TrainResult, TrainStart, TrainSummary
+from skip2bench.results.run_records import (
+    ProcessorUse,
+    TrainFigures,
+    TrainResult,
+    TrainStart,
+    TrainSummary,
+)
 from skip2bench.train.objective import token_validation_loss
 from skip2bench.train.plan import TrainingPlan, plan_training
 
@@ -106,11 +113,15 @@ def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFig
     folder.mkdir()
     fabric = Fabric(accelerator=plan.device.type, devices=1, precision=plan.precision)
     note(f"{PEERS[name].label}: training")
+    meter = ProcessorMeter()
+    meter.enter("peer")
     try:
         run = _find_peer(name)(plan, folder)
     finally:
         for copy in ("records", "base"):  # of the data and of the weights
             shutil.rmtree(folder / copy, ignore_errors=True)
+    use = meter.total(["peer"])
+    processor = ProcessorUse(**asdict(use)) if use else ProcessorUse()
     base = load_checkpoint(plan.base_folder, plan.device, weights_dtype(plan.precision))
     model = build_model(plan.settings, base, plan.device, plan.config.seed).eval()
     total, trainable = count_parameters(model)
@@ -134,6 +145,7 @@ def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFig
     figures = {key: value for key, value in asdict(run).items() if key not in own}
     return TrainFigures(
         **figures,
+        processor={"training": processor, "steps": processor},  # its clock is inside its program
         epochs=run.steps * plan.config.global_batch_size / len(plan.data.train),
         total_parameters=total + run.trainable_parameters - trainable,
         cache_bytes=0,
