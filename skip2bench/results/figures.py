@@ -7,8 +7,10 @@ validation loss over the seeds. Ratios to the baseline are paired by seed.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from skip2bench.results.answers import ScoredRun, summarise_scores
 from skip2bench.results.comparison_records import (
     ComparedConfiguration,
+    ComparedScore,
     ComparisonWarning,
     FigureRatio,
     FigureSummary,
@@ -29,6 +31,7 @@ _FROM_SUMMARY = (
     *("peak_memory_bytes", "steps_peak_memory_bytes", "reserved_memory_bytes"),
     *("saved_for_backward_bytes", "cache_bytes", "adapter_bytes"),
     *("domain_loss_before", "domain_loss_after", "forgetting"),
+    *("initial_next_token_accuracy", "final_next_token_accuracy", "score", "score_seconds"),
 )
 FIGURES = (
     *_FROM_SUMMARY,
@@ -60,6 +63,8 @@ class CellResult:
     """Its run's summary; None where there is none."""
     curve: Sequence[CurvePoint] = ()
     """Its evaluation points."""
+    scored: ScoredRun | None = None
+    """Its answers' scores, where it was asked for answers."""
 
     @property
     def finished(self) -> TrainSummary:
@@ -219,7 +224,20 @@ def summarise_configuration(
             if (values := [f[name] for f in by_seed.values() if name in f])
         },
         against_baseline=_compare(by_seed, base_by_seed),
+        **_compare_scores(cells, base_cells),
     )
+
+
+def _compare_scores(
+    own: Mapping[int, CellResult], baseline: Mapping[int, CellResult]
+) -> dict[str, ComparedScore]:
+    """What is known of answers, by the name of its field; nothing where none were asked for."""
+    scored, base = (
+        {seed: cell.scored for seed, cell in cells.items() if cell.scored}
+        for cells in (own, baseline)
+    )
+    found = summarise_scores(scored, {} if own == baseline else base)
+    return {"score": found} if found else {}
 
 
 def _chosen(results: Iterable[CellResult], rate: float | None, role: str) -> dict[int, CellResult]:
