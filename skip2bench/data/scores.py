@@ -24,7 +24,7 @@ _WORD = re.compile(f"[{_UNSPACED}]|[^\\W_{_UNSPACED}]+")
 _SPACED = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _MARK = re.compile(r"[^\w\s]|_")
 _ARTICLES = frozenset(("a", "an", "the"))
-_LETTER = re.compile(r"(?<![^\W_])[A-J](?![^\W_])")
+_LETTER = re.compile(r"(?<![A-Za-z0-9])[A-J](?![A-Za-z0-9])")
 _NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+")
 
 

@@ -13,6 +13,7 @@ from skip2bench.io.record import Record
 from skip2bench.machine.environment_record import CheckpointRecord, DataRecord
 from skip2bench.report import charts, tables
 from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
+from skip2bench.report.score_columns import sample_answers
 from skip2bench.report.selection import Selection, list_shown
 from skip2bench.report.tune_columns import SHOWN
 from skip2bench.report.verdicts import (
@@ -84,6 +85,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "unequal_controls": [it for it in warnings if it.kind == "aa"],
         "mismatches": find_mismatches(selection),
         "peers": [entry for entry in entries if entry.differences],
+        "answers": sample_answers(selection),
         "failed": [
             (name, cell)
             for name, cell in (figures.cells.items() if figures else ())

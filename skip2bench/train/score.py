@@ -289,7 +289,7 @@ def choose_option(model: GPT, one: ExamQuestion, device: torch.device) -> int:
     Of equally likely ones it is the first.
     """
     prompt = one.question.ids
-    ids = [torch.cat((prompt, own.to(prompt))) for own in one.option_ids]
+    ids = [torch.cat((prompt, own)).long() for own in one.option_ids]
     labels = [it.clone() for it in ids]
     for label in labels:
         label[: len(prompt)] = IGNORE_INDEX
