@@ -8,7 +8,6 @@ from skip2bench.io import units
 from skip2bench.report.cells import (
     COUNT,
     LABEL,
-    RUNS,
     Column,
     Output,
     Row,
@@ -62,7 +61,7 @@ SCORE_COLUMNS = (
         is_text=True,
     ),
     Column(key="questions", en="Questions", ja="問題数", figure=_of_score("questions"), show=COUNT),
-    RUNS,
+    Column(key="runs", en="n", ja="n", figure=_of_score("runs"), show=COUNT),
     Column(
         key="score",
         en="Mean ± standard error",

@@ -128,6 +128,7 @@ def summarise_scores(
         mean=statistics.fmean(means),
         standard_error=standard_error(means),
         questions=len(means),
+        runs=len(own),
         difference=compare_scores(own, baseline),
     )
 

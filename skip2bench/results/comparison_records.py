@@ -92,6 +92,8 @@ class ComparedScore(Record):
     standard_error: Spread | None
     """Clustered by record; None for a single question."""
     questions: Count
+    runs: Count
+    """Runs that were asked; each has another seed."""
     difference: ScoreDifference | None = None
     """None for the baseline, and where the two were asked otherwise."""
 
