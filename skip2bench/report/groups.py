@@ -62,7 +62,7 @@ def name_runs(runs: Sequence[TrainRun]) -> dict[str, TrainRun]:
 def combine_runs(
     runs: Mapping[str, TrainRun],
     curves: Mapping[str, LossCurve],
-    answers: Mapping[str, Sequence[AnswerRecord]],
+    answers: Mapping[str, Sequence[AnswerRecord]] | None = None,
 ) -> ComparisonResults:
     """Comparable train runs in the form of `comparison_results.json`.
 
@@ -85,7 +85,7 @@ def combine_runs(
         cells[name] = [
             replace(
                 _make_cell(name, it, run, own, curves.get(it)),
-                scored=ScoredRun.of(run.summary, answers.get(it, ())),
+                scored=ScoredRun.of(run.summary, (answers or {}).get(it, ())),
             )
             for it, run in group.items()
         ]
