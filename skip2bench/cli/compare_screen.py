@@ -9,6 +9,7 @@ from skip2bench.io.units import format_amount, format_duration
 from skip2bench.report.cells import DISTURBED_SIGN
 from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
 from skip2bench.report.matching import EQUAL_IN, build_matching, list_screen_columns
+from skip2bench.report.score_columns import SCORE_COLUMNS
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
 from skip2bench.results.disturbance import repeat_comparison
 from skip2bench.results.figures import FEW_RUNS
@@ -37,6 +38,8 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
     if results.best_batch:
         title = "Best-batch: each with its own largest micro-batch (above: one for all)"
         stdout.print(build_table(title, BEST_BATCH_SCREEN, results.best_batch))
+    if scored := [entry for entry in entries if entry.score is not None]:
+        stdout.print(build_table("Answers", SCORE_COLUMNS, scored))
     lines = [
         "medians over n seeds, of losses mean ± standard deviation, each at its best learning "
         "rate; × is the paired ratio to the baseline with its 95 % interval, ≈ where there is no "

@@ -104,6 +104,11 @@ def print_train(summary: TrainResult) -> None:
         rows["saved adapter"] = (
             f"step {summary.kept_step:,}, validation loss {summary.kept_val_loss:.4f}"
         )
+    accuracies = (summary.initial_next_token_accuracy, summary.final_next_token_accuracy)
+    if None not in accuracies:
+        rows["next token"] = " → ".join(format_percent(it) for it in accuracies if it is not None)
+    if summary.score is not None:
+        rows["score"] = _describe_score(summary)
     if summary.cache_bytes:
         rows["Skip-Cache"] = (
             f"{format_bytes(summary.cache_bytes)} ({summary.cache_dtype}, "
@@ -125,6 +130,14 @@ def print_train(summary: TrainResult) -> None:
     if disturbed:
         stdout.print(_DISTURBED)
     stdout.print(f"Run folder: {summary.folder}", markup=False, soft_wrap=True)
+
+
+def _describe_score(summary: TrainResult) -> str:
+    error = summary.score_standard_error
+    spread = "" if error is None else f" ± {error:.3f}"
+    asked = format_amount(summary.score_questions or 0, "question")
+    seconds = _or_dash(summary.score_seconds, format_seconds)
+    return f"{summary.score_metric} {summary.score:.3f}{spread}, {asked} in {seconds}"
 
 
 def print_export(result: "ExportResult") -> None:

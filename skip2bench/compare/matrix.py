@@ -367,12 +367,14 @@ def make_cell(
 ) -> Cell:
     """A run of a configuration."""
     suffix = "" if role == "run" else f"-{role}"
+    # the other roles are there for their clocks: their answers would be a run's again
+    unscored = {} if role == "run" else {"score": None}
     return Cell(
         name=f"{one.name}-lr{rate:g}-seed{seed}{suffix}",
         configuration=one.name,
         role=role,
         config=config.cell_config(
-            one.values | {"learning_rate": rate, "seed": seed, "cache_dir": cache_dir}
+            one.values | {"learning_rate": rate, "seed": seed, "cache_dir": cache_dir} | unscored
         ),
         max_memory_bytes=one.max_memory_bytes,
         peer=one.peer,

@@ -12,6 +12,7 @@ from skip2bench.config.matrix import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.whole import utc_now, write_csv, write_json
 from skip2bench.machine.environment_record import Environment
+from skip2bench.results.answers import ScoredRun, read_answers
 from skip2bench.results.comparison_records import (
     BenchOutcome,
     ComparedCell,
@@ -32,7 +33,8 @@ from skip2bench.results.figures import (
     read_figures,
     summarise_configuration,
 )
-from skip2bench.results.reading import RESULTS_FILE, is_train
+from skip2bench.results.plain import DamagedFileError
+from skip2bench.results.reading import RESULTS_FILE, TrainRun, is_train
 from skip2bench.results.run_records import SCHEMA_VERSION, TrainSummary
 
 CSV_FILE = "comparison.csv"
@@ -81,6 +83,7 @@ def make_result(
     summary: TrainSummary | None = None
     curve: list[CurvePoint] = []
     disturbed: Sequence[str] = ()
+    scored: ScoredRun | None = None
     if outcome is not None and cell_run is not None:
         run = cell_run.run
         if not is_train(run):
@@ -92,6 +95,7 @@ def make_result(
         # a cell that was killed may have left half a row, and has no figure to take from it
         found = cell_run.curve if outcome.status == "ok" else None
         curve = found.points() if found else []
+        scored = _read_scores(run) if outcome.status == "ok" else None
         if not curve and outcome.status == "ok" and facts.is_peer:
             curve = [_end_of(summary)]
     # of a run that was stopped in between, its own sum: a process's end tells of the last one alone
@@ -112,7 +116,23 @@ def make_result(
         decides_rate=facts.decides_rate,
         counts=facts.counts,
         disturbed=disturbed,
+        scored=scored,
     )
+
+
+def _read_scores(run: TrainRun) -> ScoredRun | None:
+    """Of a cell's answers.
+
+    Raises:
+        Skip2BenchError: their file is damaged.
+    """
+    try:
+        return ScoredRun.of(run.summary, read_answers(run))
+    except DamagedFileError as error:
+        raise Skip2BenchError(
+            f"the answers in {str(run.folder)!r} cannot be read ({error}); move the cell away and "
+            "call 'skip2bench compare' again"
+        ) from error
 
 
 def _end_of(summary: TrainSummary) -> CurvePoint:

@@ -20,6 +20,7 @@ from skip2bench.config.options import (
     option,
 )
 from skip2bench.config.run import EMBEDDED_DATA, RunConfig
+from skip2bench.config.score import SCORES_TEXT, split_score
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import EMBEDDED_MODEL
 from skip2bench.io.units import parse_bytes
@@ -184,6 +185,18 @@ class TrainConfig(RunConfig):
         "Stop early, once this many validations in a row have not lowered the loss.",
         role="condition",
     )
+    score: str | None = option(
+        None,
+        "After training, in no clock of it, let the model answer held-out records of a data file "
+        f"or pydoc, and compare with their outputs: {SCORES_TEXT}.",
+        role="measuring",
+    )
+    score_samples: int = option(
+        100, "Held-out records that --score asks, at most.", role="measuring"
+    )
+    score_max_new_tokens: int = option(
+        256, "Most tokens of an answer that --score asks for.", role="measuring"
+    )
     save_interval: int = option(
         100, "Steps between saved states, from which --resume goes on.", role="place"
     )
@@ -304,6 +317,7 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         check_streaming(self)
         check_sample_prompt(self)
+        check_score(self)
         if self.quantize is not None:
             check_choice("quantize", self.quantize, get_args(Quantize))
             check_quantize(self)
@@ -391,6 +405,18 @@ def check_sample_prompt(config: "TrainConfig") -> None:
         return
     if not config.sample_prompt.strip():
         raise Skip2BenchError("sample_prompt is empty; give text, or leave it out")
+    _check_answers(config, "sample_prompt")
+
+
+def check_score(config: "TrainConfig") -> None:
+    """Raise a Skip2BenchError where there is no such score, or the model cannot answer."""
+    if config.score is not None:
+        split_score(config.score)
+        _check_answers(config, "score")
+
+
+def _check_answers(config: "TrainConfig", option_name: str) -> None:
+    """Raise a Skip2BenchError where a run has no whole model that an option could ask."""
     for name, is_used in (
         ("stream_blocks", config.stream_blocks),
         ("devices", config.devices * config.num_nodes > 1),
@@ -398,7 +424,7 @@ def check_sample_prompt(config: "TrainConfig") -> None:
     ):
         if is_used:
             raise Skip2BenchError(
-                f"sample_prompt needs the whole model on one device, as it is written; leave "
+                f"{option_name} needs the whole model on one device, as it is written; leave "
                 f"{name} out with it"
             )
 
@@ -484,7 +510,7 @@ def check_counts(config: "TrainConfig") -> None:
             check_positive(name, value)
     for name in (
         *("max_steps", "train_samples", "val_samples", "max_seq_length", "patience"),
-        *("cache_project", "top_blocks"),
+        *("cache_project", "top_blocks", "score_samples", "score_max_new_tokens"),
     ):
         if getattr(config, name) is not None:
             check_positive(name, getattr(config, name))

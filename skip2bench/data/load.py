@@ -85,6 +85,7 @@ def load_data(
         empty=sum(not record["output"].strip() for side in sides for record in side),
         shared=_count_shared(train_samples, val_samples),
         sha256=_hash(train_samples, val_samples),
+        held_out=tuple(sides[1]),
     )
 
 

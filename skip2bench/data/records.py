@@ -15,10 +15,12 @@ SUFFIXES = (".json", ".jsonl")
 MAX_CHARACTERS = 1_000_000
 """Longest text of a record. The context keeps a few thousand tokens of it, and a tokenizer takes
 seconds for each million."""
+_FIELDS = ("instruction", "input", "output")
 _SPLIT_SEED = 42
 """LitGPT's seed of the split: the same records validate here and there."""
 
-Record = dict[str, str]
+Record = dict[str, Any]
+"""Text under instruction, input and output; under choices, where a record has some, texts."""
 
 
 def is_records_file(data: str) -> bool:
@@ -29,7 +31,7 @@ def is_records_file(data: str) -> bool:
 def load_records(path: Path, val_split_fraction: float) -> tuple[list[Record], list[Record]]:
     """Read an Alpaca file and divide it into training and validation records.
 
-    Fields other than instruction, input and output are left out.
+    Other fields are left out, but for a list of texts under choices.
 
     Raises:
         Skip2BenchError: the file cannot be read, a record lacks text, or a side would be empty.
@@ -147,7 +149,7 @@ def _check_record(entry: Any, number: int, path: Path) -> Record:
         raise Skip2BenchError(
             f'{name} is no mapping; write {{"instruction": "…", "input": "", "output": "…"}}'
         )
-    record = {key: entry.get(key) for key in ("instruction", "input", "output")}
+    record = {key: entry.get(key) for key in _FIELDS}
     if record["input"] is None:
         record["input"] = ""
     for key, value in record.items():
@@ -161,8 +163,18 @@ def _check_record(entry: Any, number: int, path: Path) -> Record:
                 f"{name} has {len(value):,} characters under {key!r}; "
                 f"cut it to {MAX_CHARACTERS:,} or fewer"
             )
+    texts: list[Any] = [record[key] for key in _FIELDS]
+    if _are_choices(entry.get("choices")):
+        record["choices"] = entry["choices"]
+        texts += entry["choices"]
     try:
-        "".join(record.values()).encode()  # type: ignore[arg-type]
+        "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise Skip2BenchError(f"{name} holds half of a surrogate pair; mend the text") from error
-    return record  # type: ignore[return-value]
+    return record
+
+
+def _are_choices(value: Any) -> bool:
+    """True for two texts or more to choose from."""
+    is_list = isinstance(value, list) and len(value) > 1
+    return is_list and all(isinstance(text, str) and text.strip() for text in value)

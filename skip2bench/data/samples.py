@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from skip2bench.data.records import Record
+
 IGNORE_INDEX = -100
 MAX_PADDING = 0.04
 """Most padding in a batch of samples sorted by length, as a share of its tokens."""
@@ -55,6 +57,8 @@ class TokenizedData:
     """Validation samples that are among the training samples too."""
     sha256: str
     """Over the token ids and labels of both sides."""
+    held_out: tuple[Record, ...] = ()
+    """Records of the validation side, all of them; none of LitGPT's modules."""
 
     @property
     def sides(self) -> dict[str, Samples]:

@@ -1,7 +1,7 @@
 """Answers, token by token with a key-value cache: LitGPT's own generation, on any of the models."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from litgpt.model import GPT
 from litgpt.prompts import PromptStyle
 from litgpt.tokenizer import Tokenizer
 from tokenizers.decoders import DecodeStream
-from torch import Tensor
+from torch import Tensor, nn
 
 from skip2bench.data.styles import place_input
 from skip2bench.errors import Skip2BenchError
@@ -167,6 +167,70 @@ class Answer:
                 yield token
 
 
+@torch.inference_mode()
+def answer_together(
+    model: GPT,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    after_token: Callable[[], None] = lambda: None,
+) -> list[list[int]]:
+    """The most likely tokens that answer each of several questions, computed in one batch.
+
+    Prompts are padded on the right. A position sees none behind it, and an answer's tokens write
+    over the keys and values of the padding before they are seen, so that each question gets the
+    answer that it gets alone, but for the rounding of sums. What ends an answer is no part of it.
+
+    Args:
+        model: In evaluation mode.
+        questions: At least one.
+        max_new_tokens: Most tokens of an answer; it ends at the model's context too.
+        after_token: Called when each answer has one token more.
+    """
+    device = model.cos.device
+    lengths = torch.tensor([len(question.ids) for question in questions], device=device)
+    room = [min(max_new_tokens, it.context - len(it.ids)) for it in questions]
+    prompts = nn.utils.rnn.pad_sequence([it.ids for it in questions], batch_first=True)
+    answers: list[list[int]] = [[] for _ in questions]
+    is_open = [most > 0 for most in room]
+    total = max(len(it.ids) + most for it, most in zip(questions, room, strict=True))
+    with key_value_cache(model, total, len(questions)):
+        _read_prompts(model, prompts.to(device))
+        tokens = prompts.to(device).gather(1, lengths[:, None] - 1)
+        positions = lengths[:, None] - 1
+        while any(is_open):
+            logits = model(tokens, positions, input_pos_maxp1=int(positions.max()) + 1)
+            tokens = logits[:, -1].argmax(dim=-1, keepdim=True)
+            for row, token in enumerate(tokens.flatten().tolist()):
+                if is_open[row]:
+                    answers[row].append(token)
+                    is_open[row] = not _is_over(answers[row], questions[row], room[row])
+            positions = positions + torch.tensor(is_open, device=device)[:, None]
+            after_token()
+    return answers
+
+
+def _read_prompts(model: GPT, prompts: Tensor) -> None:
+    """Fill the key-value cache from prompts (B, T) but for their last token; no logit is made."""
+    length = prompts.size(1) - 1
+    if not length:
+        return
+    head, model.lm_head = model.lm_head, nn.Identity()
+    try:
+        positions = torch.arange(length, device=prompts.device)
+        model(prompts[:, :length], positions, input_pos_maxp1=length)
+    finally:
+        model.lm_head = head
+
+
+def _is_over(answer: list[int], question: Question, room: int) -> bool:
+    """True for an answer that has no more to come; what ended it is taken off."""
+    for stop in question.stop_tokens:
+        if stop and answer[-len(stop) :] == stop:
+            del answer[-len(stop) :]
+            return True
+    return len(answer) >= room
+
+
 @contextmanager
 def key_value_cache(model: GPT, length: int, batch_size: int = 1) -> Iterator[None]:
     """Within, a model has a cache for so many positions; its context is what it was afterwards."""
@@ -174,6 +238,12 @@ def key_value_cache(model: GPT, length: int, batch_size: int = 1) -> Iterator[No
     weight = model.transformer.wte.weight
     model.max_seq_length = length
     model.set_kv_cache(batch_size=batch_size, device=weight.device, dtype=weight.dtype)
+    if model.config.attention_logit_softcapping is not None:
+        # LitGPT adds the mask to capped scores, and its cache has True and False
+        floor = torch.finfo(weight.dtype).min
+        model.mask_cache = torch.zeros_like(model.mask_cache, dtype=weight.dtype).masked_fill(
+            ~model.mask_cache, floor
+        )
     try:
         yield
     finally:

@@ -14,7 +14,9 @@ its slowest part. So a plain linear head never makes those that no loss asks for
                        the maximum grows. Two products with the head, and no logits kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import torch
@@ -37,6 +39,30 @@ with such numbers take a processor hundreds of times as long."""
 _CHUNK = {"cpu": 512}
 """Positions whose logits exist at one time where the head is no plain linear layer."""
 _GPU_CHUNK = 4096
+_hits: ContextVar[list[Tensor] | None] = ContextVar("hits", default=None)
+"""By loss, how many targets had the highest logit; None where nobody counts."""
+
+
+@contextmanager
+def counting_hits() -> Iterator[Callable[[], int]]:
+    """Gives a function that returns how many targets had the highest logit, of losses within.
+
+    It is read from what the losses are made of, so it costs next to nothing and changes none. Of
+    equal highest logits, which a narrow dtype has, each counts. Losses that take a gradient are
+    not counted.
+    """
+    found: list[Tensor] = []
+    token = _hits.set(found)
+    try:
+        yield lambda: int(torch.stack(found).sum()) if found else 0
+    finally:
+        _hits.reset(token)
+
+
+def _note_hits(targets: Tensor, highest: Tensor) -> None:
+    """Count where the target's logit (n, 1) is the highest (n, 1) of its position."""
+    if (found := _hits.get()) is not None:
+        found.append((targets >= highest).sum())
 
 
 def token_loss(model: nn.Module, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
@@ -64,7 +90,25 @@ def token_loss(model: nn.Module, input_ids: Tensor, rows: Tensor, targets: Tenso
 
 def logits_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Summed loss of logits (N, V) on targets (N,)."""
-    return nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+    logits = logits.float()
+    if _hits.get() is not None:
+        _note_hits(logits.gather(1, targets[:, None]), logits.amax(dim=1, keepdim=True))
+    return nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def position_losses(model: nn.Module, input_ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """Loss of each supervised position (n,), whose logits are all made; else as `token_loss`."""
+    inner = getattr(model, "module", model)
+    if isinstance(inner, SkipGPT) and inner.settings.target == "logits":
+        logits = model(input_ids).flatten(0, 1)[rows]
+    else:
+        head: Any = inner.lm_head
+        inner.lm_head = _OnRows(head, rows)
+        try:
+            logits = model(input_ids)
+        finally:
+            inner.lm_head = head
+    return nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def head_loss(
@@ -227,7 +271,7 @@ def _slice_by_slice(
     sums = torch.zeros(n, 1, dtype=torch.float32)
     gathered = torch.zeros(hidden.shape if needs_gradient else (0,), dtype=torch.float32)
     width = max(256, _SLICE_BYTES // (4 * max(1, n)) // 64 * 64)
-    own = weight[targets]
+    own, seen = weight[targets], torch.full((n, 1), float("-inf"), dtype=torch.float32)
     target = (hidden.float() * own.float()).sum(dim=1, keepdim=True)
     if bias is not None:
         target += bias[targets].float()[:, None]
@@ -236,6 +280,10 @@ def _slice_by_slice(
         logits = torch.mm(hidden, part.t()).float()
         if bias is not None:
             logits += bias[start : start + width].float()
+        if _hits.get() is not None:  # not `target`, which is rounded otherwise
+            place = (targets - start)[:, None]
+            is_here = (place >= 0) & (place < len(part))
+            seen = torch.where(is_here, logits.gather(1, place.clamp(0, len(part) - 1)), seen)
         higher = torch.maximum(highest, logits.amax(dim=1, keepdim=True))
         logits.sub_(higher).clamp_(min=_LEAST_POWER).exp_()
         shrink = (highest - higher).exp_()
@@ -247,6 +295,7 @@ def _slice_by_slice(
                 torch.addmm(gathered, logits, part, out=gathered)
             else:
                 gathered += torch.mm(logits.to(hidden.dtype), part)
+    _note_hits(seen, highest)
     loss = (highest + sums.log() - target).sum()
     return loss, gathered.div_(sums).sub_(own) if needs_gradient else gathered
 

@@ -45,6 +45,7 @@ from skip2bench.report.cells import (
     show_speedup,
     to_plain,
 )
+from skip2bench.report.score_columns import NEXT_TOKEN, SCORE_TABLE
 from skip2bench.report.tune_columns import TUNE_TABLES
 from skip2bench.results.comparison_records import FigureSummary
 
@@ -372,7 +373,7 @@ _ACCURACY = (
     *(_TO_TARGET, ratio("time_to_target_seconds")),
     figure_over_runs("steps_to_target", "Steps", "ステップ", _SIGNIFICANT),
     figure_over_runs("samples_to_target", "Samples", "サンプル", _SIGNIFICANT),
-    *(_REACHED, _FORGETTING),
+    *(_REACHED, _FORGETTING, NEXT_TOKEN),
 )
 
 _BEST = {"en": " (best)", "ja": "（最良）"}
@@ -493,6 +494,7 @@ TABLES = {
     "bench_peaks": Table(rows=itemgetter("bench"), columns=_BENCH_PEAKS),
     "memory": Table(rows=itemgetter("entries"), columns=_MEMORY),
     "accuracy": Table(rows=itemgetter("entries"), columns=_ACCURACY),
+    "scores": SCORE_TABLE,
     "learning_rates": Table(rows=_list_grid, columns=_LEARNING_RATES),
     **TUNE_TABLES,
 }

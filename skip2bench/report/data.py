@@ -15,6 +15,7 @@ from skip2bench.report import charts, tables
 from skip2bench.report.cells import DISTURBED_SIGN
 from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
 from skip2bench.report.matching import EQUAL_IN, build_matching
+from skip2bench.report.score_columns import sample_answers
 from skip2bench.report.selection import Selection, list_shown
 from skip2bench.report.tune_columns import SHOWN
 from skip2bench.report.verdicts import (
@@ -112,6 +113,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "unequal_controls": [it for it in warnings if it.kind == "aa"],
         "mismatches": find_mismatches(selection),
         "peers": [entry for entry in entries if entry.differences],
+        "answers": sample_answers(selection),
         "failed": [
             (name, cell)
             for name, cell in (figures.cells.items() if figures else ())

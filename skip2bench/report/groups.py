@@ -6,11 +6,13 @@ rates are its grid.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from skip2bench.config.methods import find_method
 from skip2bench.report.tables import order_key
+from skip2bench.results.answers import AnswerRecord, ScoredRun
 from skip2bench.results.comparison_records import (
     ComparedCell,
     ComparedConfiguration,
@@ -59,13 +61,16 @@ def name_runs(runs: Sequence[TrainRun]) -> dict[str, TrainRun]:
 
 
 def combine_runs(
-    runs: Mapping[str, TrainRun], curves: Mapping[str, LossCurve]
+    runs: Mapping[str, TrainRun],
+    curves: Mapping[str, LossCurve],
+    answers: Mapping[str, Sequence[AnswerRecord]] | None = None,
 ) -> ComparisonResults:
     """Comparable train runs in the form of `comparison_results.json`.
 
     Args:
         runs: Finished runs that agree in all but configuration, seed and learning rate, by name.
         curves: Their loss curves, by the same names, of those that have one.
+        answers: Their answers, by the same names, of those that were asked.
     """
     groups: dict[tuple[Any, ...], dict[str, TrainRun]] = {}
     for name, run in sorted(runs.items(), key=lambda item: identify(item[1])):
@@ -78,7 +83,13 @@ def combine_runs(
     for number, (first, group) in enumerate(zip(firsts, groups.values(), strict=True)):
         name = str(number)
         own = list(group.values())
-        cells[name] = [_make_cell(name, it, run, own, curves.get(it)) for it, run in group.items()]
+        cells[name] = [
+            replace(
+                _make_cell(name, it, run, own, curves.get(it)),
+                scored=ScoredRun.of(run.summary, (answers or {}).get(it, ())),
+            )
+            for it, run in group.items()
+        ]
         label = first.summary.label
         size = _micro_batch(first) if sizes[label] > 1 else None
         described.append(_describe(name, first, size, is_shared=labels[label] > 1))

@@ -106,6 +106,7 @@ def _render(config: ReportConfig, data: Mapping[str, Any], charts: Mapping[str, 
 
     content = _for_templates(data)
     content |= {"charts": charts, "tables": render_tables(data, config.lang)}
+    content["is_page"] = config.format == "html"
     if config.template is None:
         return render_shipped(config.lang, content)
     return render_users(config.template, config.lang, content)

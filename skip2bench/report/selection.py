@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.record import explain
 from skip2bench.report.groups import combine_runs, identify, name_runs
+from skip2bench.results.answers import AnswerRecord, read_answers
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
 from skip2bench.results.conditions import read_conditions, read_options
 from skip2bench.results.curves import LossCurve, find_curve
@@ -61,6 +62,8 @@ class ShownCells:
 
     runs: dict[str, TrainRun] = field(default_factory=dict)
     curves: dict[str, LossCurve] = field(default_factory=dict)
+    answers: dict[str, list[AnswerRecord]] = field(default_factory=dict)
+    """To held-out records, of those that were asked."""
     damaged: dict[Path, str] = field(default_factory=dict)
     """By folder, why a cell's files cannot be read; its figures are in the results file."""
 
@@ -197,7 +200,9 @@ def _combine(shown: ShownCells, root: Path) -> ComparisonResults:
         Skip2BenchError: their ratios are beyond all measure, though no figure is.
     """
     try:
-        return ComparisonResults.read(combine_runs(shown.runs, shown.curves).to_plain())
+        return ComparisonResults.read(
+            combine_runs(shown.runs, shown.curves, shown.answers).to_plain()
+        )
     except ValidationError as error:
         raise Skip2BenchError(
             f"the train runs below {str(root)!r} cannot be compared ({explain(error)}); choose "
@@ -256,6 +261,7 @@ def _select_train(
     left_out = [_leave_out(run, root, "status") for run in runs if not _is_finished(run)]
     kept: dict[tuple[Any, ...], TrainRun] = {}
     curves: dict[Path, LossCurve] = {}
+    answers: dict[Path, list[AnswerRecord]] = {}
     conditions: dict[str, Any] = {}
     for run in reversed([run for run in runs if _is_finished(run)]):
         differences = _find_differences(read_conditions(run), conditions) if conditions else {}
@@ -268,7 +274,7 @@ def _select_train(
             left_out.append(_leave_out(run, root, "superseded"))
             continue
         try:
-            curve = find_curve(run)
+            curve, answers[run.folder] = find_curve(run), read_answers(run)
         except DamagedFileError as error:
             left_out.append(_name_unreadable(run.folder, str(error), root))
             continue
@@ -281,6 +287,7 @@ def _select_train(
     shown = ShownCells(
         runs=named,
         curves={name: curves[run.folder] for name, run in named.items() if run.folder in curves},
+        answers={name: found for name, run in named.items() if (found := answers[run.folder])},
     )
     return train, shown, left_out
 
@@ -345,13 +352,15 @@ def read_cells(folder: Path, results: ComparisonResults) -> ShownCells:
                 run = find_run(cell)
                 if not is_train(run):
                     raise DamagedFileError(f"it is a {run.kind} run, where a train run belongs")
-                curve = find_curve(run)
+                curve, answers = find_curve(run), read_answers(run)
             except DamagedFileError as error:
                 found.damaged[cell] = str(error)
                 continue
             found.runs[name] = run
             if curve:
                 found.curves[name] = curve
+            if answers:
+                found.answers[name] = answers
     return found
 
 

@@ -95,6 +95,34 @@ class FigureRatio(Record):
         return content
 
 
+class ScoreDifference(Record):
+    """A score less the baseline's, paired by question; see `answers.compare_scores`."""
+
+    difference: SignedNumber
+    low: SignedNumber | None
+    high: SignedNumber | None
+    standard_error: Spread | None
+    """Clustered by record: over the records, of their means over seeds."""
+    questions: Count
+    is_difference: Flag
+    """True where the interval leaves 0 out."""
+
+
+class ComparedScore(Record):
+    """What a configuration's answers to held-out records came to."""
+
+    metric: Text
+    mean: PlainNumber
+    """Over questions and seeds."""
+    standard_error: Spread | None
+    """Clustered by record; None for a single question."""
+    questions: Count
+    runs: Count
+    """Runs that were asked; each has another seed."""
+    difference: ScoreDifference | None = None
+    """None for the baseline, and where the two were asked otherwise."""
+
+
 class GridRow(Record):
     """A learning rate of a configuration, and what its seeds came to."""
 
@@ -148,6 +176,8 @@ class Measured(Record):
     """Cells that had a target: those of the baseline's seeds, unless it is fixed."""
     figures: dict[str, FigureSummary]
     against_baseline: dict[str, FigureRatio]
+    score: ComparedScore | None = None
+    """None where no answers were asked for."""
 
     @model_validator(mode="after")
     def _check_figures(self, info: ValidationInfo) -> "Measured":

@@ -8,8 +8,10 @@ baseline are paired by seed.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from skip2bench.results.answers import ScoredRun, summarise_scores
 from skip2bench.results.comparison_records import (
     ComparedConfiguration,
+    ComparedScore,
     ComparisonWarning,
     FigureRatio,
     FigureSummary,
@@ -35,6 +37,7 @@ _FROM_SUMMARY = (
     *("peak_memory_bytes", "steps_peak_memory_bytes", "reserved_memory_bytes"),
     *("saved_for_backward_bytes", "cache_bytes", "adapter_bytes"),
     *("domain_loss_before", "domain_loss_after", "forgetting"),
+    *("initial_next_token_accuracy", "final_next_token_accuracy", "score", "score_seconds"),
 )
 FIGURES = (
     *_FROM_SUMMARY,
@@ -70,9 +73,10 @@ class CellResult:
     """True where the rate of its configuration was searched for with its seed alone."""
     counts: bool = True
     """False for a cell that has helped to choose a rate and is in no figure therefore."""
-
     disturbed: Sequence[str] = ()
     """Figures that were measured while something else used the processor."""
+    scored: ScoredRun | None = None
+    """Its answers' scores, where it was asked for answers."""
 
     @property
     def has_diverged(self) -> bool:
@@ -239,6 +243,7 @@ def summarise_configuration(
             if (values := [f[name] for f in by_seed.values() if name in f])
         },
         against_baseline=_compare(by_seed, base_by_seed),
+        **_compare_scores(cells, base_cells),
     )
     reused = _chosen(own, None, "reused")
     return _mark_disturbed(measured, [*cells.values(), *reused.values()], base_cells.values())
@@ -264,6 +269,18 @@ def _mark_disturbed(
     figures |= {name: figures[name].model_copy(update=mark) for name in names}
     compared |= {name: compared[name].model_copy(update=mark) for name in ratios}
     return measured.model_copy(update={"figures": figures, "against_baseline": compared})
+
+
+def _compare_scores(
+    own: Mapping[int, CellResult], baseline: Mapping[int, CellResult]
+) -> dict[str, ComparedScore]:
+    """What is known of answers, by the name of its field; nothing where none were asked for."""
+    scored, base = (
+        {seed: cell.scored for seed, cell in cells.items() if cell.scored}
+        for cells in (own, baseline)
+    )
+    found = summarise_scores(scored, {} if own == baseline else base)
+    return {"score": found} if found else {}
 
 
 def _chosen(results: Iterable[CellResult], rate: float | None, role: str) -> dict[int, CellResult]:

@@ -62,20 +62,24 @@ def read_json(path: Path) -> Any:
     Raises:
         DamagedFileError: the file cannot be read or is no such JSON.
     """
-    text = read_text(path)
+    return parse_json(path.name, read_text(path))
+
+
+def parse_json(name: str, text: str) -> Any:
+    """As `read_json`, of a text; its errors begin with `name`."""
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         reason = (
             "is empty" if not text.strip() else f"is no JSON: {error.msg} (line {error.lineno})"
         )
-        raise DamagedFileError(f"{path.name} {reason}") from error
+        raise DamagedFileError(f"{name} {reason}") from error
     except RecursionError as error:
-        raise DamagedFileError(f"{path.name} is nested too deeply") from error
+        raise DamagedFileError(f"{name} is nested too deeply") from error
     except ValueError as error:  # _refuse_constant's, or Python's limit on the digits of a number
         reason = str(error) if isinstance(error, DamagedFileError) else "holds an enormous number"
-        raise DamagedFileError(f"{path.name} {reason}") from error
-    _check_plain(path.name, content)
+        raise DamagedFileError(f"{name} {reason}") from error
+    _check_plain(name, content)
     return content
 
 

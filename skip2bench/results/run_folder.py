@@ -26,6 +26,7 @@ from skip2bench.machine.out_of_memory import is_out_of_memory
 from skip2bench.results.run_records import RunStart
 
 AnySummary = TypeVar("AnySummary", bound=RunStart)
+ANSWERS_FILE = "answers.jsonl"
 RESULTS = Path("results")
 """Where runs go that are given no folder."""
 
@@ -82,6 +83,7 @@ def open_run_folder(
             # the replaced run's own; a `final` folder that no run made is never touched
             for name in ("final", "state", ".cache"):
                 shutil.rmtree(folder / name, ignore_errors=True)
+            (folder / ANSWERS_FILE).unlink(missing_ok=True)
         yield folder
 
 

@@ -19,6 +19,7 @@ from skip2bench.io.record import (
     Number,
     Record,
     Seconds,
+    Share,
     Text,
     Texts,
     Time,
@@ -235,6 +236,10 @@ class LossFigures(Record):
     kept_step: Count | None = None
     """Whose adapter was saved."""
     kept_val_loss: Loss | None = None
+    initial_next_token_accuracy: Share | None = None
+    """Supervised validation positions whose target has the highest logit / all of them."""
+    final_next_token_accuracy: Share | None = None
+    kept_next_token_accuracy: Share | None = None
 
 
 class ParameterFigures(Record):
@@ -273,6 +278,23 @@ class AfterwardsFigures(Record):
     diverged_at_step: Count | None = None
 
 
+class ScoreFigures(Record):
+    """What a run's answers to held-out records came to; none where it was not asked."""
+
+    score_metric: Text | None = None
+    """As `--score` has it."""
+    score: Share | None = None
+    """Mean over the questions, from 0 to 1."""
+    score_standard_error: FromZero | None = None
+    """Of that mean, over the questions; None for a single one."""
+    score_questions: Count | None = None
+    score_cut_answers: Count | None = None
+    """Answers that ended at `score_max_new_tokens`, not by themselves."""
+    score_max_new_tokens: Count | None = None
+    score_seconds: Seconds | None = None
+    """In no other clock."""
+
+
 class RunEnd(Record):
     """What every summary ends with."""
 
@@ -282,6 +304,7 @@ class RunEnd(Record):
 
 # here and below: the fields of the last base come first
 class TrainFigures(
+    ScoreFigures,
     AfterwardsFigures,
     RankFigures,
     LossFigures,

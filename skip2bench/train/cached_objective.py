@@ -16,7 +16,7 @@ from skip2bench.models.skip import SkipGPT
 from skip2bench.results.run_records import ObjectiveFigures
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
-from skip2bench.train.objective import mean_loss
+from skip2bench.train.objective import Validation, validate_portions
 from skip2bench.train.ranks.sharded import even_out_passes
 
 
@@ -57,13 +57,13 @@ class CachedObjective:
         yield from source.serve(parts)
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Mean loss over the validation samples, from a cache of their own."""
+    def validate(self) -> Validation:
+        """Of the validation samples, from a cache of their own."""
         source, ids = self._source("val"), self._caches.use.val_ids
         source.expect(ids)
         parts = source.split(ids)
         self._even_out(parts)
-        return mean_loss(source.portions(parts), self._data.val, self._ranks)
+        return validate_portions(source.portions(parts), self._data.val, self._ranks)
 
     def describe(self) -> ObjectiveFigures:
         """Where the cache is, what it takes, and how its losses are computed."""

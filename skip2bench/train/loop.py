@@ -128,7 +128,9 @@ def _save_state(run: TrainingRun, progress: Progress) -> None:
         KeyboardInterrupt: somebody does.
     """
     is_last = progress.step == run.total_steps
-    if progress.step % run.config.save_interval == 0 or (run.stop.is_made and not is_last):
+    # answers take long: a run that is stopped at them has no step to take again
+    is_wanted = (run.config.score is not None) if is_last else run.stop.is_made
+    if progress.step % run.config.save_interval == 0 or is_wanted:
         progress.earlier_steps_peak_bytes = read_steps_peak(run, progress)
         with run.clock.part("saving"):
             run.logs.sync()
@@ -145,7 +147,7 @@ def _evaluate(run: TrainingRun, progress: Progress) -> None:
     """
     run.model.eval()
     with run.clock.part("validation"):
-        val_loss = run.objective.validation_loss()
+        val_loss, accuracy = run.objective.validate()
     run.logs.log_evaluation(
         step=progress.step,
         epoch=count_epochs(run, progress),
@@ -158,6 +160,7 @@ def _evaluate(run: TrainingRun, progress: Progress) -> None:
         peak_memory_bytes=read_run_peak(run, progress),
     )
     progress.val_losses.append((progress.step, val_loss))
+    progress.accuracies.append((progress.step, accuracy))
     progress.losses.clear()
     _check_finite(run, progress, val_loss)
     show_answer(run, progress.step)

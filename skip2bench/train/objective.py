@@ -5,7 +5,7 @@ The training loop knows nothing else of a method. Loss is a sum over supervised 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -14,9 +14,19 @@ from torch import nn
 from skip2bench.cache.portions import Portion, token_portion
 from skip2bench.cache.skip_cache import supervised_rows, token_budget
 from skip2bench.data.samples import Samples, TokenizedData, collate, length_buckets, micro_batches
+from skip2bench.models.loss import counting_hits
 from skip2bench.results.run_records import ObjectiveFigures
 from skip2bench.train.ranks.ranks import Ranks, share
 from skip2bench.train.ranks.sharded import even_out_passes
+
+
+class Validation(NamedTuple):
+    """What the supervised positions of some samples come to."""
+
+    loss: float
+    """Mean over them."""
+    next_token_accuracy: float
+    """Those whose target has the highest logit / all of them."""
 
 
 class Objective(Protocol):
@@ -32,8 +42,8 @@ class Objective(Protocol):
             following: Those of the batch that comes next, to be made ready meanwhile.
         """
 
-    def validation_loss(self) -> float:
-        """Mean loss over all supervised positions of the validation samples."""
+    def validate(self) -> Validation:
+        """Of all supervised positions of the validation samples."""
 
     def describe(self) -> ObjectiveFigures:
         """What `summary.json` says of it."""
@@ -85,9 +95,9 @@ class TokenObjective:
         """Padded token ids (B, T), and which positions are supervised by what."""
         return _token_portion(self._fabric, self._model, self._data.train, ids)
 
-    def validation_loss(self) -> float:
-        """Mean loss over the validation samples."""
-        return token_validation_loss(self._fabric, self._model, self._data.val, self._ranks)
+    def validate(self) -> Validation:
+        """Of the validation samples."""
+        return validate_tokens(self._fabric, self._model, self._data.val, self._ranks)
 
     def describe(self) -> ObjectiveFigures:
         """There is no cache; the micro-batch, where it was found and not given."""
@@ -104,16 +114,16 @@ class TokenObjective:
 
 
 @torch.no_grad()
-def token_validation_loss(
+def validate_tokens(
     fabric: Fabric, model: nn.Module, samples: Samples, ranks: Ranks | None = None
-) -> float:
-    """Mean loss of a model on samples, in batches of similar length; each rank runs its share."""
+) -> Validation:
+    """Of a model on samples, in batches of similar length; each rank runs its share."""
     ranks = ranks or Ranks()
     own = share(range(len(samples)), samples.lengths, ranks.size)[ranks.rank]
     buckets = length_buckets(own, samples.lengths, token_budget(fabric.device))
     even_out_passes(model, ranks, len(buckets))
     portions = (_token_portion(fabric, model, samples, ids) for ids in buckets)
-    return mean_loss(portions, samples, ranks)
+    return validate_portions(portions, samples, ranks)
 
 
 def _token_portion(
@@ -123,8 +133,10 @@ def _token_portion(
     return token_portion(model, *map(fabric.to_device, (input_ids, *supervised_rows(labels))))
 
 
-def mean_loss(portions: Iterable[Portion], samples: Samples, ranks: Ranks) -> float:
-    """Mean over the supervised positions of `samples`, which the ranks' portions cover."""
-    losses = [portion.loss().double() for portion in portions]
+def validate_portions(portions: Iterable[Portion], samples: Samples, ranks: Ranks) -> Validation:
+    """Of the supervised positions of `samples`, which the ranks' portions cover."""
+    with counting_hits() as hits:
+        losses = [portion.loss().double() for portion in portions]
     own = float(torch.stack(losses).sum()) if losses else 0.0
-    return ranks.sum(own)[0] / sum(samples.supervised_counts)
+    positions = sum(samples.supervised_counts)
+    return Validation(*(part / positions for part in ranks.sum(own, hits())))

@@ -38,6 +38,7 @@ from skip2bench.models.switches import check_can_compile
 from skip2bench.models.weights import check_weights
 from skip2bench.results.run_records import TrainStart
 from skip2bench.train.logs import check_tensorboard
+from skip2bench.train.score import Exam, plan_exam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,11 @@ class TrainingPlan:
     device: torch.device
     precision: str
     prompt_style: str
+    """LitGPT's name of the style that the data has."""
     sample_question: Question | None
     """To be answered at every evaluation."""
-    """LitGPT's name of the style that the data has."""
+    exam: Exam | None
+    """What the trained model is asked."""
 
     @property
     def steps(self) -> int:
@@ -200,12 +203,13 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     length = limit_length(config, model_config)
     tokenizer = load_tokenizer(base_folder)
     style = choose_prompt_style(config.prompt_style, model_config.name)
+    data = load_data(config, tokenizer, length, model_config.name)
     plan = TrainingPlan(
         config=config,
         base_folder=base_folder,
         model_config=model_config,
         settings=settings,
-        data=load_data(config, tokenizer, length, model_config.name),
+        data=data,
         domain=load_domain(config.domain_text, base_folder, tokenizer, length),
         device=device,
         precision=precision,
@@ -213,6 +217,7 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
         sample_question=None
         if config.sample_prompt is None
         else encode_question(tokenizer, model_config, style, config.sample_prompt),
+        exam=plan_exam(config, data.held_out, tokenizer, model_config, style),
     )
     _check_token_ids(plan)
     if plan.steps > _MAX_STEPS:

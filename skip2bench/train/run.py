@@ -27,20 +27,26 @@ from skip2bench.models.adapters import save_adapter
 from skip2bench.models.methods import count_parameters, trained_tensors
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.top import CachedGPT
+from skip2bench.results.answers import write_answers
 from skip2bench.results.disturbance import (
     describe_disturbed,
     find_disturbed,
     repeat_training,
 )
 from skip2bench.results.run_folder import record_run
-from skip2bench.results.run_records import TrainFigures, TrainResult, TrainSummary
+from skip2bench.results.run_records import (
+    ScoreFigures,
+    TrainFigures,
+    TrainResult,
+    TrainSummary,
+)
 from skip2bench.train.attempt import SCRATCH, Attempt, open_attempt
 from skip2bench.train.best import bring_back_best, warn_of_rising_loss
 from skip2bench.train.block_choice import resolve_blocks
 from skip2bench.train.cached_objective import CachedObjective
 from skip2bench.train.logs import NoLogs, RunLogs
 from skip2bench.train.loop import fit
-from skip2bench.train.objective import Objective, token_validation_loss
+from skip2bench.train.objective import Objective, validate_tokens
 from skip2bench.train.parts import (
     build_run_optimizer,
     build_token_objective,
@@ -53,6 +59,7 @@ from skip2bench.train.parts import (
 from skip2bench.train.plan import TrainingPlan, check_shares, plan_training
 from skip2bench.train.ranks.launch import open_ranks
 from skip2bench.train.ranks.ranks import started_as_rank
+from skip2bench.train.score import hold_exam
 from skip2bench.train.state import StateFolder
 from skip2bench.train.training import (
     TrainingRun,
@@ -172,9 +179,12 @@ def _train(attempt: Attempt) -> TrainFigures:
             plan.precision,
             plan.prompt_style,
         )
+    if plan.domain is not None or plan.exam is not None:
+        model = _with_backbone(attempt, model)
     before, after = run.domain_loss_before, _domain_loss(attempt, model)
     return TrainFigures.of(
         figures,
+        _score(attempt, model),
         total_parameters=total,
         trainable_parameters=trainable,
         adapter_bytes=adapter_bytes,
@@ -223,18 +233,39 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
     )
 
 
+def _with_backbone(attempt: Attempt, model: GPT) -> GPT:
+    """The model, or the same with the backbone that it has dropped."""
+    if not isinstance(model, CachedGPT) or not model.is_released:
+        return model
+    trained = trained_tensors(model)
+    model = load_model(attempt.plan, attempt.ranks)
+    model.load_state_dict(trained, strict=False)
+    return model
+
+
+def _score(attempt: Attempt, model: GPT) -> ScoreFigures:
+    """What the whole model answers to held-out records, where it is asked; its file is written.
+
+    Raises:
+        KeyboardInterrupt: somebody asked to stop; the run has a state of its last step then.
+    """
+    exam = attempt.plan.exam
+    if exam is None:
+        return ScoreFigures()
+    figures, answers = hold_exam(exam, attempt.fabric, model.eval(), attempt.stop.check)
+    if answers:
+        write_answers(attempt.place.folder, answers)
+    return figures
+
+
 def _domain_loss(attempt: Attempt, model: GPT) -> float | None:
     """Loss on the base model's own domain; None where the run has no text of it."""
     plan, ranks, fabric = attempt.plan, attempt.ranks, attempt.fabric
     if plan.domain is None:
         return None
-    if isinstance(model, CachedGPT) and model.is_released:
-        trained = trained_tensors(model)
-        model = load_model(plan, ranks)
-        model.load_state_dict(trained, strict=False)
     model.eval()
     with fabric.autocast():
         if plan.config.stream_blocks:
             assert isinstance(model, SkipGPT)
             return streamed_validation_loss(stream_backbone(attempt, model), plan.domain)
-        return token_validation_loss(fabric, model, plan.domain, ranks)
+        return validate_tokens(fabric, model, plan.domain, ranks).loss

@@ -37,6 +37,8 @@ class Progress:
     """Step losses since the last evaluation point."""
     val_losses: list[tuple[int, float]] = field(default_factory=list)
     """Every evaluation point: step, validation loss."""
+    accuracies: list[tuple[int, float]] = field(default_factory=list)
+    """The same points: step, next-token accuracy."""
     saved_bytes: int = 0
     """Bytes that autograd saves for one step's backward."""
     preparation_peak_bytes: int = 0
@@ -55,8 +57,12 @@ class Progress:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Progress":
         """What `to_plain` gave."""
-        points = [(int(step), float(loss)) for step, loss in plain["val_losses"]]
-        return cls(**{**plain, "val_losses": points})
+        points = {
+            name: [(int(step), float(value)) for step, value in plain[name]]
+            for name in ("val_losses", "accuracies")
+            if name in plain
+        }
+        return cls(**{**plain, **points})
 
 
 @dataclass(frozen=True, kw_only=True)

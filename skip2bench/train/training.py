@@ -121,7 +121,7 @@ def count_epochs(run: TrainingRun, progress: Progress) -> float:
 def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
     """Headline figures of a finished run."""
     best_step, best_loss = min(progress.val_losses, key=lambda point: point[1])
-    kept_step = find_kept_step(run, progress)
+    kept_step, accuracies = find_kept_step(run, progress), dict(progress.accuracies)
     parts = (*TRAINING_CLOCK, "validation", "saving", "resume")
     return TrainFigures.of(
         run.objective.describe(),
@@ -143,6 +143,9 @@ def summarise_run(run: TrainingRun, progress: Progress) -> TrainFigures:
         best_step=best_step,
         kept_step=kept_step,
         kept_val_loss=dict(progress.val_losses)[kept_step],
+        initial_next_token_accuracy=accuracies.get(progress.val_losses[0][0]),
+        final_next_token_accuracy=accuracies.get(progress.val_losses[-1][0]),
+        kept_next_token_accuracy=accuracies.get(kept_step),
         planned_steps=run.total_steps,
         stopped_early=progress.step < run.total_steps,
     )

@@ -18,7 +18,7 @@ from skip2bench.models.top import TopGPT
 from skip2bench.results.run_records import ObjectiveFigures
 from skip2bench.train.attempt import Attempt
 from skip2bench.train.caches import RunCaches
-from skip2bench.train.objective import TokenObjective, mean_loss
+from skip2bench.train.objective import TokenObjective, Validation, validate_portions
 
 
 class TrunkObjective:
@@ -48,14 +48,14 @@ class TrunkObjective:
         yield from map(source.load, parts)
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Mean loss over the validation samples, from a cache of their own."""
+    def validate(self) -> Validation:
+        """On the validation samples, from a cache of their own."""
         source, val = self._source("val"), self._data.val
         buckets = length_buckets(
             self._caches.use.val_ids, val.lengths, token_budget(self._fabric.device)
         )
         parts = [part for bucket in buckets for part in source.cut(bucket, len(bucket))]
-        return mean_loss(map(source.load, parts), val, self._ranks)
+        return validate_portions(map(source.load, parts), val, self._ranks)
 
     def describe(self) -> ObjectiveFigures:
         """Where the cache is and what it takes, and the micro-batch, where it was found."""

@@ -76,6 +76,15 @@ def test_only_cells_that_say_so_share_a_cache(pystd):
     assert len(by_role["reused"]) == 3 * 2
 
 
+def test_only_cells_whose_losses_count_are_asked_for_answers(pystd):
+    cells = cells_of(load_compare_config({"score": "f1", "seeds": 1}), pystd)
+    assert {(cell.role, cell.config.score) for cell in cells} == {
+        ("run", "f1"),
+        ("reused", None),
+        ("cache", None),
+    }
+
+
 def test_matched_ranks_train_as_many_parameters_as_the_baseline(pystd):
     config = load_compare_config(
         {

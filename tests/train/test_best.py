@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from skip2bench.results.reading import read_run
 from skip2bench.train.cached_objective import CachedObjective
-from skip2bench.train.objective import TokenObjective
+from skip2bench.train.objective import TokenObjective, Validation
 from skip2bench.train.state import Progress, State, StateFolder
 from skip2bench.train.training import find_best_step
 
@@ -41,7 +41,7 @@ def rising(train, monkeypatch):
     def run(name, method, **changes):
         losses = iter(LOSSES)
         for objective in (CachedObjective, TokenObjective):
-            monkeypatch.setattr(objective, "validation_loss", lambda _: next(losses))
+            monkeypatch.setattr(objective, "validate", lambda _: Validation(next(losses), 0.5))
         return train(name, method=method, **({"eval_interval": 1, "max_steps": 6} | changes))
 
     return run

@@ -32,16 +32,19 @@ from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model, count_parameters
+from skip2bench.results.answers import write_answers
 from skip2bench.results.run_folder import open_run_folder, record_run
 from skip2bench.results.run_records import (
     ProcessorUse,
+    ScoreFigures,
     TrainFigures,
     TrainResult,
     TrainStart,
     TrainSummary,
 )
-from skip2bench.train.objective import token_validation_loss
+from skip2bench.train.objective import Validation, validate_tokens
 from skip2bench.train.plan import TrainingPlan, plan_training
+from skip2bench.train.score import hold_exam
 
 
 def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
@@ -126,10 +129,10 @@ def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFig
     model = build_model(plan.settings, base, plan.device, plan.config.seed).eval()
     total, trainable = count_parameters(model)
 
-    def losses() -> tuple[float, float | None]:
+    def losses() -> tuple[Validation, float | None]:
         with fabric.autocast():
-            val = token_validation_loss(fabric, model, plan.data.val)
-            domain = token_validation_loss(fabric, model, plan.domain) if plan.domain else None
+            val = validate_tokens(fabric, model, plan.data.val)
+            domain = validate_tokens(fabric, model, plan.domain).loss if plan.domain else None
         return val, domain
 
     initial, domain_before = losses()
@@ -141,17 +144,24 @@ def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFig
     model.load_state_dict({k: v.to(plan.device) for k, v in run.adapter.items()}, strict=False)
     _multiply_rows(model, run.row_factors)
     final, domain_after = losses()
+    score = ScoreFigures()
+    if plan.exam is not None:
+        score, answers = hold_exam(plan.exam, fabric, model, lambda: None)
+        write_answers(folder.parent, answers)
     own = ("adapter", "row_factors")
     figures = {key: value for key, value in asdict(run).items() if key not in own}
-    return TrainFigures(
+    return TrainFigures.of(
+        score,
         **figures,
         processor={"training": processor, "steps": processor},  # its clock is inside its program
         epochs=run.steps * plan.config.global_batch_size / len(plan.data.train),
         total_parameters=total + run.trainable_parameters - trainable,
         cache_bytes=0,
-        initial_val_loss=initial,
-        final_val_loss=final,
-        best_val_loss=min(initial, final),
+        initial_val_loss=initial.loss,
+        final_val_loss=final.loss,
+        best_val_loss=min(initial.loss, final.loss),
+        initial_next_token_accuracy=initial.next_token_accuracy,
+        final_next_token_accuracy=final.next_token_accuracy,
         domain_loss_before=domain_before,
         domain_loss_after=domain_after,
         forgetting=None

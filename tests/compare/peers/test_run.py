@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model
+from skip2bench.results.answers import read_answers
 from skip2bench.results.reading import read_run
 from skip2bench.train.plan import plan_training
 
@@ -44,9 +46,14 @@ def config(tiny_checkpoint, tiny_data, tmp_path):
 def test_a_peer_trains_and_leaves_what_is_compared(peer, magnitudes, config):
     if PEERS[peer].program == "peft":
         pytest.importorskip("peft", reason="the extra 'peers' is not installed")
+    config = replace(config, score="f1", score_max_new_tokens=5)
     summary = as_written(run_peer(peer, config, ["train"]))
     assert summary["status"] == "ok"
     assert summary["peer"] == peer
+    run = read_run(config.out_dir)
+    answers = read_answers(run)
+    assert len(answers) == summary["score_questions"] == 2
+    assert 0 <= summary["initial_next_token_accuracy"] <= summary["final_next_token_accuracy"]
     assert summary["steps"] == 3 * 5  # 38 samples in batches of 8
     assert summary["trainable_parameters"] == 4 * 4 * (2 * 16 + 2 * 16) + magnitudes
     # measured here, from the adapter that the peer wrote
