@@ -1,7 +1,10 @@
 """A model, a tokenizer and a data set small enough for a test: made here, in a moment, offline."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # else fewer while other tests run beside these
 
 import pandas as pd
 import pytest

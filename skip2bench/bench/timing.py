@@ -23,6 +23,7 @@ from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import release_memory
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
 from skip2bench.machine.processor_use import ProcessorMeter
+from skip2bench.machine.threads import give_way
 from skip2bench.models.base import Base, load_base
 from skip2bench.models.methods import MethodSettings
 from skip2bench.results.run_records import ProcessorUse
@@ -65,11 +66,11 @@ def measure_times(
             for prepare in (rounds.build, rounds.warm_up):
                 for settings in all_settings:
                     rounds.attempt(settings, prepare)
-        meter = ProcessorMeter()
+        meter = ProcessorMeter(on_look=give_way)
         names = [f"round {number}" for number in range(1, config.rounds + 1)]
         for number, name in enumerate(names, start=1):
-            meter.enter(name)
             for settings in all_settings:
+                meter.enter(name)
                 if not stays:
                     rounds.attempt(settings, rounds.build)
                     rounds.attempt(settings, rounds.warm_up)

@@ -58,10 +58,13 @@ class ProcessorMeter:
     """Who used the processor, by named part; one part runs at a time."""
 
     def __init__(
-        self, read: Callable[[], Look] = look, now: Callable[[], float] = time.monotonic
+        self,
+        read: Callable[[], Look] = look,
+        now: Callable[[], float] = time.monotonic,
+        on_look: Callable[[float | None], None] = lambda _others_cores: None,
     ) -> None:
-        """Begin, in no part."""
-        self._read, self._now = read, now
+        """Begin, in no part; `on_look` is told how many cores others kept busy since the last."""
+        self._read, self._now, self._on_look = read, now, on_look
         self._name = ""
         self._since = self._next = now()
         self._waiting: dict[str, float] = {}
@@ -125,6 +128,9 @@ class ProcessorMeter:
             used[1] += share * (own or 0.0)
             used[2] += share * ((busy or 0.0) - (own or 0.0))
         self._waiting.clear()
+        if whole >= _SHORTEST_SECONDS:
+            known = own is not None and busy is not None
+            self._on_look(((busy or 0.0) - (own or 0.0)) / whole if known else None)
         ended = self._now()
         self._next = ended + max(LOOK_SECONDS, (ended - started) / _LOOK_SHARE)
 

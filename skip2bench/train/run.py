@@ -23,6 +23,7 @@ from skip2bench.machine.memory import (
     watch_anonymous_memory,
 )
 from skip2bench.machine.processor_use import ProcessorMeter
+from skip2bench.machine.threads import give_way
 from skip2bench.models.adapters import save_adapter
 from skip2bench.models.methods import count_parameters, trained_tensors
 from skip2bench.models.skip import SkipGPT
@@ -201,7 +202,9 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
     batches = planned_batches(config, plan.data, plan.steps)
     if state is None and is_first:
         shutil.rmtree(attempt.scratch, ignore_errors=True)  # its cache counts in no clock yet
-    clock = Clock(plan.device, meter=ProcessorMeter() if attempt.ranks.is_alone else None)
+    # ranks share the cores by themselves
+    meter = ProcessorMeter(on_look=give_way) if attempt.ranks.is_alone else None
+    clock = Clock(plan.device, meter=meter)
     if isinstance(model, SkipGPT) and model.settings.projected is not None:
         provide_projection(attempt, model, clock)
     caches = None
