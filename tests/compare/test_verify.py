@@ -182,6 +182,7 @@ def register(folder, registered_at="2026-01-01T00:00:00+00:00", **changes):
         versions={},
         machine={},
         cells=dict.fromkeys(results.cells, "key"),
+        cells_follow=False,
         analysis=Analysis(
             baseline=results.baseline,
             target=describe_target(results.config["target_loss"]),

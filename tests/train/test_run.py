@@ -29,6 +29,7 @@ from skip2bench.results.run_folder import METRICS_COLUMNS, STEPS_COLUMNS
 from skip2bench.train.cached_objective import CachedObjective
 from skip2bench.train.objective import TokenObjective
 from skip2bench.train.run import run_training
+from skip2bench.train.trunk_objective import TrunkObjective
 
 CPU = torch.device("cpu")
 
@@ -52,11 +53,11 @@ def test_a_run_writes_what_the_design_says(train, method):
     assert summary["train_seconds"] == pytest.approx(
         sum(summary[f"{part}_seconds"] for part in parts)
     )
-    assert (
-        (summary["cache_build_seconds"] > 0) == (summary["cache_bytes"] > 0) == (method == "skip2")
-    )
+    is_cached = METHODS[method].is_cached
+    assert (summary["cache_build_seconds"] > 0) == (summary["cache_bytes"] > 0) == is_cached
     saved = {"full": "lit_model.pth", "full+lora": "lit_model.pth"}
-    saved |= dict.fromkeys(("lora", "lora-all", "lora-last"), "lit_model.pth.lora")
+    if METHODS[method].has_lora:
+        saved.setdefault(method, "lit_model.pth.lora")
     file = folder / "final" / saved.get(method, "adapter.safetensors")
     assert summary["adapter_bytes"] == file.stat().st_size
     assert summary["forgetting"] is None  # no text of the tiny model's domain
@@ -92,14 +93,14 @@ def test_every_method_sees_the_same_batches(train, monkeypatch):
         seen[method].append((list(batch), list(following)))
         return portions(objective, batch, following)
 
-    for objective in (TokenObjective, CachedObjective):
+    for objective in (TokenObjective, CachedObjective, TrunkObjective):
         monkeypatch.setattr(objective, "portions", partialmethod(record, objective.portions))
     methods = [method for method in METHODS if method != "bias"]
     for method in methods:
         seen[method] = []
         train(method, method=method)
     first, *others = seen.values()
-    assert len(seen) == len(methods) == 8
+    assert len(seen) == len(methods) == 10
     assert all(other == first for other in others)
 
 
