@@ -12,12 +12,20 @@ import torch
 
 from skip2bench.machine.hardware import count_cores
 
-_MOST = torch.get_num_threads()
-"""What torch has begun with."""
+
+class _Threads:
+    """What is known of torch's threads between two looks."""
+
+    most = 0
+    """What torch has begun with, or the program has asked it for since."""
+    left = 0
+    """What was set here; another number is the program's own."""
 
 
 def give_way(others_cores: float | None) -> None:
-    """Use the cores that others have left; those who set OMP_NUM_THREADS have decided themselves.
+    """Use the cores that others have left, with no more threads than the program asked torch for.
+
+    Those who set OMP_NUM_THREADS have decided themselves.
 
     Args:
         others_cores: Mean number of cores that others kept busy lately; None where nobody knows.
@@ -25,6 +33,8 @@ def give_way(others_cores: float | None) -> None:
     cores = count_cores()
     if others_cores is None or cores is None or "OMP_NUM_THREADS" in os.environ:
         return
-    wanted = max(1, min(_MOST, cores - round(others_cores)))
-    if wanted != torch.get_num_threads():
-        torch.set_num_threads(wanted)
+    if (now := torch.get_num_threads()) != _Threads.left:
+        _Threads.most = now
+    _Threads.left = max(1, min(_Threads.most, cores - round(others_cores)))
+    if now != _Threads.left:
+        torch.set_num_threads(_Threads.left)

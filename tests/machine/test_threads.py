@@ -9,7 +9,7 @@ from skip2bench.machine.threads import give_way
 def four_cores(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(threads, "count_cores", lambda: 4)
-    monkeypatch.setattr(threads, "_MOST", 4)
+    monkeypatch.setattr(threads._Threads, "left", 0)
     torch.set_num_threads(4)
 
 
@@ -25,6 +25,15 @@ def test_they_come_back(four_cores):
     give_way(2.0)
     give_way(0.1)
     assert torch.get_num_threads() == 4
+
+
+def test_a_program_that_asked_for_fewer_gets_no_more(four_cores):
+    torch.set_num_threads(2)
+    give_way(0.0)
+    assert torch.get_num_threads() == 2
+    give_way(3.0)
+    give_way(0.0)
+    assert torch.get_num_threads() == 2
 
 
 def test_what_the_user_has_set_stays(four_cores, monkeypatch):
