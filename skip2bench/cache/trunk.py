@@ -17,6 +17,18 @@ from skip2bench.models.loss import token_loss
 from skip2bench.models.top import TopGPT
 
 
+def portion_above(
+    place: Place, model: TopGPT, hidden: Tensor, rows: Tensor, targets: Tensor
+) -> Portion:
+    """What the trunk gave, (B, T, d), that passes the blocks above it; else as `token_portion`."""
+
+    def loss() -> Tensor:
+        with place.autocast(), model.from_trunk(hidden) as input_ids:
+            return token_loss(model, input_ids, rows, targets)
+
+    return Portion(tensors=(hidden, rows, targets), loss=loss)
+
+
 class TrunkSource:
     """Cuts samples of one side into micro-batches, and brings these to the device."""
 
@@ -52,8 +64,7 @@ class TrunkSource:
         rows, targets = (self._bring(t) for t in supervised_rows(labels))
         if self._is_cached(ids[0]):
             hidden = self._pad(ids, input_ids.shape)
-            tensors = (hidden, rows, targets)
-            return Portion(tensors=tensors, loss=partial(self._loss_above, *tensors))
+            return portion_above(self._place, self._model, hidden, rows, targets)
         tensors = (self._bring(input_ids), rows, targets)
         return Portion(tensors=tensors, loss=partial(self._loss, *tensors))
 
@@ -71,10 +82,6 @@ class TrunkSource:
         places = sample_rows(torch.tensor([self._samples.lengths[i] for i in ids]))
         hidden = features.new_zeros(shape.numel(), features.size(-1))
         return hidden.index_copy_(0, self._bring(places), features).view(*shape, -1)
-
-    def _loss_above(self, hidden: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
-        with self._place.autocast(), self._model.from_trunk(hidden) as input_ids:
-            return token_loss(self._model, input_ids, rows, targets)
 
     def _loss(self, *tensors: Tensor) -> Tensor:
         with self._place.autocast():

@@ -19,7 +19,6 @@ import torch
 from lightning.fabric import Fabric
 from litgpt.config import Config
 from litgpt.model import GPT
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from skip2bench.bench.workload import Workload
@@ -34,8 +33,9 @@ from skip2bench.cache.plan import (
     plan_cache,
     share_of_free,
 )
-from skip2bench.cache.portions import Portion, count_largest_saved, served_portion
+from skip2bench.cache.portions import count_largest_saved, served_portion
 from skip2bench.cache.skip_cache import Served, stored_counts, token_budget
+from skip2bench.cache.trunk import portion_above
 from skip2bench.config.blocks import list_wanted
 from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.methods import METHODS
@@ -44,7 +44,6 @@ from skip2bench.data.samples import TokenizedData, count_steps
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_memory
 from skip2bench.models.base import HEAD, WEIGHTS_FILE, Base, is_head_tied
-from skip2bench.models.loss import token_loss
 from skip2bench.models.methods import MethodSettings, build_model, resolve_method
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.top import CachedGPT, TopGPT
@@ -442,12 +441,7 @@ def count_saved_above(
     places = torch.arange(shape[0] * shape[1], device=device).view(shape)[:, :-1].flatten()
     targets = torch.zeros_like(places)
     model.train()
-
-    def loss() -> Tensor:
-        with fabric.autocast(), model.from_trunk(hidden) as input_ids:
-            return token_loss(model, input_ids, places, targets)
-
-    portion = Portion(tensors=(hidden, places, targets), loss=loss)
+    portion = portion_above(fabric, model, hidden, places, targets)
     return count_largest_saved([portion], model.parameters())
 
 
