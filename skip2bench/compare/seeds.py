@@ -1,8 +1,8 @@
 """How many seeds each configuration runs with, with `--seeds auto`.
 
-Every one gets as many as an interval needs; those whose run is short beside the baseline's get
-more, which tells them from one another for little. The choice rests on a measured estimate, so the
-comparison's folder keeps it for when the comparison goes on.
+Every one gets as many as an interval needs. Those whose run is short get so many more that all of
+theirs take as long as the baseline's, which tells them from one another for little. The choice
+rests on a measured estimate, so the comparison's folder keeps it for when the comparison goes on.
 """
 
 import json
@@ -17,7 +17,7 @@ from skip2bench.io.whole import write_json
 
 FILE = "seeds.json"
 """In the comparison's folder: by configuration, how many seeds."""
-SHORT_RATIO = 0.1
+SHORT_RATIO = FEW_SEEDS / MANY_SEEDS
 """A run is short that takes no more of the baseline's, by estimate,"""
 SHORT_SECONDS = 120.0
 """and no more than this."""

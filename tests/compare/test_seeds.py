@@ -34,9 +34,10 @@ def choose(found, lora, skip, skip2):
 
 def test_short_runs_get_more_seeds(configurations):
     _, found = configurations()
-    assert choose(found, 100.0, 60.0, 10.0) == {"lora": 3, "skip-0-3": 3, "skip2-0-3": 10}
-    assert choose(found, 100.0, 60.0, 11.0)["skip2-0-3"] == 3
-    # a tenth of hours is not short
+    # ten of them take as long as three of the baseline
+    assert choose(found, 100.0, 60.0, 30.0) == {"lora": 3, "skip-0-3": 3, "skip2-0-3": 10}
+    assert choose(found, 100.0, 60.0, 31.0)["skip2-0-3"] == 3
+    # less than that of hours is not short
     assert choose(found, 1e6, 1e5, 1.01 * SHORT_SECONDS)["skip2-0-3"] == 3
 
 
