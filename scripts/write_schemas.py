@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema
 from made_files import write_or_check
 from skip2bench.export.record import ExportResult
 from skip2bench.machine.environment_record import Environment
+from skip2bench.results.across import AcrossResults
 from skip2bench.results.bench_records import BenchSummary
 from skip2bench.results.comparison_records import ComparisonResults, Matching
 from skip2bench.results.registration import Registration
@@ -30,6 +31,7 @@ RECORDS: dict[str, type[BaseModel]] = {
     "bench_summary": BenchSummary,
     "compare_summary": CompareSummary,
     "comparison_results": ComparisonResults,
+    "across": AcrossResults,
     "matching": Matching,
     "registration": Registration,
     "tune_summary": TuneSummary,

@@ -137,11 +137,19 @@ def compare(**flags: Any) -> None:
     as_json, path = flags.pop("json"), flags.pop("config")
     config = load_compare_config(given(flags), path)
 
-    from skip2bench.cli.compare_screen import print_compare
-    from skip2bench.compare.run import run_comparison
+    from skip2bench.cli.compare_screen import print_across, print_compare
 
-    results = run_comparison(config, sys.argv[1:])
-    print_result(results, as_json, print_compare)
+    results: Any
+    if config.data_sets:
+        from skip2bench.compare.across import run_across
+
+        results = run_across(config, sys.argv[1:])
+        print_result(results, as_json, print_across)
+    else:
+        from skip2bench.compare.run import run_comparison
+
+        results = run_comparison(config, sys.argv[1:])
+        print_result(results, as_json, print_compare)
     error = getattr(results, "error", None)  # a dry run has none
     if error:
         raise Skip2BenchError(error)

@@ -6,10 +6,12 @@ from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
 from skip2bench.io.record import shown
 from skip2bench.io.units import format_amount, format_duration
+from skip2bench.report.across import ACROSS_COLUMNS
 from skip2bench.report.cells import DISTURBED_SIGN
 from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
 from skip2bench.report.matching import EQUAL_IN, build_matching, list_screen_columns
 from skip2bench.report.score_columns import SCORE_COLUMNS
+from skip2bench.results.across import AcrossResult
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
 from skip2bench.results.disturbance import repeat_comparison
 from skip2bench.results.figures import FEW_RUNS
@@ -21,11 +23,7 @@ if TYPE_CHECKING:
 def print_compare(results: ComparisonResult | DryRun) -> None:
     """Print the figures, what failed, what peers do otherwise, and what to beware of."""
     if isinstance(results, DryRun):
-        names = "\n".join(results.cells)
-        total = format_duration(results.estimated_seconds, "en")
-        stdout.print(
-            f"{names}\n{format_amount(len(results.cells), 'run')}, about {total}", markup=False
-        )
+        _print_dry_run(results)
         return
     entries = results.configurations
     words = EQUAL_IN.get(str(results.matched))
@@ -58,6 +56,42 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
         if cell.status not in ("ok", "waiting")
     ]
     stdout.print("\n".join([*lines, f"results: {results.folder}"]), markup=False, soft_wrap=True)
+
+
+def print_across(results: AcrossResult | DryRun) -> None:
+    """Print what the configurations come to over several data sets."""
+    if isinstance(results, DryRun):
+        _print_dry_run(results)
+        return
+    entries = results.configurations
+    columns = [
+        column
+        for column in ACROSS_COLUMNS[1:]
+        if not column.is_optional or any(column.figure(entry) is not None for entry in entries)
+    ]
+    stdout.print(build_table("Over all data sets", columns, entries))
+    lines = [
+        "gain: interquartile mean over all runs of the fall of the validation loss, as a share of "
+        "the mean fall of the baseline on the same data; P(improves): chance that a run ends at a "
+        "lower loss than one of the baseline; intervals by bootstrap within each data set",
+        *(
+            f"not in the sum: {it.name}, where the baseline has gained nothing"
+            for it in results.data_sets
+            if not it.is_summed_up
+        ),
+        *(
+            f"report of {it.name}: skip2bench report --run {results.folder}/{it.folder}"
+            for it in results.data_sets
+        ),
+        f"results: {results.folder}",
+    ]
+    stdout.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def _print_dry_run(result: DryRun) -> None:
+    names = "\n".join(result.cells)
+    total = format_duration(result.estimated_seconds, "en")
+    stdout.print(f"{names}\n{format_amount(len(result.cells), 'run')}, about {total}", markup=False)
 
 
 def print_verify(result: "Verification") -> None:

@@ -173,11 +173,12 @@ def find_folder(config: CompareConfig, model: str) -> Path:
                 "leave --no-resume out to go on with it"
             )
         return config.out_dir
-    found = _find_same(config, model) if config.resume else None
+    found = find_newest(config, model) if config.resume else None
     return found or create_run_folder("compare", model, config.flow)
 
 
-def _find_same(config: CompareConfig, model: str) -> Path | None:
+def find_newest(config: CompareConfig, model: str) -> Path | None:
+    """The newest folder below the results that holds the same configuration."""
     wanted = to_plain(config)
     for folder in sorted((_ROOT / "compare").glob(f"*-{model}-{config.flow}*"), reverse=True):
         try:

@@ -32,6 +32,7 @@ from skip2bench.io.units import format_amount, format_duration
 from skip2bench.machine.clock import time_call
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.environment_record import Environment
+from skip2bench.machine.processes import starts_loaded
 from skip2bench.models.methods import build_empty_model, resolve_method
 from skip2bench.results.comparison_records import Matched
 from skip2bench.train.block_choice import choose_blocks, rank_blocks
@@ -54,8 +55,9 @@ class ComparisonPlan:
     environment: Environment
     matches: Mapping[str, Matched] = field(default_factory=dict)
     """By configuration, what makes it equal the baseline; empty before that is decided."""
-    start_seconds: float = field(default_factory=lambda: time.monotonic() - STARTED)
-    """What a process takes to start, as this one did; not by the time of day, which may be set."""
+    start_seconds: float
+    """What a process takes until it trains: to start, where it does not find its modules loaded,
+    and to read and tokenize the data, as this one did."""
 
     def estimate(self, cells: Sequence[Cell]) -> dict[str, float]:
         """Seconds of each cell by its name, the micro-benchmark under `BENCH`."""
@@ -74,7 +76,10 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
         Skip2BenchError: something of it is not good.
     """
     check_folder("out_dir", config.out_dir)
+    began = time.monotonic()  # not the time of day, which may be set
     plan = plan_training(config.cell_config({"method": TRADITIONAL}))
+    began = began if starts_loaded(plan.device.type) else STARTED
+    start_seconds = time.monotonic() - began
     config = _resolve_blocks(config, plan)
     configurations = list_configurations(config, plan.model_config)
     if config.peers:
@@ -91,6 +96,7 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
         configurations=configurations,
         bench=_plan_bench(config, plan, configurations) if config.bench else None,
         environment=environment,
+        start_seconds=start_seconds,
     )
 
 

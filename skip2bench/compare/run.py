@@ -139,13 +139,18 @@ class _Comparison:
             return
         if outcome.status == "ok":
             cell_run = self.folder.finished_run(task.name)
-            if not (self.plan.config.repeat_disturbed and _was_disturbed(outcome, cell_run)):
+            is_wanted = self.plan.config.repeat_disturbed and self._is_in_figures(task.name)
+            if not (is_wanted and _was_disturbed(outcome, cell_run)):
                 self.record(task.name, outcome, cell_run)
         elif task.name in self.cells and self.cells[task.name].decides_rate:
             run = read_cell_run(self.folder.run_folder(task.name))
             result = read_result(self.cells[task.name], outcome, run)
             if result.has_diverged:  # which is what the search wanted to know
                 self.record(task.name, outcome, run)
+
+    def _is_in_figures(self, name: str) -> bool:
+        """False for a cell that has only helped to choose a rate; the micro-benchmark is."""
+        return name not in self.cells or self.cells[name].counts
 
     def left(self) -> list["_Task"]:
         """Tasks that have not ended, in their order."""

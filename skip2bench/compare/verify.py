@@ -27,12 +27,15 @@ from skip2bench.config.commands import ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.record import Count, Record, Text, Texts, name_place, walk
 from skip2bench.io.whole import to_json
+from skip2bench.machine.environment_record import DataRecord
 from skip2bench.report.run import render_report
+from skip2bench.results.across import read_across, read_data_set, summarise_across
 from skip2bench.results.comparison_records import ComparedCell, ComparisonResults, Described
 from skip2bench.results.curves import metrics_path
 from skip2bench.results.figures import CellResult
 from skip2bench.results.plain import DamagedFileError, read_json
 from skip2bench.results.reading import (
+    ACROSS_FILE,
     RESULTS_FILE,
     SUMMARY_FILE,
     CompareRun,
@@ -80,15 +83,17 @@ class Verification(Record):
 
 
 def run_verify(folder: Path, report: Path | None = None) -> Verification:
-    """Verify a comparison, what it registered, and its reports.
+    """Verify a comparison, what it registered, and its reports; on several data sets, all of them.
 
     Args:
-        folder: Of the comparison.
+        folder: Of the comparison, or above those on several data sets.
         report: A report of it; those that lie in the folder are looked at in any case.
 
     Raises:
         Skip2BenchError: it is no comparison, or its results cannot be read.
     """
+    if (folder / ACROSS_FILE).exists():
+        return _verify_across(folder, report)
     if not (folder / SUMMARY_FILE).exists():
         raise Skip2BenchError(f"{str(folder)!r} holds no comparison; give the folder of one")
     run = read_run(folder)
@@ -117,6 +122,60 @@ def run_verify(folder: Path, report: Path | None = None) -> Verification:
         figures=found.n_figures,
         differences=tuple(found.differences),
         unchecked=tuple(found.unchecked),
+    )
+
+
+def _verify_across(folder: Path, report: Path | None) -> Verification:
+    """Verify the comparison on each data set, and what they come to together."""
+    if report is not None:
+        raise Skip2BenchError(
+            f"{str(report)!r} is a report of one data set; give the folder of its comparison, "
+            f"below {str(folder)!r}"
+        )
+    try:
+        stored, plain = read_across(folder), read_json(folder / ACROSS_FILE)
+        assert stored is not None
+        found = [
+            read_data_set(folder / it.folder, DataRecord(name=it.name, samples=it.samples))
+            for it in stored.data_sets
+        ]
+    except DamagedFileError as error:
+        raise Skip2BenchError(
+            f"the results in {str(folder)!r} cannot be read ({error}); the same 'skip2bench "
+            "compare' writes them anew"
+        ) from error
+    parts = {it.folder: run_verify(folder / it.folder) for it in stored.data_sets}
+    data_sets, configurations = summarise_across(found)
+    content = stored.model_copy(update={"data_sets": data_sets, "configurations": configurations})
+    own, others = (
+        {keys: value for keys, value in walk(it) if not isinstance(value, dict | list)}
+        for it in (plain, json.loads(to_json(content)))
+    )
+    differences = [
+        Difference(
+            file=ACROSS_FILE,
+            figure=name_place(keys),
+            stored=own.get(keys),
+            recomputed=others.get(keys),
+        )
+        for keys in {**own, **others}
+        if not _is_same(own.get(keys), others.get(keys))
+    ]
+    return Verification(
+        folder=str(folder),
+        cells=sum(it.cells for it in parts.values()),
+        figures=len({**own, **others}) + sum(it.figures for it in parts.values()),
+        differences=(
+            *differences,
+            *(
+                it.model_copy(update={"file": f"{name}/{it.file}"})
+                for name, part in parts.items()
+                for it in part.differences
+            ),
+        ),
+        unchecked=tuple(
+            f"{name}: {text}" for name, part in parts.items() for text in part.unchecked
+        ),
     )
 
 

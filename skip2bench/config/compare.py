@@ -6,7 +6,7 @@ own is one of `train`, and holds for every cell.
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -65,6 +65,13 @@ class CompareConfig:
     top_blocks: tuple[int, ...] = option(
         (),
         "How many of the last blocks LoRA-Top adapts; several with commas (default: a quarter).",
+        role="matrix",
+    )
+    data_sets: tuple[str, ...] = option(
+        (),
+        "Compare on several data sets, each as --data takes it, and sum up over them; repeat the "
+        "flag.",
+        repeatable=True,
         role="matrix",
     )
     seeds: int | Literal["auto"] = option(
@@ -167,6 +174,7 @@ class CompareConfig:
         if self.seeds != "auto":
             check_positive("seeds", self.seeds, _MAX_SEEDS)
         self._check_match()
+        self._check_data_sets()
         if self.target_loss is not None and not 0 < self.target_loss < math.inf:
             raise Skip2BenchError(f"target_loss is {self.target_loss}; give a number above 0")
         _check_max_memory(self.max_memory)
@@ -221,6 +229,33 @@ class CompareConfig:
                     f"--match {self.match} cannot tell what runs with {name} take; leave one of "
                     "them out"
                 )
+
+    def _check_data_sets(self) -> None:
+        if not self.data_sets:
+            return
+        if "data" in self.train:
+            raise Skip2BenchError(
+                f"data is {self.train['data']!r} beside data_sets; give all of them as --data-sets"
+            )
+        if len(self.data_sets) == 1:
+            raise Skip2BenchError(
+                f"data_sets names {self.data_sets[0]!r} alone; give it as --data, or a second one"
+            )
+        if len(set(self.data_sets)) < len(self.data_sets):
+            raise Skip2BenchError("data_sets names a data set twice; give each once")
+        if self.target_loss is not None:
+            raise Skip2BenchError(
+                f"target_loss {self.target_loss} is of one data set; leave it out beside data_sets"
+            )
+        if any("data" in entry for entry in self.configurations):
+            raise Skip2BenchError(
+                "a configuration has data of its own beside data_sets; leave one of them out"
+            )
+
+    def for_data(self, data: str, folder: Path) -> "CompareConfig":
+        """The comparison on one data set, in a folder of its own."""
+        train = self.train | {"data": data}
+        return replace(self, data_sets=(), train=train, out_dir=folder)
 
     def _check_rates(self, where: str, rates: Collection[Any]) -> None:
         for rate in rates:

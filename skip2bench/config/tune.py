@@ -26,7 +26,7 @@ from skip2bench.io.units import parse_duration
 SET_BY_SWEEP: dict[str, str] = {
     "skip_r": "use ranks",
     "learning_rate": "use learning_rates",
-    "lora_r": "a sweep has no LoRA; use ranks",
+    "lora_r": "use ranks",
     "patience": "a sweep stops configurations by itself",
     "sample_prompt": "ask the adapter of a run of its own",
     "score": "train the best with --score, or use 'compare --score'",
@@ -39,7 +39,6 @@ SET_BY_SWEEP: dict[str, str] = {
     "save_interval": "a sweep saves after every rung",
     "keep": "the lowest validation loss counts",
     "logger": "tune.csv has every curve",
-    **dict.fromkeys(LORA_TARGETS, "a sweep has no LoRA"),
 }
 """Fields of `train` that a sweep sets itself, and what to do instead."""
 EMBEDDED_SIZES: dict[str, Any] = {"train_samples": 800, "val_samples": 100, "epochs": 3}
@@ -67,12 +66,21 @@ class TuneConfig:
         role="matrix",
     )
     method: MethodName = option(
-        "skip2", "Method; only skip2 has the cache that a sweep reads.", role="matrix"
+        "skip2",
+        "Method: skip2, whose cache serves many configurations at once, or lora-top, of which "
+        "each configuration is a whole run.",
+        role="matrix",
     )
     blocks: tuple[str, ...] = option(
         DEFAULT_BLOCKS,
         "Blocks to try; repeat the flag for several.",
         repeatable=True,
+        role="matrix",
+    )
+    top_blocks: tuple[int, ...] = option(
+        (),
+        "Of LoRA-Top, how many of the last blocks to try, comma-separated (default: an eighth, a "
+        "quarter and half of all).",
         role="matrix",
     )
     ranks: tuple[int, ...] = option((4, 16, 64), "Ranks to try, comma-separated.", role="matrix")
@@ -117,12 +125,7 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, get_args(MethodName))
-        if not METHODS[self.method].serves_rows:
-            raise Skip2BenchError(
-                f"method {self.method!r} has no Skip-Cache for many configurations to read "
-                f"({list_names('serves_rows')} has); compare runs of it instead: skip2bench "
-                f"compare --methods {self.method} --learning-rates 3e-4,1e-3,3e-3"
-            )
+        self._check_method()
         self._check_tried()
         if self.train.get("cache_project") is not None and len(self.features) > 1:
             raise Skip2BenchError(
@@ -141,7 +144,45 @@ class TuneConfig:
                 except Skip2BenchError as error:
                     raise Skip2BenchError(str(error).replace(key, name, 1)) from error
 
+    @property
+    def is_of_runs(self) -> bool:
+        """True where each configuration is a whole run: no cache serves many at once."""
+        return METHODS[self.method].is_top
+
+    def _check_method(self) -> None:
+        method = METHODS[self.method]
+        if not method.serves_rows and not (method.is_top and method.is_cached):
+            raise Skip2BenchError(
+                f"method {self.method!r} has no Skip-Cache for many configurations to read "
+                f"({list_names('serves_rows')} has); compare runs of it instead: skip2bench "
+                f"compare --methods {self.method} --learning-rates 3e-4,1e-3,3e-3"
+            )
+        if not method.is_top:
+            if self.top_blocks:
+                raise Skip2BenchError(
+                    f"top_blocks are of {list_names('is_top')}, and the method is {self.method}; "
+                    "leave one of them out"
+                )
+            for name in LORA_TARGETS:
+                if self.train.get(name) is not None:
+                    raise Skip2BenchError(
+                        f"{name!r} is no option of a sweep of {self.method}; it has no LoRA"
+                    )
+            return
+        if self.budget_seconds is not None:
+            raise Skip2BenchError(
+                f"budget is {self.budget}, and each configuration of {self.method} is a whole run; "
+                "give a number of configurations"
+            )
+        if self.blocks != DEFAULT_BLOCKS:
+            raise Skip2BenchError(
+                f"{self.method} adapts the last blocks; give --top-blocks in place of --blocks"
+            )
+
     def _check_tried(self) -> None:
+        for count in self.top_blocks:
+            check_positive("top_blocks", count)
+        _check_distinct("top_blocks", self.top_blocks)
         for name in ("blocks", "ranks", "features"):
             if not getattr(self, name):
                 raise Skip2BenchError(

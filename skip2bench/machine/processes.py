@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 ProcessContext: TypeAlias = "ForkServerContext | SpawnContext"
 
 
+def starts_loaded(device_type: str) -> bool:
+    """True where a process finds its modules loaded: see `process_context`."""
+    return sys.platform == "linux" and device_type == "cpu"
+
+
 def process_context(device_type: str, modules: Sequence[str]) -> ProcessContext:
     """The multiprocessing context to start processes in.
 
@@ -24,7 +29,7 @@ def process_context(device_type: str, modules: Sequence[str]) -> ProcessContext:
         device_type: cpu, cuda or mps: what they will work on.
         modules: Loaded before the first one starts; what the server has loaded once stays so.
     """
-    if sys.platform != "linux" or device_type != "cpu":
+    if not starts_loaded(device_type):
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(list(modules))

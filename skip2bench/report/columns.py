@@ -14,6 +14,7 @@ from skip2bench.config.methods import find_method
 from skip2bench.io import units
 from skip2bench.io.units import Language
 from skip2bench.report import matching
+from skip2bench.report.across import ACROSS_TABLE
 from skip2bench.report.cells import (
     COUNT,
     LABEL,
@@ -476,6 +477,7 @@ ANSWER_SCREENS = {
 
 TABLES = {
     "parameters": Table(rows=itemgetter("parameters"), columns=_PARAMETERS),
+    "across": ACROSS_TABLE,
     "matching": Table(rows=itemgetter("matching"), columns=matching.COLUMNS),
     "bench_speed": Table(rows=itemgetter("bench"), columns=_BENCH_SPEED),
     "bench_steps": Table(

@@ -122,6 +122,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "limits": {"loss": round(100 * WORSE_LOSS_RATIO), "speed": round(100 * SPEED_GAP_RATIO)},
         "missing": find_missing(selection, bench, entries),
         "tune": collect_sweep(selection),
+        "across": selection.across,
     }
 
 

@@ -8,7 +8,7 @@ newest sweep of `tune`.
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.record import explain
 from skip2bench.report.groups import combine_runs, identify, name_runs
+from skip2bench.results.across import AcrossResults, read_across
 from skip2bench.results.answers import AnswerRecord, read_answers
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
 from skip2bench.results.conditions import read_conditions, read_options
@@ -40,7 +41,7 @@ from skip2bench.results.reading import (
 )
 from skip2bench.results.tune_records import TuneResults
 
-Reason = Literal["status", "superseded", "differs", "another", "unreadable"]
+Reason = Literal["status", "superseded", "differs", "another", "other_data", "unreadable"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,8 @@ class Selection:
     tune: TuneRun | None = None
     sweep: TuneResults | None = None
     """Content of the sweep's results file."""
+    across: AcrossResults | None = None
+    """What the comparison is a part of, where it was made on several data sets."""
 
     @property
     def compared(self) -> list[AnyRun]:
@@ -158,6 +161,7 @@ def select_runs(
     train, shown, left_out = _select_train([run for run in single if is_train(run)], root)
     comparisons = [run for run in single if is_comparison(run)]
     comparison, results, others = _select_comparison(comparisons, train[-1:], root)
+    across, others = _find_across(comparison, others, root)
     left_out += others
     if comparison and results:
         left_out += [_leave_out(run, root, "another") for run in train]
@@ -190,6 +194,7 @@ def select_runs(
         shown=shown,
         tune=tune,
         sweep=sweep,
+        across=across,
     )
 
 
@@ -230,6 +235,27 @@ def _select_comparison(
                 remedy = "'skip2bench compare' with its --out-dir writes it anew"
                 left_out.append(_name_unreadable(run.folder, f"{error}; {remedy}", root))
     return chosen, results, left_out
+
+
+def _find_across(
+    comparison: CompareRun | None, others: Sequence[LeftOut], root: Path
+) -> tuple[AcrossResults | None, list[LeftOut]]:
+    """The sum over several data sets that a comparison is in; of those left out, why once more."""
+    left_out = [*others]
+    if comparison is None:
+        return None, left_out
+    above = comparison.folder.parent
+    try:
+        across = read_across(above)
+    except DamagedFileError as error:
+        return None, [*left_out, _name_unreadable(above, str(error), root)]
+    if across is None or comparison.folder.name not in {it.folder for it in across.data_sets}:
+        return None, left_out
+    beside = {_name_place(above / it.folder, root) for it in across.data_sets}
+    return across, [
+        replace(it, reason="other_data") if it.reason == "another" and it.folder in beside else it
+        for it in left_out
+    ]
 
 
 def _select_tune(

@@ -383,16 +383,23 @@ def _known(value: float | None) -> float:
 def find_warnings(
     configurations: Sequence[ComparedConfiguration], results: Sequence[CellResult], n_cores: int
 ) -> tuple[ComparisonWarning, ...]:
-    """What a reader must know before believing the figures."""
+    """What a reader must know before believing the figures.
+
+    Args:
+        configurations: With their figures.
+        results: All cells; those that are in no figure disturb none.
+        n_cores: Of the machine.
+    """
     warnings: list[ComparisonWarning] = []
+    counting = [result for result in results if result.counts]
     busy = [
         result.name
-        for result in results
+        for result in counting
         if (result.other_cpu_cores or 0.0) > OTHERS_CORES_RATIO * n_cores
     ]
     if busy:
         warnings.append(ComparisonWarning(kind="busy", cells=tuple(busy)))
-    disturbed = [result.name for result in results if result.disturbed]
+    disturbed = [result.name for result in counting if result.disturbed]
     if disturbed:
         warnings.append(ComparisonWarning(kind="disturbed", cells=tuple(disturbed)))
     resumed = [it.name for it in results if it.summary and it.summary.resumed_at_steps]

@@ -5,7 +5,7 @@ the records' business, how damaged files are met `plain`'.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeGuard, TypeVar
@@ -19,10 +19,18 @@ from skip2bench.results.bench_records import BenchSummary
 from skip2bench.results.comparison_records import ComparisonResults
 from skip2bench.results.plain import DamagedFileError, read_json, read_yaml
 from skip2bench.results.run_records import CompareSummary, TrainSummary, Versioned
-from skip2bench.results.tune_records import FINALISTS, TUNE_FILE, TuneResults, TuneSummary
+from skip2bench.results.tune_records import (
+    EXPLORATION,
+    FINALISTS,
+    TUNE_FILE,
+    TuneResults,
+    TuneSummary,
+)
 
 SUMMARY_FILE = "summary.json"
 RESULTS_FILE = "comparison_results.json"
+ACROSS_FILE = "across.json"
+"""In the folder above comparisons on several data sets."""
 LEVELS = 2
 """How deep run folders lie below the results: `<kind>/<run>`."""
 _SUMMARIES: dict[str, type["Summary"]] = {
@@ -249,18 +257,24 @@ def _find_folders(root: Path, unreadable: dict[Path, str]) -> Iterator[Path]:
     for depth in range(LEVELS + 1):
         below: list[Path] = []
         for folder in level:
-            if os.path.lexists(folder / SUMMARY_FILE):
-                yield folder
+            yield from _with_summary([folder])
             if depth < LEVELS:
                 below += _list_folders(folder, unreadable)
-            elif os.path.lexists(folder / "bench" / SUMMARY_FILE):
-                yield folder / "bench"
+            elif os.path.lexists(folder / ACROSS_FILE):
+                inner = _list_folders(folder, unreadable)
+                yield from _with_summary([*inner, *(one / "bench" for one in inner)])
+            else:
+                yield from _with_summary([folder / "bench"])
         level = below
+
+
+def _with_summary(folders: Iterable[Path]) -> Iterator[Path]:
+    return (folder for folder in folders if os.path.lexists(folder / SUMMARY_FILE))
 
 
 def _list_folders(folder: Path, unreadable: dict[Path, str]) -> list[Path]:
     is_run = os.path.lexists(folder / SUMMARY_FILE)
-    kept_out = ("reference", FINALISTS) if is_run else ("reference",)
+    kept_out = ("reference", EXPLORATION, FINALISTS) if is_run else ("reference",)
     try:
         with os.scandir(folder) as entries:
             names = [

@@ -31,6 +31,8 @@ TUNE_FILE = "tune.json"
 FRONTIER_FILE = "frontier.svg"
 FINALISTS = "finalists"
 """Folder, below the sweep's, of the comparison of its finalists."""
+EXPLORATION = "exploration"
+"""The same of its configurations, where each is a whole run."""
 GAIN_SHARES = {"fastest": 0.8, "balanced": 0.95, "accurate": 1.0}
 """Of the most accurate one's gain over the base model, what a pick for each purpose must have; of
 those that have it, the cheapest is taken."""
@@ -130,6 +132,8 @@ class TuneStart(Record):
     epochs: Count | None = None
     planned_steps: Count | None = None
     budget: Text | None = None
+    by_runs: Flag | None = None
+    """True where each configuration was a whole run of its own."""
     error: Text | None = None
     preparation_seconds: Seconds | None = None
 

@@ -1,8 +1,10 @@
 """A configuration in the running: what it is, and what it has come to so far."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from skip2bench.config.tune import TuneConfig
 from skip2bench.results.tune_records import Explored
 from skip2bench.sweep.trial import Trial
 from skip2bench.tune.space import Choice
@@ -86,6 +88,12 @@ class Entrant:
             best_val_loss=best.val_loss if best else None,
             best_step=best.step if best else None,
         )
+
+
+def describe_all(config: TuneConfig, entrants: Sequence[Entrant]) -> list[Explored]:
+    """What entrants have come to, in their order, as `tune.json` has it."""
+    common = config.train_config({})
+    return [one.describe(config.method, common.target, share_b=common.share_b) for one in entrants]
 
 
 def rank(entrants: list[Entrant]) -> list[Entrant]:

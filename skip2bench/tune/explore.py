@@ -16,12 +16,12 @@ from skip2bench.config.tune import TuneConfig
 from skip2bench.io.console import Bar, note, warn
 from skip2bench.io.units import format_amount
 from skip2bench.models.optimizer import RATE_STEP
-from skip2bench.results.tune_records import Explored, Rung
+from skip2bench.results.tune_records import Rung
 from skip2bench.sweep.room import pack, trial_bytes
 from skip2bench.sweep.trial import Trial
 from skip2bench.tune.entrant import Entrant, Evaluation, Origin
 from skip2bench.tune.ground import Ground
-from skip2bench.tune.space import Choice
+from skip2bench.tune.space import RATES, Choice
 
 RUNGS = (1 / 4, 1 / 2, 1.0)
 """Of a whole run's updates, when those behind are cut. At an earlier rung, high rates that a whole
@@ -32,8 +32,6 @@ _EVALUATIONS = 12
 _SHARE_OF_FREE = 0.5
 _CHEAP = 0.5
 """A configuration of so many parameters, by the leader's, is cheap; the best of them goes on."""
-_RATES = (1e-6, 1.0)
-"""No learning rate beyond is tried."""
 _SCREENED = (4, 8)
 """How many of the best single blocks are tried together, half of all blocks at most."""
 
@@ -97,14 +95,6 @@ class Exploration:
         for number in range(len(self.rungs), len(self.rung_steps)):
             self._climb(number)
             after_rung()
-
-    def describe(self, entrants: Sequence[Entrant] | None = None) -> list[Explored]:
-        """What the entrants have come to, in their order; all where none are named."""
-        common = self.config.train_config({})
-        return [
-            one.describe(self.config.method, common.target, share_b=common.share_b)
-            for one in (self.entrants if entrants is None else entrants)
-        ]
 
     def count_flops(self, choice: Choice) -> float:
         """FLOPs of a supervised position in a cached step of this configuration alone."""
@@ -222,7 +212,7 @@ class Exploration:
                 return
             factors = (1 / RATE_STEP, RATE_STEP)
             choices = [leader.choice.at_rate(factor) for factor in factors]
-            low, high = _RATES
+            low, high = RATES
             new = self.enter([it for it in choices if low <= it.learning_rate <= high], "rate")
             if not new:
                 return

@@ -173,7 +173,7 @@ def make_command(config: TuneConfig, choice: Choice) -> str:
     defaults = {item.name: default_of(item) for item in fields(TrainConfig)}
     words = ["skip2bench", "train", "--method", config.method]
     for name, value in values.items():
-        is_needed = name in ("blocks", "skip_r", "learning_rate") or name in config.train
+        is_needed = name in choice.needed or name in config.train
         if is_needed or value != defaults[name]:
             words += _flag(name, value)
     return shlex.join(words)

@@ -5,6 +5,7 @@ tune.csv                                        every configuration's curve
 tune.json                                       the ranking, the finalists, what is recommended
 frontier.svg                                    losses against parameters and FLOPs
 finalists/                                      a comparison: the finalists, each by several seeds
+exploration/                                    the same of all, where each is a run (`runs`)
 state/, .cache/                                 while it goes on: the last rung, and Skip-Cache
 """
 
@@ -46,9 +47,11 @@ from skip2bench.results.run_folder import (
 )
 from skip2bench.results.run_records import SCHEMA_VERSION
 from skip2bench.results.tune_records import (
+    EXPLORATION,
     FINALISTS,
     FRONTIER_FILE,
     TUNE_FILE,
+    Rung,
     Sensitivity,
     TuneFigures,
     TuneResult,
@@ -62,11 +65,12 @@ from skip2bench.train.plan import TrainingPlan, plan_training
 from skip2bench.train.state import StateFolder
 from skip2bench.tune import state
 from skip2bench.tune.budget import fit_budget
-from skip2bench.tune.entrant import rank
+from skip2bench.tune.entrant import Entrant, describe_all, rank
 from skip2bench.tune.explore import Exploration
 from skip2bench.tune.finalists import choose_finalists, recommend, run_finalists
 from skip2bench.tune.ground import lay_ground
-from skip2bench.tune.space import Space, guides_choice, single_choices
+from skip2bench.tune.runs import RunSweep
+from skip2bench.tune.space import Choice, Space, default_choice, guides_choice, single_choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +122,12 @@ def run_tune(config: TuneConfig, arguments: Sequence[str] = ()) -> TuneResult:
         KeyboardInterrupt: it was interrupted; the same command goes on.
     """
     started = time.monotonic()
-    plan = plan_training(config.train_config({"blocks": "all", "features": config.features[0]}))
+    whole = {} if config.is_of_runs else {"blocks": "all", "features": config.features[0]}
+    plan = plan_training(config.train_config(whole))
     model_config = plan.model_config
-    space = Space.of(config, model_config, _choose_auto(config, plan))
-    if not config.screening:
+    chosen = {} if config.is_of_runs else _choose_auto(config, plan)
+    space = Space.of(config, model_config, chosen)
+    if not config.screening and not config.is_of_runs:
         guide = guides_choice(space, model_config)
         adapted = {block for _, blocks in space.blocks for block in blocks} | set(guide.blocks)
         blocks = ",".join(map(str, sorted(adapted)))
@@ -132,7 +138,7 @@ def run_tune(config: TuneConfig, arguments: Sequence[str] = ()) -> TuneResult:
     with locked_folder(folder):
         if config.force:
             _clear(folder)
-        elif config.out_dir is not None and holds_run(folder) and not StateFolder(folder).files():
+        elif config.out_dir is not None and holds_run(folder) and not _can_go_on(folder):
             raise Skip2BenchError(
                 f"{str(folder)!r} holds a run already, or a sweep that is done; choose another "
                 "--out-dir, or --force to replace it"
@@ -169,14 +175,22 @@ def _find_folder(config: TuneConfig, plan: TrainingPlan) -> Path:
                 stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
             except (OSError, ValueError, yaml.YAMLError):
                 continue
-            if stored == wanted and StateFolder(folder).files():
+            if stored == wanted and _can_go_on(folder):
                 note(f"going on with {folder}")
                 return folder
     return create_run_folder("tune", plan.model_name, config.method, config.out_dir)
 
 
+def _can_go_on(folder: Path) -> bool:
+    """True for a sweep that has not ended and whose work so far is there."""
+    return bool(StateFolder(folder).files()) or (
+        (folder / EXPLORATION).is_dir() and not (folder / FRONTIER_FILE).exists()
+    )
+
+
 def _clear(folder: Path) -> None:
-    for name in (FINALISTS, SCRATCH):
+    (folder / FRONTIER_FILE).unlink(missing_ok=True)
+    for name in (EXPLORATION, FINALISTS, SCRATCH):
         shutil.rmtree(folder / name, ignore_errors=True)
     StateFolder(folder).clear()
 
@@ -197,6 +211,7 @@ def _record(tune: _Tune) -> TuneResult:
         epochs=plan.config.epochs,
         planned_steps=plan.steps,
         budget=config.budget,
+        by_runs=config.is_of_runs or None,
         error=None,
     )
     with record_run(
@@ -208,15 +223,77 @@ def _record(tune: _Tune) -> TuneResult:
         earlier_seconds=tune.earlier_seconds,
         go_on=shlex.join(["skip2bench", *tune.arguments]) if tune.arguments else "the same call",
     ) as recording:
-        with stop_on_signals() as stop:
-            exploration = _explore(tune, stop, recording)
-        found = _end(tune, exploration, recording)
+        if config.is_of_runs:
+            explored = _explore_by_runs(tune, recording)
+        else:
+            with stop_on_signals() as stop:
+                explored = _explore(tune, stop, recording)
+        found = _end(tune, explored, recording)
     StateFolder(tune.folder).clear()
     shutil.rmtree(tune.folder / SCRATCH, ignore_errors=True)
     return TuneResult.of(recording.summary, found=found, folder=str(tune.folder))
 
 
-def _explore(tune: _Tune, stop: StopRequest, recording: Recording[TuneSummary]) -> Exploration:
+@dataclass(frozen=True, kw_only=True)
+class _Explored:
+    """What a sweep has come to, however it was made."""
+
+    entrants: list[Entrant]
+    initial_val_loss: float | None
+    rungs: Sequence[Rung]
+    steps: int
+    """Updates of a whole run."""
+    first_rung_step: int
+    is_over: bool
+    reference: Choice
+    """What the finalists are compared with."""
+
+    @classmethod
+    def of(cls, tune: _Tune, exploration: Exploration) -> "_Explored":
+        """Of many configurations in one pass."""
+        rung_steps = exploration.rung_steps
+        return cls(
+            entrants=exploration.entrants,
+            initial_val_loss=exploration.initial_val_loss,
+            rungs=exploration.rungs,
+            steps=exploration.steps,
+            first_rung_step=rung_steps[0],
+            is_over=len(exploration.rungs) == len(rung_steps),
+            reference=guides_choice(tune.space, tune.plan.model_config),
+        )
+
+
+def _explore_by_runs(tune: _Tune, recording: Recording[TuneSummary]) -> _Explored:
+    """Every configuration as a whole run."""
+    config, plan = tune.config, tune.plan
+    within = Within(cache=tune.cache, start_seconds=time.monotonic() - tune.started)
+    sweep = RunSweep(
+        config=config,
+        plan=plan,
+        space=tune.space,
+        folder=tune.folder,
+        within=within,
+        arguments=tune.arguments,
+    )
+    n = config.budget_configurations
+    assert n is not None  # a time is refused
+    with interrupted_by_sigterm():
+        sweep.run(n)
+    recording.add(sweep.count())
+    explored = _Explored(
+        entrants=sweep.entrants,
+        initial_val_loss=sweep.initial_val_loss,
+        rungs=sweep.rungs,
+        steps=plan.steps,
+        first_rung_step=plan.steps,
+        is_over=True,
+        reference=default_choice(tune.space, plan.model_config),
+    )
+    state.write_curves(config, explored.entrants, tune.folder)
+    return explored
+
+
+def _explore(tune: _Tune, stop: StopRequest, recording: Recording[TuneSummary]) -> _Explored:
     """All rungs of the sweep, or those that a stopped one has left."""
     config = tune.config
     kept = replace(tune.plan, config=replace(tune.plan.config, cache_dir=tune.cache))
@@ -230,13 +307,13 @@ def _explore(tune: _Tune, stop: StopRequest, recording: Recording[TuneSummary]) 
 
     def after_rung() -> None:
         state.save(exploration, tune.folder, tune.key, tune.wall_seconds)
-        state.write_curves(exploration, tune.folder)
-        write_json(tune.folder / TUNE_FILE, _describe(tune, exploration))
+        state.write_curves(config, exploration.entrants, tune.folder)
+        write_json(tune.folder / TUNE_FILE, _describe(tune, _Explored.of(tune, exploration)))
         recording.add(_count(tune, exploration))
 
     exploration.run(after_rung)
     recording.add(_count(tune, exploration))
-    return exploration
+    return _Explored.of(tune, exploration)
 
 
 def _enter_first(tune: _Tune, exploration: Exploration) -> None:
@@ -256,16 +333,15 @@ def _enter_first(tune: _Tune, exploration: Exploration) -> None:
     )
 
 
-def _end(tune: _Tune, exploration: Exploration, recording: Recording[TuneSummary]) -> TuneResults:
+def _end(tune: _Tune, explored: _Explored, recording: Recording[TuneSummary]) -> TuneResults:
     """Train the finalists and write what was found."""
-    config, initial = tune.config, exploration.initial_val_loss
-    if not any(one.status == "finished" for one in exploration.entrants) or initial is None:
+    config, initial = tune.config, explored.initial_val_loss
+    if not any(one.status == "finished" for one in explored.entrants) or initial is None:
         raise Skip2BenchError(
             "every configuration has diverged; give lower --learning-rates, or a longer "
             "--lr-warmup-steps"
         )
-    guide = guides_choice(tune.space, tune.plan.model_config)
-    finalists = choose_finalists(exploration.entrants, initial, config.finalists, guide)
+    finalists = choose_finalists(explored.entrants, initial, config.finalists, explored.reference)
     results: list[ComparedConfiguration] = []
     if finalists and config.finalists:
         names = ", ".join(one.choice.name for one in finalists)
@@ -280,7 +356,7 @@ def _end(tune: _Tune, exploration: Exploration, recording: Recording[TuneSummary
             )
         recording.set(finalists_seconds=time.monotonic() - began)
         results = list(compared.configurations)
-    found = _describe(tune, exploration, [one.choice.name for one in finalists], results)
+    found = _describe(tune, explored, [one.choice.name for one in finalists], results)
     write_json(tune.folder / TUNE_FILE, found)
     svg = draw_frontier(found, "en")
     write_bytes(tune.folder / FRONTIER_FILE, on_paper(svg).encode())
@@ -310,24 +386,23 @@ def _count(tune: _Tune, exploration: Exploration) -> TuneFigures:
 
 def _describe(
     tune: _Tune,
-    exploration: Exploration,
+    explored: _Explored,
     finalist_names: Sequence[str] = (),
     results: Sequence[ComparedConfiguration] = (),
 ) -> TuneResults:
-    config, initial = tune.config, exploration.initial_val_loss
-    entrants = exploration.entrants
+    config, initial, entrants = tune.config, explored.initial_val_loss, explored.entrants
     by_name = dict(zip(finalist_names, results, strict=False))
-    is_over = len(exploration.rungs) == len(exploration.rung_steps)
-    picks = recommend(config, entrants, by_name, initial) if is_over and initial is not None else ()
+    is_ready = explored.is_over and initial is not None
+    picks = recommend(config, entrants, by_name, initial or 0.0) if is_ready else ()
     return TuneResults(
         schema_version=SCHEMA_VERSION,
         written_at=utc_now(),
         command=tune.environment.command,
         initial_val_loss=initial,
-        planned_steps=exploration.steps,
-        rungs=tuple(exploration.rungs),
-        configurations=tuple(exploration.describe(rank(entrants))),
-        sensitivity=find_sensitivity(exploration),
+        planned_steps=explored.steps,
+        rungs=tuple(explored.rungs),
+        configurations=tuple(describe_all(config, rank(entrants))),
+        sensitivity=find_sensitivity(entrants, explored.first_rung_step),
         finalists=tuple(results),
         finalist_names=tuple(finalist_names) if results else (),
         picks=picks,
@@ -339,13 +414,12 @@ _USUAL_READERS = 16
 _FACTORS = ("blocks_text", "rank", "learning_rate", "alpha", "dropout", "weight_decay", "features")
 
 
-def find_sensitivity(exploration: Exploration) -> tuple[Sensitivity, ...]:
-    """What each choice made of the losses after the first rung, of choices that differ at all.
+def find_sensitivity(entrants: Sequence[Entrant], step: int) -> tuple[Sensitivity, ...]:
+    """What each choice made of the losses up to a step, of choices that differ at all.
 
     Single blocks are left out: they were all tried at one rank and rate.
     """
-    step = exploration.rung_steps[0]
-    entered = [one for one in exploration.entrants if one.origin != "single"]
+    entered = [one for one in entrants if one.origin != "single"]
     rows = []
     for factor in _FACTORS:
         values = sorted({getattr(one.choice, factor) for one in entered})

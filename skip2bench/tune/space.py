@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from litgpt.config import Config
 
-from skip2bench.config.blocks import BLOCK_PRESETS, parse_blocks
+from skip2bench.config.blocks import BLOCK_PRESETS, count_top, parse_blocks
+from skip2bench.config.methods import METHODS
 from skip2bench.config.train import TrainConfig, usual_learning_rate
 from skip2bench.config.tune import TuneConfig
 from skip2bench.models.optimizer import RATE_STEP
@@ -22,6 +23,12 @@ from skip2bench.models.skip import SkipSettings
 
 GUIDES_PRESET = "balanced"
 """What the guide recommends, and the finalists are compared with."""
+RATES = (1e-6, 1.0)
+"""No learning rate beyond is tried."""
+_NO_FEATURES = "-"
+"""Of a method whose adapters read none that are stored."""
+_TOP_SHARES = (1 / 8, 1 / 4, 1 / 2)
+"""Of the model's blocks, how many of the last ones are tried where nobody says."""
 _MOST_DRAWS = 64
 """Points of the sequence for each configuration that is asked for, before the search ends."""
 
@@ -49,7 +56,7 @@ class Choice:
         parts += [f"a{self.alpha}"] if self.alpha != usual.lora_alpha else []
         parts += [f"d{self.dropout:g}"] if self.dropout != usual.lora_dropout else []
         parts += [f"wd{self.weight_decay:g}"] if self.weight_decay != usual.weight_decay else []
-        parts += [self.features] if self.features != usual.features else []
+        parts += [self.features] if self.features not in (usual.features, _NO_FEATURES) else []
         return "-".join(parts)
 
     @property
@@ -85,9 +92,35 @@ class Choice:
             "features": self.features,
         }
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Values that a command names even where they are the usual ones."""
+        return ("blocks", "skip_r", "learning_rate")
+
     def at_rate(self, factor: float) -> "Choice":
         """The same at another learning rate."""
         return replace(self, learning_rate=float(f"{self.learning_rate * factor:.3g}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopChoice(Choice):
+    """The same of LoRA on the last blocks, over a cached trunk."""
+
+    def values(self) -> dict[str, Any]:
+        """Of `train`, by field name."""
+        return {
+            "top_blocks": len(self.blocks),
+            "lora_r": self.rank,
+            "learning_rate": self.learning_rate,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "weight_decay": self.weight_decay,
+        }
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Values that a command names even where they are the usual ones."""
+        return ("top_blocks", "lora_r", "learning_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +135,7 @@ class Space:
     dropouts: tuple[float, ...]
     weight_decays: tuple[float, ...]
     features: tuple[str, ...]
+    kind: type[Choice] = Choice
 
     @classmethod
     def of(
@@ -118,10 +152,13 @@ class Space:
             Skip2BenchError: blocks that the model does not have.
         """
         common = config.train_config({})
+        is_top = METHODS[config.method].is_top
         sets: dict[tuple[int, ...], str] = {}
-        for given in config.blocks:
+        for given in () if is_top else config.blocks:
             text = (chosen or {}).get(given, given)
             sets.setdefault(parse_blocks(text, model.n_layer), text)
+        for count in _list_top(config, model.n_layer) if is_top else ():
+            sets[tuple(range(model.n_layer))[-count:]] = f"top{count}"
         middle = usual_learning_rate(common)
         around = tuple(float(f"{middle * factor:.3g}") for factor in (1 / RATE_STEP, 1, RATE_STEP))
         return cls(
@@ -131,7 +168,8 @@ class Space:
             alphas=config.alphas or (common.lora_alpha,),
             dropouts=config.dropouts or (common.lora_dropout,),
             weight_decays=config.weight_decays or (common.weight_decay,),
-            features=config.features,
+            features=(_NO_FEATURES,) if is_top else config.features,
+            kind=TopChoice if is_top else Choice,
         )
 
     @property
@@ -155,13 +193,13 @@ class Space:
         """
         axes = self._axes
         if n >= self.size:
-            return [_make(point) for point in itertools.product(*axes)]
+            return [self._make(point) for point in itertools.product(*axes)]
         engine = torch.quasirandom.SobolEngine(len(axes), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
         found: dict[tuple[Any, ...], Choice] = {}
         for _ in range(n * _MOST_DRAWS):
             (point,) = engine.draw(1).tolist()
             picked = [axis[int(u * len(axis))] for axis, u in zip(axes, point, strict=True)]
-            choice = _make(picked)
+            choice = self._make(picked)
             found.setdefault(choice.key, choice)
             if len(found) == n:
                 break
@@ -169,27 +207,39 @@ class Space:
 
     def middle(self, blocks_text: str, blocks: tuple[int, ...]) -> Choice:
         """Given blocks with the middle one of every other choice."""
-        return _make([(blocks_text, blocks), *(axis[len(axis) // 2] for axis in self._axes[1:])])
+        middle = (axis[len(axis) // 2] for axis in self._axes[1:])
+        return self._make([(blocks_text, blocks), *middle])
+
+    def _make(self, point: Sequence[Any]) -> Choice:
+        (text, blocks), rank, rate, alpha, dropout, decay, features = point
+        return self.kind(
+            blocks=blocks,
+            blocks_text=text,
+            rank=rank,
+            learning_rate=rate,
+            alpha=alpha,
+            dropout=dropout,
+            weight_decay=decay,
+            features=features,
+        )
 
 
-def _make(point: Sequence[Any]) -> Choice:
-    (text, blocks), rank, rate, alpha, dropout, decay, features = point
-    return Choice(
-        blocks=blocks,
-        blocks_text=text,
-        rank=rank,
-        learning_rate=rate,
-        alpha=alpha,
-        dropout=dropout,
-        weight_decay=decay,
-        features=features,
-    )
+def _list_top(config: TuneConfig, n_layer: int) -> list[int]:
+    """How many of the last blocks are tried: those that are given, else parts of the model."""
+    given = config.top_blocks or [max(1, round(share * n_layer)) for share in _TOP_SHARES]
+    return sorted({count_top(str(count), n_layer) for count in given})
 
 
 def guides_choice(space: Space, model: Config) -> Choice:
     """What the guide recommends: its preset, with the middle one of every other choice."""
     assert GUIDES_PRESET in BLOCK_PRESETS
     return space.middle(GUIDES_PRESET, parse_blocks(GUIDES_PRESET, model.n_layer))
+
+
+def default_choice(space: Space, model: Config) -> Choice:
+    """What is compared with where the guide says nothing: the usual number of last blocks."""
+    count = count_top("", model.n_layer)
+    return space.middle(f"top{count}", tuple(range(model.n_layer))[-count:])
 
 
 def single_choices(space: Space, model: Config) -> list[Choice]:

@@ -4,13 +4,14 @@ The state is one file, checked when it is read, with every configuration that tr
 `tune.json` are written anew beside it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from skip2bench.config.tune import TuneConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import warn
 from skip2bench.io.whole import write_csv
@@ -18,7 +19,7 @@ from skip2bench.results.tune_records import TUNE_COLUMNS, Rung
 from skip2bench.sweep.trial import Trial
 from skip2bench.train.saving import optimizer_tensors, restore_optimizer
 from skip2bench.train.state import DamagedStateError, State, StateFolder, read_state
-from skip2bench.tune.entrant import Evaluation
+from skip2bench.tune.entrant import Entrant, Evaluation, describe_all
 from skip2bench.tune.explore import Exploration
 from skip2bench.tune.space import Choice
 
@@ -135,10 +136,10 @@ def _fill(trial: Trial, tensors: Mapping[str, Tensor]) -> None:
     restore_optimizer(trial.optimizer, tensors)
 
 
-def write_curves(exploration: Exploration, folder: Path) -> None:
+def write_curves(config: TuneConfig, entrants: Sequence[Entrant], folder: Path) -> None:
     """Write `tune.csv`, whole or not at all."""
     rows = []
-    for one, described in zip(exploration.entrants, exploration.describe(), strict=True):
+    for one, described in zip(entrants, describe_all(config, entrants), strict=True):
         known = described.to_plain()
         known |= {"configuration": one.choice.name, "blocks": " ".join(map(str, one.choice.blocks))}
         rows += [{**known, **asdict(it)} for it in one.curve]

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from skip2bench.compare import cell
+from skip2bench.compare import run as compare_run
 from skip2bench.compare.process import Outcome, read_cell_run
-from skip2bench.config.tune import TuneConfig
+from skip2bench.config.tune import DEFAULT_BLOCKS, TuneConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.whole import utc_now
 from skip2bench.results.tune_records import TUNE_COLUMNS
@@ -43,6 +44,63 @@ def tune(train, tmp_path):
         return result, pd.read_csv(folder / "tune.csv"), folder
 
     return run
+
+
+def test_configurations_of_lora_top_are_whole_runs(tune, monkeypatch):
+    result, curves, folder = tune(
+        **{"method": "lora-top", "budget": "3", "blocks": DEFAULT_BLOCKS, "top_blocks": (1, 2)},
+        **{"ranks": (2,), "learning_rates": (1e-3, 1e-2), "finalists": 1, "seeds": 2},
+    )
+    assert tuple(curves.columns) == TUNE_COLUMNS
+    found = json.loads((folder / "tune.json").read_text())
+    rows = {row["name"]: row for row in found["configurations"]}
+    # the usual quarter of four blocks at the middle rate, and three drawn of the four there are
+    assert {row["status"] for row in rows.values()} == {"finished"}
+    assert 3 <= len(rows) == result.configurations <= 4
+    assert {row["step"] for row in rows.values()} == {12}
+    (rung,) = found["rungs"]
+    assert (rung["step"], rung["configurations"]) == (12, len(rows))
+    blocks = {len(row["blocks"]) for row in rows.values()}
+    assert blocks == {1, 2}
+    assert all(row["blocks"][-1] == 3 for row in rows.values())
+    # each curve is that of the run of its own, whose adapter anybody can load
+    best = found["configurations"][0]
+    run = json.loads(
+        next(
+            folder.glob(f"exploration/cells/*lr{best['learning_rate']:g}*/summary.json")
+        ).read_text()
+    )
+    assert run["initial_val_loss"] == result.initial_val_loss
+    assert result.best_val_loss == best["best_val_loss"] == min(curves["val_loss"])
+    assert len(found["finalists"]) == 2 if best["blocks"] != [3] else 1
+    (pick, *_) = found["picks"]
+    assert "--method lora-top" in pick["command"]
+    assert "--top-blocks" in pick["command"]
+    assert "--lora-r 2" in pick["command"]
+    assert not (folder / ".cache").exists()
+
+
+def test_a_sweep_of_runs_goes_on_where_it_was_stopped(tune, monkeypatch):
+    values = {
+        **{"method": "lora-top", "budget": "2", "blocks": DEFAULT_BLOCKS, "top_blocks": (1,)},
+        **{"ranks": (2,), "learning_rates": (1e-3, 1e-2)},
+    }
+    run_cell, started = compare_run.run_cell, []
+
+    def stop_at_second(spec, *args):
+        started.append(spec["out_dir"])
+        if len(started) == 2:
+            raise KeyboardInterrupt
+        return run_cell(spec, *args)
+
+    monkeypatch.setattr(compare_run, "run_cell", stop_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        tune(**values)
+    result, _, _ = tune(**values)
+    assert result.status == "ok"
+    assert len(started) == 3  # the first one was not repeated
+    with pytest.raises(Skip2BenchError, match="that is done"):
+        tune(**values)
 
 
 def test_a_sweep_writes_what_the_design_says(tune):
