@@ -21,6 +21,7 @@ from skip2bench.machine.environment_record import Environment
 from skip2bench.results.across import AcrossResults
 from skip2bench.results.bench_records import BenchSummary
 from skip2bench.results.comparison_records import ComparisonResults, Matching
+from skip2bench.results.harness import HarnessResults
 from skip2bench.results.registration import Registration
 from skip2bench.results.run_records import CompareSummary, TrainSummary
 from skip2bench.results.tune_records import TuneResults, TuneSummary
@@ -32,6 +33,7 @@ RECORDS: dict[str, type[BaseModel]] = {
     "compare_summary": CompareSummary,
     "comparison_results": ComparisonResults,
     "across": AcrossResults,
+    "lm_eval": HarnessResults,
     "matching": Matching,
     "registration": Registration,
     "tune_summary": TuneSummary,

@@ -82,6 +82,10 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
     start_seconds = time.monotonic() - began
     config = _resolve_blocks(config, plan)
     configurations = list_configurations(config, plan.model_config)
+    if config.lm_eval:
+        from skip2bench.compare.harness import check_harness
+
+        check_harness(config)
     if config.peers:
         from skip2bench.compare.peers.run import check_peers
 

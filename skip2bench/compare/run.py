@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from skip2bench.compare.folder import BENCH, CompareFolder, describe_cell, find_folder, make_key
+from skip2bench.compare.harness import run_harness
 from skip2bench.compare.matching import (
     describe_parameters,
     expect_equal_time,
@@ -357,6 +358,8 @@ def _run(comparison: _Comparison, seconds: "Seconds", started: float) -> Compari
             error = f"{len(bad)} of {len(tasks)} runs did not end well: {', '.join(bad)}"
             recording.set(status="failed", error=error)
     shutil.rmtree(folder.cache, ignore_errors=True)
+    if plan.config.lm_eval:
+        run_harness(plan.config, folder.path, content, plan.training.device.type)
     return ComparisonResult.of(content, folder=str(folder.path), error=recording.summary.error)
 
 

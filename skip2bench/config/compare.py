@@ -157,6 +157,21 @@ class CompareConfig:
         role="call",
         one_way=True,
     )
+    lm_eval: tuple[str, ...] = option(
+        (),
+        "Tasks of lm-evaluation-harness, comma-separated, that each configuration's exported model "
+        "is asked after the runs; with the extra 'eval'.",
+        role="call",
+    )
+    lm_eval_tasks: Path | None = option(
+        None, "Folder with YAML files of tasks of your own for --lm-eval.", role="call"
+    )
+    lm_eval_limit: int | None = option(
+        None, "Samples of each task that --lm-eval asks, at most.", role="call"
+    )
+    lm_eval_chat: bool = option(
+        True, "Put the prompts of --lm-eval into the prompt style of the runs.", role="call"
+    )
     dry_run: bool = option(
         False, "Say what would run and how long it would take, and stop.", role="call", one_way=True
     )
@@ -175,6 +190,7 @@ class CompareConfig:
             check_positive("seeds", self.seeds, _MAX_SEEDS)
         self._check_match()
         self._check_data_sets()
+        self._check_lm_eval()
         if self.target_loss is not None and not 0 < self.target_loss < math.inf:
             raise Skip2BenchError(f"target_loss is {self.target_loss}; give a number above 0")
         _check_max_memory(self.max_memory)
@@ -229,6 +245,15 @@ class CompareConfig:
                     f"--match {self.match} cannot tell what runs with {name} take; leave one of "
                     "them out"
                 )
+
+    def _check_lm_eval(self) -> None:
+        if self.lm_eval_limit is not None:
+            check_positive("lm_eval_limit", self.lm_eval_limit)
+        given = [
+            name for name in ("lm_eval_tasks", "lm_eval_limit") if getattr(self, name) is not None
+        ]
+        if given and not self.lm_eval:
+            raise Skip2BenchError(f"{given[0]} is of --lm-eval, which names no task; add it")
 
     def _check_data_sets(self) -> None:
         if not self.data_sets:

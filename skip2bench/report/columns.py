@@ -46,6 +46,7 @@ from skip2bench.report.cells import (
     show_speedup,
     to_plain,
 )
+from skip2bench.report.harness import HARNESS_TABLE
 from skip2bench.report.score_columns import NEXT_TOKEN, SCORE_TABLE
 from skip2bench.report.tune_columns import TUNE_TABLES
 from skip2bench.results.comparison_records import FigureSummary
@@ -478,6 +479,7 @@ ANSWER_SCREENS = {
 TABLES = {
     "parameters": Table(rows=itemgetter("parameters"), columns=_PARAMETERS),
     "across": ACROSS_TABLE,
+    "harness": HARNESS_TABLE,
     "matching": Table(rows=itemgetter("matching"), columns=matching.COLUMNS),
     "bench_speed": Table(rows=itemgetter("bench"), columns=_BENCH_SPEED),
     "bench_steps": Table(

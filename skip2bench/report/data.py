@@ -14,6 +14,7 @@ from skip2bench.machine.environment_record import CheckpointRecord, DataRecord
 from skip2bench.report import charts, tables
 from skip2bench.report.cells import DISTURBED_SIGN
 from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
+from skip2bench.report.harness import list_harness
 from skip2bench.report.matching import EQUAL_IN, build_matching
 from skip2bench.report.score_columns import sample_answers
 from skip2bench.report.selection import Selection, list_shown
@@ -123,6 +124,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "missing": find_missing(selection, bench, entries),
         "tune": collect_sweep(selection),
         "across": selection.across,
+        "harness": list_harness(selection),
     }
 
 

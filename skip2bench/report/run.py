@@ -115,7 +115,7 @@ def _render(config: ReportConfig, data: Mapping[str, Any], charts: Mapping[str, 
 def _for_templates(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data with mappings for records: a template may ask them for what a file lacks."""
     selection: Selection = data["selection"]
-    named = ("bench", "train", "comparison", "tune")
+    named = ("bench", "train", "comparison", "tune", "harness")
     shown = {name: _plain_records(getattr(selection, name)) for name in named}
     return {
         **{name: _plain_records(value) for name, value in data.items()},

@@ -23,6 +23,7 @@ from skip2bench.results.comparison_records import ComparedConfiguration, Compari
 from skip2bench.results.conditions import read_conditions, read_options
 from skip2bench.results.curves import LossCurve, find_curve
 from skip2bench.results.figures import correct_for_rows
+from skip2bench.results.harness import HarnessResults, read_harness
 from skip2bench.results.plain import DamagedFileError
 from skip2bench.results.reading import (
     RESULTS_FILE,
@@ -84,6 +85,8 @@ class Selection:
     tune: TuneRun | None = None
     sweep: TuneResults | None = None
     """Content of the sweep's results file."""
+    harness: HarnessResults | None = None
+    """What lm-evaluation-harness found of the comparison's models."""
     across: AcrossResults | None = None
     """What the comparison is a part of, where it was made on several data sets."""
 
@@ -161,6 +164,8 @@ def select_runs(
     train, shown, left_out = _select_train([run for run in single if is_train(run)], root)
     comparisons = [run for run in single if is_comparison(run)]
     comparison, results, others = _select_comparison(comparisons, train[-1:], root)
+    harness, damaged = _find_harness(comparison, root)
+    left_out += damaged
     across, others = _find_across(comparison, others, root)
     left_out += others
     if comparison and results:
@@ -194,6 +199,7 @@ def select_runs(
         shown=shown,
         tune=tune,
         sweep=sweep,
+        harness=harness,
         across=across,
     )
 
@@ -235,6 +241,16 @@ def _select_comparison(
                 remedy = "'skip2bench compare' with its --out-dir writes it anew"
                 left_out.append(_name_unreadable(run.folder, f"{error}; {remedy}", root))
     return chosen, results, left_out
+
+
+def _find_harness(
+    comparison: CompareRun | None, root: Path
+) -> tuple[HarnessResults | None, list[LeftOut]]:
+    try:
+        return (read_harness(comparison.folder) if comparison else None), []
+    except DamagedFileError as error:
+        assert comparison is not None
+        return None, [_name_unreadable(comparison.folder, str(error), root)]
 
 
 def _find_across(
