@@ -4,6 +4,8 @@ Values from flags and YAML are brought to the types of the fields, or refused.
 """
 
 import difflib
+import os
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
@@ -74,7 +76,7 @@ def option(default: Any, text: str, *, role: Role, **facets: Any) -> Any:
             made of it, which then counts and not what was asked for; `taken_by`, the property of a
             method that takes it; `set_by_matrix`, what to do instead where a comparison sets it for
             each run; `repeatable`; `one_way`, for a switch that has no --no form; `also`, the
-            flag's other name.
+            flag's other name; `is_path`, for text that may be a path.
     """
     return field(default=default, metadata={"help": text, "role": role, **facets})
 
@@ -130,6 +132,8 @@ def coerce(config_class: type[Config], values: dict[str, Any]) -> dict[str, Any]
             # what may be repeated has commas of its own: blocks
             is_one = not isinstance(value, str) or listed[key].metadata.get("repeatable")
             value = [value] if is_one else [part.strip() for part in str(value).split(",")]
+        if listed[key].metadata.get("is_path"):
+            value = expand_path(key, value)
         result[key] = _coerce_value(key, value, hints[key])
     return result
 
@@ -179,6 +183,8 @@ def _coerce_value(key: str, value: Any, hint: Any) -> Any:
         kind = get_args(hint)[0]
         items = (blocks_text(item) if key == "blocks" else item for item in value)
         return tuple(_coerce_value(key, item, kind) for item in items)
+    if hint is Path:
+        value = expand_path(key, value)
     if hint is Path or hint is str:
         return _coerce_text(key, value, hint)
     made = (value if isinstance(value, bool) else None) if hint is bool else _number(value, hint)
@@ -203,6 +209,24 @@ def _number(value: Any, hint: type[int] | type[float]) -> int | float | None:
         return hint(value)
     except (ValueError, OverflowError):  # no number, or one beyond all floats
         return None
+
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def expand_path(key: str, value: Any) -> Any:
+    """A path with `~` and variables of the environment written out; anything else as it is.
+
+    Raises:
+        Skip2BenchError: it is an address.
+    """
+    if not isinstance(value, str):
+        return value
+    if _ADDRESS.match(value):
+        raise Skip2BenchError(
+            f"{key} is {value!r}: addresses are not read; download it, and give the path"
+        )
+    return os.path.expanduser(os.path.expandvars(value))
 
 
 def _coerce_text(key: str, value: Any, hint: type) -> Any:

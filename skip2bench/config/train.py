@@ -74,8 +74,35 @@ class TrainConfig(RunConfig):
     )
     data: str = option(
         EMBEDDED_DATA,
-        "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
+        "'pydoc', a file of records (JSON, JSONL, CSV, TSV, Parquet), a folder with train.json and "
+        "val.json or one saved by datasets, or a LitGPT data module such as alpaca2k.",
         role="input",
+        is_path=True,
+    )
+    val_data: str | None = option(
+        None,
+        "File of records to validate on (default: a share of --data, or its folder's val.json).",
+        role="input",
+        is_path=True,
+    )
+    test_data: str | None = option(
+        None,
+        "File of records that --score asks (default: those that validate, or the folder's "
+        "test.json).",
+        role="input",
+        is_path=True,
+    )
+    fields: tuple[str, ...] = option(
+        (),
+        "Which field of a record is what, such as instruction=question,output=answer; roles: "
+        "instruction, input, output, system, messages, choices (default: known names).",
+        role="input",
+    )
+    drop_records: bool = option(
+        False,
+        "Leave out records that cannot be used, in place of an error.",
+        role="input",
+        one_way=True,
     )
     epochs: int = option(
         5, "Passes over the training samples.", role="condition", recorded_as="steps"
@@ -102,6 +129,7 @@ class TrainConfig(RunConfig):
         "Held-out text of the base model's domain, to measure forgetting: a text file, none, or "
         "auto (the embedded model brings its own).",
         role="input",
+        is_path=True,
     )
     max_seq_length: int | None = option(
         None, "Cut samples to this many tokens (default: the model's context).", role="input"
@@ -375,6 +403,8 @@ def usual_learning_rate(config: TrainConfig) -> float:
 def make_train_config(values: Mapping[str, Any]) -> TrainConfig:
     """A configuration of values as flags and files have them, the defaults that suit it added."""
     merged = name_model(values)
+    if isinstance(named := merged.get("fields"), dict):
+        merged["fields"] = [f"{role}={name}" for role, name in named.items()]
     if "blocks" in merged:
         merged["blocks"] = blocks_text(merged["blocks"])
     return TrainConfig(**coerce(TrainConfig, default_values(merged) | merged))

@@ -1,7 +1,8 @@
 """Training and validation samples as token ids and labels.
 
-Three sources: the embedded `pydoc` (see `stdlib`), an Alpaca JSON or JSONL file, and LitGPT's own
-data modules by name, most of which download. Prompting, tokenizing and label masking are LitGPT's.
+Three sources: the embedded `pydoc` (see `stdlib`), records of the user's (see `files`), and
+LitGPT's own data modules by name, most of which download. Prompting, tokenizing and label masking
+are LitGPT's, but for conversations (see `chat`).
 """
 
 import hashlib
@@ -19,26 +20,35 @@ from torch import Tensor
 
 from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig
-from skip2bench.data.records import Record, is_records_file, load_records
+from skip2bench.data.chat import ChatRenderer, RecordsDataset, read_template
+from skip2bench.data.files import SUFFIXES, is_data_place
+from skip2bench.data.records import Record, RecordSides, load_records
 from skip2bench.data.samples import IGNORE_INDEX, Samples, TokenizedData
 from skip2bench.data.stdlib import INSTRUCTION, read_modules, sample_documented_functions
 from skip2bench.data.styles import choose_prompt_style, note_style, place_input
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.console import note
+from skip2bench.io.units import format_amount
 
 PYDOC_TRAIN, PYDOC_VAL = 2000, 200
 
 
 def load_data(
-    config: TrainConfig, tokenizer: Tokenizer, max_seq_length: int, model: str = ""
+    config: TrainConfig,
+    tokenizer: Tokenizer,
+    max_seq_length: int,
+    model: str = "",
+    folder: Path | None = None,
 ) -> TokenizedData:
     """Load what `config.data` names and tokenize it.
 
     Args:
-        config: Uses data, mask_prompt, prompt_style, val_split_fraction, train_samples and
-            val_samples.
+        config: Uses data, val_data, test_data, fields, mask_prompt, prompt_style,
+            val_split_fraction, train_samples and val_samples.
         tokenizer: The base model's.
         max_seq_length: Samples are cut to this many tokens.
         model: LitGPT's name of the model, which decides what prompt_style `auto` is.
+        folder: The checkpoint's, whose chat template conversations have where the style is `auto`.
 
     Raises:
         Skip2BenchError: the source is unknown, unreadable, or empty, or the tokenizer has no end of
@@ -50,19 +60,27 @@ def load_data(
             "the tokenizer of the checkpoint has no end of text; add its eos_token to "
             "tokenizer_config.json, or download the checkpoint again"
         )
-    path = Path(config.data)
-    sides: tuple[list[Record], list[Record]] = ([], [])
-    if config.data == EMBEDDED_DATA:
-        name, sides = EMBEDDED_DATA, pydoc_records()
-        train, val = _datasets(sides, config, style, tokenizer, max_seq_length, mask_prompt=True)
-    elif is_records_file(config.data):
-        name, sides = path.name, load_records(path, config.val_split_fraction)
-        train, val = _datasets(sides, config, style, tokenizer, max_seq_length, mask_prompt=False)
+    sides, renderer, conversations = RecordSides(train=[], val=[], test=None), None, 0
+    if config.data == EMBEDDED_DATA or is_data_place(config.data):
+        is_own = config.data == EMBEDDED_DATA
+        name = EMBEDDED_DATA if is_own else Path(config.data).name
+        sides = embedded_sides(config) if is_own else load_records(config)
+        template = read_template(folder) if folder and config.prompt_style == "auto" else None
+        form = PromptStyle.from_name(style)
+        renderer = ChatRenderer(tokenizer=tokenizer, style=form, template=template)
+        conversations = _count_chat(sides)
+        if conversations:
+            by = "the checkpoint's chat template" if template else f"prompt style {style}"
+            amount = format_amount(conversations, "conversation")
+            note(f"{amount}, rendered by {by}; loss on the assistant's turns")
+        train, val = _datasets(sides, config, renderer, max_seq_length, is_pydoc=is_own)
     else:
+        _check_sides_of_module(config)
         name, (train, val) = config.data, load_module(config, style, tokenizer, max_seq_length)
+    both = (sides.train, sides.val)
     moved = sum(
         placed is not record
-        for dataset, side in zip((train, val), sides, strict=True)
+        for dataset, side in zip((train, val), both, strict=True)
         for placed, record in zip(dataset.data, side, strict=False)  # a module has its own records
     )
     note_style(config.prompt_style, style, moved)
@@ -82,11 +100,38 @@ def load_data(
         cut=sum(
             _count_cut(side, max_seq_length, tokenizer) for side in (train_samples, val_samples)
         ),
-        empty=sum(not record["output"].strip() for side in sides for record in side),
+        empty=sum(not record["output"].strip() for side in both for record in side),
         shared=_count_shared(train_samples, val_samples),
         sha256=_hash(train_samples, val_samples),
-        held_out=tuple(sides[1]),
+        held_out=tuple(sides.asked),
+        conversations=conversations,
+        renderer=renderer,
     )
+
+
+def embedded_sides(config: TrainConfig) -> RecordSides:
+    """`pydoc`, which is divided already.
+
+    Raises:
+        Skip2BenchError: records to validate on are given beside it.
+    """
+    _check_sides_of_module(config)
+    train, val = pydoc_records()
+    return RecordSides(train=train, val=val, test=None)
+
+
+def _check_sides_of_module(config: TrainConfig) -> None:
+    """Raise a Skip2BenchError for options of records beside data that brings its own sides."""
+    for name in ("val_data", "test_data", "fields", "drop_records"):
+        if value := getattr(config, name):
+            raise Skip2BenchError(
+                f"{name} {value!r} is of a data file, and data {config.data!r} is none; leave it "
+                "out, or give --data FILE"
+            )
+
+
+def _count_chat(sides: RecordSides) -> int:
+    return sum("messages" in record for side in (sides.train, sides.val) for record in side)
 
 
 def pydoc_records() -> tuple[list[Record], list[Record]]:
@@ -151,24 +196,27 @@ def _hash(*sides: Samples) -> str:
 
 
 def _datasets(
-    sides: tuple[list[Record], list[Record]],
+    sides: RecordSides,
     config: TrainConfig,
-    style: str,
-    tokenizer: Tokenizer,
+    renderer: ChatRenderer,
     max_seq_length: int,
     *,
-    mask_prompt: bool,
+    is_pydoc: bool,
 ) -> tuple[SFTDataset, SFTDataset]:
+    asked_for = config.mask_prompt
     train, val = (
-        SFTDataset(
-            data=place_input(records, style),
-            tokenizer=tokenizer,
-            prompt_style=style,
+        RecordsDataset(
+            data=place_input(records, renderer.style),
+            tokenizer=renderer.tokenizer,
+            prompt_style=renderer.style,
             max_seq_length=max_seq_length,
-            mask_prompt=mask_prompt if config.mask_prompt is None else config.mask_prompt,
+            mask_prompt=is_pydoc if asked_for is None else asked_for,
             ignore_index=IGNORE_INDEX,
+            renderer=renderer,
+            # a conversation's prompts are turns of its own, which nobody wants to learn
+            masks_turns=True if asked_for is None else asked_for,
         )
-        for records in sides
+        for records in (sides.train, sides.val)
     )
     return train, val
 
@@ -220,14 +268,19 @@ def _find_module(data: str) -> Any:
     }
     if (module := modules.get(data.lower())) is not None:
         return module
-    if os.path.exists(data):
-        reason = (
-            "is a folder, not" if os.path.isdir(data) else f"ends in {Path(data).suffix!r}, not"
+    known = ", ".join(SUFFIXES)
+    if os.path.isdir(data):
+        raise Skip2BenchError(
+            f"data {data!r} is a folder without train.json; give a file ({known}), or a folder "
+            "with train.json and val.json"
         )
-        raise Skip2BenchError(f"data {data!r} {reason} .json or .jsonl; give an Alpaca JSON file")
+    if os.path.exists(data):
+        raise Skip2BenchError(
+            f"data {data!r} ends in {Path(data).suffix!r}; give a file that ends in {known}"
+        )
     raise Skip2BenchError(
-        f"data {data!r} is neither {EMBEDDED_DATA!r}, a .json or .jsonl file nor a LitGPT data "
-        f"module; modules: {', '.join(sorted(modules))}"
+        f"data {data!r} is neither {EMBEDDED_DATA!r}, a file ({known}) nor a LitGPT data module; "
+        f"modules: {', '.join(sorted(modules))}"
     )
 
 

@@ -1,177 +1,396 @@
-"""Alpaca records from a user's JSON or JSONL file: read, checked, divided as LitGPT does it."""
+"""Alpaca records from the entries of a data file: fields found, values brought to text, divided.
 
-import json
+Whatever cannot be taken is counted over the whole file and named in one line. Whatever part of an
+entry does not reach the model is named too.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset, random_split
 
+from skip2bench.config.train import TrainConfig
+from skip2bench.data.chat import ChatError, find_messages, read_messages, summarise_messages
+from skip2bench.data.files import Entries, is_nothing, read_entries, read_sides
 from skip2bench.errors import Skip2BenchError
-from skip2bench.io.text import read_text
+from skip2bench.io.console import note, warn
 from skip2bench.io.units import format_amount
 
-SUFFIXES = (".json", ".jsonl")
 MAX_CHARACTERS = 1_000_000
 """Longest text of a record. The context keeps a few thousand tokens of it, and a tokenizer takes
 seconds for each million."""
-_FIELDS = ("instruction", "input", "output")
 _SPLIT_SEED = 42
 """LitGPT's seed of the split: the same records validate here and there."""
+_SHOWN = 10
+"""Faults, and fields, that are named."""
 
 Record = dict[str, Any]
-"""Text under instruction, input and output; under choices, where a record has some, texts."""
+"""Text under instruction, input and output. Where a record has them: texts under choices, text
+under sys_prompt, and under messages a conversation up to the answer that `output` is."""
+
+ROLES = ("instruction", "input", "output", "system", "messages", "choices")
+"""What a field can be named for by `--fields`."""
+_CANDIDATES: dict[str, tuple[str, ...]] = {
+    "instruction": (
+        *("instruction", "prompt", "question", "query", "inputs", "problem", "human", "user"),
+        "input",
+    ),
+    "output": (
+        *("output", "response", "completion", "answer", "answers.text", "targets", "target"),
+        *("solution", "assistant"),
+    ),
+    "input": ("input", "context"),
+    "system": ("system", "system_prompt", "sys_prompt"),
+    "choices": ("choices",),
+}
+"""Fields of the instruction data sets that people have, the usual ones first: Alpaca, Dolly,
+OpenOrca, FLAN, SQuAD, GSM8K, MATH."""
+_BLANKS = frozenset(("nan", "none", "null", "n/a", "<na>", "<noinput>", "\\n"))
+"""What programs write into a field that may be empty, in small letters."""
+_MOST_DIGITS = 15
+"""Of a whole number that a table of floats holds exactly."""
 
 
-def is_records_file(data: str) -> bool:
-    """True where `--data` names a file for `load_records`."""
-    return Path(data).suffix.lower() in SUFFIXES
+@dataclass(frozen=True, kw_only=True)
+class RecordSides:
+    """Records by what they are for."""
+
+    train: list[Record]
+    val: list[Record]
+    test: list[Record] | None
+    """What `--score` asks; None for those that validate."""
+
+    @property
+    def asked(self) -> list[Record]:
+        """Records that `--score` asks."""
+        return self.val if self.test is None else self.test
 
 
-def load_records(path: Path, val_split_fraction: float) -> tuple[list[Record], list[Record]]:
-    """Read an Alpaca file and divide it into training and validation records.
-
-    Other fields are left out, but for a list of texts under choices.
+def load_records(config: TrainConfig) -> RecordSides:
+    """Read what `data`, `val_data` and `test_data` name, and divide it where it is one file.
 
     Raises:
-        Skip2BenchError: the file cannot be read, a record lacks text, or a side would be empty.
+        Skip2BenchError: a file cannot be read, records cannot be used, or a side would be empty.
     """
-    name = f"data file {str(path)!r}"
-    entries = _read_entries(path, name)
-    if len(entries) < 2:
+    sides = read_sides(Path(config.data))
+    val = sides.val if config.val_data is None else read_entries(Path(config.val_data))
+    test = sides.test if config.test_data is None else read_entries(Path(config.test_data))
+    reader = _Reader(fields=parse_fields(config.fields), may_drop=config.drop_records)
+    train = reader.read(sides.train)
+    if val is None:
+        kept, held = _split(train, sides.train.place, config.val_split_fraction)
+    else:
+        kept, held = train, reader.read(val)
+    asked = None if test is None else reader.read(test)
+    reader.say()
+    for side, records, place in (("train on", kept, sides.train), ("validate", held, val)):
+        if not records and place is not None:
+            raise Skip2BenchError(f"data file {place.place!r} has no record to {side}; add some")
+    return RecordSides(train=kept, val=held, test=asked)
+
+
+def parse_fields(given: Sequence[str]) -> dict[str, str]:
+    """By role, the field that `--fields role=field` names.
+
+    Raises:
+        Skip2BenchError: there is no such role, or no field.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        role, equals, name = text.partition("=")
+        role, name = role.strip(), name.strip()
+        if role not in ROLES or not equals or not name:
+            raise Skip2BenchError(
+                f"fields has {text!r}; write ROLE=FIELD, with a role of {', '.join(ROLES)}"
+            )
+        if role in found:
+            raise Skip2BenchError(f"fields names {role} twice; give it once")
+        found[role] = name
+    return found
+
+
+def _split(
+    records: list[Record], place: str, val_split_fraction: float
+) -> tuple[list[Record], list[Record]]:
+    name, n = f"data file {place!r}", len(records)
+    if n < 2:
         raise Skip2BenchError(
             f"{name} needs a list of at least 2 records, to train and to validate"
         )
-    records = [_check_record(entry, number, path) for number, entry in enumerate(entries)]
-    if not any(record["output"].strip() for record in records):
-        raise Skip2BenchError(f"{name} has nothing under 'output' in any record; fill them in")
-    n_val = int(len(records) * val_split_fraction)
-    if n_val == 0:
-        raise Skip2BenchError(
-            f"{name} has {format_amount(len(records), 'record')}, which leaves none to validate at "
-            f"val_split_fraction {val_split_fraction}; give --val-split-fraction 0.5"
-        )
-    generator = torch.Generator().manual_seed(_SPLIT_SEED)
     shares = [1.0 - val_split_fraction, val_split_fraction]
-    # random_split takes whatever has a length; its annotation asks for a Dataset
-    train, val = random_split(cast("Dataset[Record]", records), shares, generator)
-    if not len(train):
-        raise Skip2BenchError(
-            f"{name} has {format_amount(len(records), 'record')}, which leaves none to train on at "
-            f"val_split_fraction {val_split_fraction}; give --val-split-fraction 0.5"
-        )
+    generator = torch.Generator().manual_seed(_SPLIT_SEED)
+    kept: Sequence[Any] = ()
+    if int(n * val_split_fraction):
+        # random_split takes whatever has a length; its annotation asks for a Dataset
+        kept = random_split(cast("Dataset[Record]", records), shares, generator)
+    for what, side in (("validate", kept), ("train on", kept and kept[0])):
+        if not len(side):
+            raise Skip2BenchError(
+                f"{name} has {format_amount(n, 'record')}, which leaves none to {what} at "
+                f"val_split_fraction {val_split_fraction}; give --val-split-fraction 0.5, or "
+                "--val-data"
+            )
+    train, val = kept
     return [records[i] for i in train.indices], [records[i] for i in val.indices]
 
 
-def _read_entries(path: Path, name: str) -> list[Any]:
-    text = read_text(path, "data file")
-    if not text.strip():
-        raise Skip2BenchError(f"{name} is empty; give a list of Alpaca records")
-    if path.suffix.lower() == ".jsonl":
-        return _parse_lines(text, name)
-    try:
-        entries = _parse(text)
-    except _JsonError as error:
-        if _is_json(text.lstrip().partition("\n")[0], dict):
+class _FaultError(Exception):
+    """Why an entry cannot be used; its text follows the record's name."""
+
+
+@dataclass(kw_only=True)
+class _Reader:
+    """Brings entries to records, and counts what a user must hear of."""
+
+    fields: Mapping[str, str]
+    """By role, as the user has named them."""
+    may_drop: bool
+    remarks: list[str] = field(default_factory=list)
+    unused: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    """By what was done with some records, how many."""
+
+    def read(self, entries: Entries) -> list[Record]:
+        """The records of one file.
+
+        Raises:
+            Skip2BenchError: some cannot be used, and none may be left out.
+        """
+        self.remarks += entries.remarks
+        name, n = f"data file {entries.place!r}", len(entries.values)
+        places = self._find_fields(entries)
+        records: list[Record] = []
+        faults: list[str] = []
+        for number, entry in enumerate(entries.values, start=entries.first_number):
+            try:
+                records.append(self._read(entry, places))
+            except _FaultError as fault:
+                faults.append(f"record {number} {fault}")
+        if faults:
+            self._judge(faults, n, name)
+        if n > 1 and records and not any(record["output"].strip() for record in records):
             raise Skip2BenchError(
-                f"{name} holds a record a line (JSON Lines); rename it to end in .jsonl"
-            ) from error
-        raise Skip2BenchError(f"{name} is not valid JSON: {error}; mend it") from error
-    if isinstance(entries, dict):
-        inner = next((key for key, value in entries.items() if isinstance(value, list)), None)
-        where = f": move the list under {inner!r} to the top" if inner is not None else ""
-        raise Skip2BenchError(f"{name} holds a mapping, not a list of records{where}")
-    if not isinstance(entries, list):
-        raise Skip2BenchError(
-            f"{name} needs a list of at least 2 records, to train and to validate"
-        )
-    return entries
-
-
-def _parse_lines(text: str, name: str) -> list[Any]:
-    # not splitlines: a JSON string may hold other line separators as they are
-    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    entries = []
-    for number, line in lines:
-        try:
-            entries.append(_parse(line))
-        except _JsonError as error:
-            if number == lines[0][0] and _is_json(text, list):
-                raise _list_in_lines(name) from error
-            raise Skip2BenchError(
-                f"line {number} of {name} is not valid JSON: {error}; mend it"
-            ) from error
-    if len(entries) == 1 and isinstance(entries[0], list):
-        raise _list_in_lines(name)
-    return entries
-
-
-def _list_in_lines(name: str) -> Skip2BenchError:
-    return Skip2BenchError(f"{name} holds one JSON list, not a record a line; rename it to .json")
-
-
-class _JsonError(Exception):
-    """Why a text is no JSON that can be used."""
-
-
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_without_duplicates)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}" if "\n" in text else error.colno
-        where = where if isinstance(where, str) else f"column {where}"
-        raise _JsonError(f"{error.msg} ({where})") from error
-    except RecursionError as error:
-        raise _JsonError("it is nested too deeply") from error
-    except ValueError as error:  # int() refuses some thousands of digits
-        raise _JsonError("it holds a number with thousands of digits") from error
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _JsonError(f"a record has the key {twice!r} twice")
-    return made
-
-
-def _is_json(text: str, kind: type) -> bool:
-    try:
-        return isinstance(_parse(text), kind)
-    except _JsonError:
-        return False
-
-
-def _check_record(entry: Any, number: int, path: Path) -> Record:
-    name = f"record {number} of {str(path)!r}"
-    if not isinstance(entry, dict):
-        raise Skip2BenchError(
-            f'{name} is no mapping; write {{"instruction": "…", "input": "", "output": "…"}}'
-        )
-    record = {key: entry.get(key) for key in _FIELDS}
-    if record["input"] is None:
-        record["input"] = ""
-    for key, value in record.items():
-        if not isinstance(value, str):
-            if key in entry:
-                raise Skip2BenchError(f"{name} has {value!r} under {key!r}; put text there")
-            found = ", ".join(map(str, entry)) or "none"
-            raise Skip2BenchError(f"{name} has no text under {key!r} (its fields: {found}); add it")
-        if len(value) > MAX_CHARACTERS:
-            raise Skip2BenchError(
-                f"{name} has {len(value):,} characters under {key!r}; "
-                f"cut it to {MAX_CHARACTERS:,} or fewer"
+                f"{name} has nothing under {places.get('output', 'output')!r} in any record; fill "
+                "them in, or name another field with --fields output=FIELD"
             )
-    texts: list[Any] = [record[key] for key in _FIELDS]
-    if _are_choices(entry.get("choices")):
-        record["choices"] = entry["choices"]
-        texts += entry["choices"]
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError as error:
-        raise Skip2BenchError(f"{name} holds half of a surrogate pair; mend the text") from error
-    return record
+        return records
+
+    def say(self) -> None:
+        """What was done that nobody asked for, in a line each."""
+        for text in dict.fromkeys(self.remarks):
+            note(text)
+        for text, count in self.counts.items():
+            note(f"{format_amount(count, 'record')}: {text}")
+        if self.unused:
+            names = [name for name, _ in self.unused.most_common(_SHOWN)]
+            more = f" and {len(self.unused) - _SHOWN} more" if len(self.unused) > _SHOWN else ""
+            note(
+                f"fields that do not reach the model: {', '.join(map(str, names))}{more}; --fields "
+                "input=FIELD brings one in"
+            )
+
+    def _judge(self, faults: list[str], n: int, name: str) -> None:
+        shown = "; ".join(faults[:_SHOWN])
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        text = f"{len(faults)} of {format_amount(n, 'record')} in {name} cannot be used: "
+        text += f"{shown}{more}"
+        if not self.may_drop:
+            raise Skip2BenchError(f"{text}; mend them, or leave them out with --drop-records")
+        if len(faults) == n:
+            raise Skip2BenchError(f"{text}; none is left")
+        warn(f"{text}; left out")
+
+    def _find_fields(self, entries: Entries) -> dict[str, str]:
+        """By role, the field of a file that has it.
+
+        Raises:
+            Skip2BenchError: a field that was named is in no entry.
+        """
+        mappings = [entry for entry in entries.values if isinstance(entry, dict)]
+        known = dict.fromkeys(key for entry in mappings for key in entry)
+        for role, name in self.fields.items():
+            if mappings and not any(_get(entry, name) is not None for entry in mappings):
+                raise Skip2BenchError(
+                    f"fields names {name!r} for {role}, and data file {entries.place!r} has "
+                    f"{', '.join(map(str, [*known][:_SHOWN])) or 'no fields'}"
+                )
+        found: dict[str, str] = {}
+        for role, candidates in _CANDIDATES.items():
+            if role in self.fields:
+                found[role] = self.fields[role]
+                continue
+            taken = {*found.values(), *self.fields.values()}
+            for candidate in candidates:
+                is_there = any(not is_nothing(_get(entry, candidate)) for entry in mappings)
+                if candidate not in taken and (is_there or candidate in known):
+                    found[role] = candidate
+                    break
+        if "messages" in self.fields:
+            found["messages"] = self.fields["messages"]
+        self._remark_fields(found, entries)
+        return found
+
+    def _remark_fields(self, found: Mapping[str, str], entries: Entries) -> None:
+        """Say which fields were taken for what, where they are not called so."""
+        others = {
+            role: name
+            for role, name in found.items()
+            if role in ("instruction", "input", "output") and name != role
+        }
+        is_chosen = bool(others) and not self.fields.keys() >= others.keys()
+        if is_chosen and {"instruction", "output"} <= found.keys():
+            taken = ", ".join(f"{name} as {role}" for role, name in others.items())
+            self.remarks.append(
+                f"{Path(entries.place).name}: {taken}; --fields ROLE=FIELD names others"
+            )
+
+    def _read(self, entry: Any, places: Mapping[str, str]) -> Record:
+        """One record.
+
+        Raises:
+            _FaultError: it cannot be used.
+        """
+        if isinstance(entry, list):
+            raise _FaultError(f"has {len(entry)} cells, which is not as many as the first line")
+        if not isinstance(entry, dict):
+            raise _FaultError(
+                'is no mapping; write {"instruction": "…", "input": "", "output": "…"}'
+            )
+        found = find_messages(entry, places.get("messages"))
+        if found is not None and "output" not in self.fields:
+            return self._read_chat(entry, *found, places)
+        texts = self._read_texts(entry, places)
+        if "output" not in texts:
+            raise _FaultError(_say_missing("output", entry, places))
+        if "instruction" not in texts:
+            if not texts.get("input"):
+                raise _FaultError(_say_missing("instruction", entry, places))
+            texts["instruction"] = ""
+        record: Record = {role: texts.get(role, "") for role in ("instruction", "input", "output")}
+        if texts.get("system"):
+            record["sys_prompt"] = texts["system"]
+        choices = _get(entry, places.get("choices", "choices"))
+        if _are_choices(choices):
+            record["choices"] = choices
+        self._check_texts(record)
+        self._count_unused(entry, places)
+        return record
+
+    def _read_texts(self, entry: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, str]:
+        """By role, the text that an entry has."""
+        texts: dict[str, str] = {}
+        for role in ("instruction", "input", "output", "system"):
+            value = _get(entry, places[role]) if role in places else None
+            text = self._to_text(value, places.get(role, role))
+            is_optional = role in ("input", "system")
+            if text is not None and is_optional and text.strip().lower() in _BLANKS:
+                self.counts[f"{text.strip()!r} under {places[role]!r} taken as empty"] += 1
+                text = None
+            if text is not None:
+                texts[role] = text
+        return texts
+
+    def _to_text(self, value: Any, name: str) -> str | None:
+        """A value as text; None where there is none.
+
+        Raises:
+            _FaultError: it is neither.
+        """
+        if is_nothing(value) or isinstance(value, str):
+            return None if is_nothing(value) else value
+        if isinstance(value, list | tuple):
+            if not value:
+                return None
+            if len(value) == 1 and isinstance(value[0], str):
+                return str(value[0])
+            raise _FaultError(f"has a list of {len(value)} under {name!r}; put one text there")
+        if isinstance(value, dict):
+            raise _FaultError(f"has a mapping under {name!r}; put text there")
+        if isinstance(value, bytes):
+            try:
+                return value.decode()
+            except UnicodeDecodeError as error:
+                raise _FaultError(f"has bytes under {name!r} that are no text") from error
+        self.counts[f"{type(value).__name__} under {name!r} taken as text"] += 1
+        if isinstance(value, bool):
+            return str(value).lower()
+        is_whole = isinstance(value, float) and value.is_integer()
+        return str(int(value)) if is_whole and abs(value) < 10**_MOST_DIGITS else str(value)
+
+    def _read_chat(
+        self, entry: Mapping[str, Any], name: str, value: Any, places: Mapping[str, str]
+    ) -> Record:
+        """A conversation, whose last answer is the output."""
+        system = (
+            self._to_text(_get(entry, places["system"]), "system") if "system" in places else ""
+        )
+        try:
+            messages, remarks = read_messages(value, system or "")
+        except ChatError as error:
+            raise _FaultError(f"{error} under {name!r}") from error
+        for remark in remarks:
+            self.counts[remark] += 1
+        record = summarise_messages(messages)
+        self._check_texts(record)
+        self._count_unused(entry, {"messages": name, **_only(places, "system")})
+        return record
+
+    def _check_texts(self, record: Record) -> None:
+        """Raise a _FaultError for text that no tokenizer should get."""
+        for key, text in _list_texts(record):
+            if len(text) > MAX_CHARACTERS:
+                raise _FaultError(
+                    f"has {len(text):,} characters under {key!r}; cut it to {MAX_CHARACTERS:,} or "
+                    "fewer"
+                )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise _FaultError("holds half of a surrogate pair; mend the text") from error
+
+    def _count_unused(self, entry: Mapping[str, Any], places: Mapping[str, str]) -> None:
+        used = {name.partition(".")[0] for name in places.values()}
+        for name, value in entry.items():
+            if name and name not in used and not is_nothing(value) and value not in ("", [], {}):
+                self.unused[name] += 1
+
+
+def _get(entry: Mapping[str, Any], name: str) -> Any:
+    """What an entry has under a field, or under fields of fields: answers.text."""
+    if name in entry:
+        return entry[name]
+    value: Any = entry
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+def _only(places: Mapping[str, str], role: str) -> dict[str, str]:
+    return {role: places[role]} if role in places else {}
+
+
+def _say_missing(role: str, entry: Mapping[str, Any], places: Mapping[str, str]) -> str:
+    name = places.get(role)
+    if name is not None and name in entry:
+        return f"has nothing under {name!r}"
+    found = ", ".join(map(str, entry)) or "none"
+    return f"has no text under {name or role!r} (its fields: {found})"
+
+
+def _list_texts(record: Record) -> Iterator[tuple[str, str]]:
+    for key, value in record.items():
+        if isinstance(value, str):
+            yield key, value
+        elif key == "choices":
+            yield from ((key, text) for text in value)
+        else:
+            yield from ((key, message["content"]) for message in value)
 
 
 def _are_choices(value: Any) -> bool:

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from skip2bench.data.chat import ChatRenderer
 from skip2bench.data.records import Record
 
 IGNORE_INDEX = -100
@@ -58,7 +59,12 @@ class TokenizedData:
     sha256: str
     """Over the token ids and labels of both sides."""
     held_out: tuple[Record, ...] = ()
-    """Records of the validation side, all of them; none of LitGPT's modules."""
+    """Records that `--score` asks: those of the test side, or all that validate; none of LitGPT's
+    modules."""
+    conversations: int = 0
+    """Records of both sides that are some."""
+    renderer: ChatRenderer | None = None
+    """Of conversations, where records are known as text."""
 
     @property
     def sides(self) -> dict[str, Samples]:

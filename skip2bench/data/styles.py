@@ -1,7 +1,8 @@
 """Prompt styles, LitGPT's: which one a model has, and records brought to one that knows no input.
 
 LitGPT's styles are written for one text; all but Alpaca's leave a record's `input` out of the
-prompt. Here it follows the instruction, as people write it by hand.
+prompt, and some its system prompt. Here they stand around the instruction, as people write it by
+hand.
 """
 
 from collections.abc import Sequence
@@ -37,28 +38,45 @@ def choose_prompt_style(name: str, model: str) -> str:
     return name
 
 
-def place_input(records: Sequence[Record], style: str) -> list[Record]:
-    """Records whose input reaches the model: after the instruction, where the style has no place.
+def place_input(records: Sequence[Record], style: PromptStyle) -> list[Record]:
+    """Records whose texts all reach the model, around the instruction where a style has no place.
 
     Args:
-        records: Of one side of the data.
-        style: LitGPT's name of it.
+        records: Of one side of the data; conversations stay as they are.
+        style: LitGPT's.
     """
-    if _MARK in PromptStyle.from_name(style).apply("", instruction="", input=_MARK, output=""):
-        return list(records)
-    return [
-        {**record, "instruction": f"{record['instruction']}\n\n{record['input']}", "input": ""}
-        if record.get("input", "").strip()
-        else record
-        for record in records
-    ]
+    has_input = _MARK in style.apply("", instruction="", input=_MARK, output="")
+    has_system = _MARK in style.apply("", sys_prompt=_MARK)
+    return [_place(record, has_input, has_system) for record in records]
+
+
+def _place(record: Record, has_input: bool, has_system: bool) -> Record:
+    own_input, system = record.get("input", ""), record.get("sys_prompt", "")
+    moves_input = bool(own_input.strip()) and not has_input
+    moves_system = bool(system.strip()) and not has_system
+    if "messages" in record or not (moves_input or moves_system):
+        return record
+    parts = (
+        *([system] if moves_system else []),
+        *([record["instruction"]] if record["instruction"] else []),
+        *([own_input] if moves_input else []),
+    )
+    placed = {**record, "instruction": "\n\n".join(parts)}
+    if moves_input:
+        placed["input"] = ""
+    if moves_system:
+        del placed["sys_prompt"]
+    return placed
 
 
 def note_style(asked_for: str, style: str, moved: int) -> None:
-    """Say which style was chosen, and of how many records `place_input` moved the input."""
+    """Say which style was chosen, and of how many records `place_input` moved a text."""
     parts = [f"prompt style {style}, the model's own"] if asked_for == "auto" else []
     if moved:
         amount = format_amount(moved, "record")
-        parts.append(f"{style} has no place for an input: that of {amount} follows the instruction")
+        parts.append(
+            f"{style} has no place for an input or system prompt of its own: that of {amount} "
+            "stands at the instruction"
+        )
     if parts and (style != _DEFAULT or moved):
         note("; ".join(parts))

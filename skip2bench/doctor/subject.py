@@ -8,8 +8,8 @@ from litgpt.tokenizer import Tokenizer
 from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.run import RunConfig
 from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
+from skip2bench.data.files import SUFFIXES
 from skip2bench.data.load import load_data
-from skip2bench.data.records import SUFFIXES
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import EMBEDDED_MODEL, embedded_checkpoint
 from skip2bench.models.base import check_checkpoint, config_by_name, find_checkpoint, load_config
@@ -41,7 +41,7 @@ def load_subject(config: DoctorConfig) -> Subject:
     try:
         tokenizer = Tokenizer(folder or embedded_checkpoint())
         data = load_data(
-            training, tokenizer, limit_length(training, model_config), model_config.name
+            training, tokenizer, limit_length(training, model_config), model_config.name, folder
         )
     except Skip2BenchError as error:
         # no network, or a package that is not installed: other data modules may need neither

@@ -3,14 +3,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from litgpt.prompts import PromptStyle
 from litgpt.tokenizer import Tokenizer
 
+from skip2bench.data.chat import read_template
+
 _MARK = "\N{SYMBOL FOR UNIT SEPARATOR}prompt"
 """Text that no style has of its own."""
-TEMPLATE_FILE, TOKENIZER_FILE = "chat_template.jinja", "tokenizer_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def describe_chat(base_folder: Path, style: str, *, is_own_style: bool) -> Chat:
     tokenizer = Tokenizer(base_folder)
     prompt = PromptStyle.from_name(style).apply(_MARK)
     adds_bos = bool(tokenizer.use_bos) and not _begins_with_bos(tokenizer, str(prompt))
-    own = _read_template(base_folder)
+    own = read_template(base_folder)
     if is_own_style and own is not None:
         return Chat(template=own, is_base_template=True, adds_bos=adds_bos)
     return Chat(template=make_chat_template(style), is_base_template=False, adds_bos=adds_bos)
@@ -59,19 +59,3 @@ def make_chat_template(style: str) -> str | None:
         return None
     before, after = (json.dumps(part, ensure_ascii=False) for part in text.split(_MARK))
     return f"{{{{ {before} + messages[-1]['content'] + {after} }}}}"
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """What a JSON file of a model's folder says; empty where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _read_template(folder: Path) -> str | None:
-    if (folder / TEMPLATE_FILE).is_file():
-        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
-    template = read_settings(folder / TOKENIZER_FILE).get("chat_template")
-    return template if isinstance(template, str) else None

@@ -17,8 +17,9 @@ from litgpt.config import Config
 from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
+from skip2bench.data.chat import TOKENIZER_FILE, read_settings
 from skip2bench.errors import Skip2BenchError
-from skip2bench.export.chat import TOKENIZER_FILE, Chat, read_settings
+from skip2bench.export.chat import Chat
 from skip2bench.models.gguf_rows import interleave_halves, split_halves
 
 QUANTISED = "q8_0"

@@ -14,8 +14,9 @@ from litgpt.scripts import convert_lit_checkpoint as conversion
 from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
+from skip2bench.data.chat import TEMPLATE_FILE, TOKENIZER_FILE, read_settings
 from skip2bench.errors import Skip2BenchError
-from skip2bench.export.chat import TEMPLATE_FILE, TOKENIZER_FILE, Chat, read_settings
+from skip2bench.export.chat import Chat
 from skip2bench.io.whole import let_others_read, write_json
 
 _TOKENIZER_FILES = (

@@ -94,7 +94,7 @@ class Source:
 
     def _load(self, config: TrainConfig, tokenizer: object) -> tuple[Samples, str]:
         length = limit_length(config, self.config)
-        data = load_data(config, tokenizer, length, self.config.name)
+        data = load_data(config, tokenizer, length, self.config.name, self.base_folder)
         return data.val, data.name
 
 

@@ -52,7 +52,12 @@ class Question:
 
 
 def encode_question(
-    tokenizer: Tokenizer, config: Config, style: str, prompt: str, own_input: str = ""
+    tokenizer: Tokenizer,
+    config: Config,
+    style: str,
+    prompt: str,
+    own_input: str = "",
+    system: str = "",
 ) -> Question:
     """Put a prompt into its style, and check that the model can read it.
 
@@ -62,14 +67,34 @@ def encode_question(
         style: LitGPT's name of the prompt style.
         prompt: What is asked.
         own_input: What it is about, as Alpaca's records have it.
+        system: The system prompt; empty for the style's own.
 
     Raises:
         Skip2BenchError: the prompt leaves no room in the model's context.
     """
-    _check_text(prompt, own_input)
-    (record,) = place_input([{"instruction": prompt, "input": own_input, "output": ""}], style)
+    _check_text(prompt, own_input, system)
     form = PromptStyle.from_name(style)
-    ids = tokenizer.encode(form.apply(record["instruction"], input=record["input"]))
+    asked = {"instruction": prompt, "input": own_input, "output": "", "sys_prompt": system}
+    (record,) = place_input([asked], form)
+    text = form.apply(
+        record["instruction"], input=record["input"], sys_prompt=record.get("sys_prompt") or None
+    )
+    return make_question(tokenizer, config, style, tokenizer.encode(text))
+
+
+def make_question(tokenizer: Tokenizer, config: Config, style: str, ids: Tensor) -> Question:
+    """A prompt that is tokens already.
+
+    Args:
+        tokenizer: Of the model.
+        config: LitGPT's.
+        style: LitGPT's name of the prompt style, which says what ends an answer.
+        ids: (T,).
+
+    Raises:
+        Skip2BenchError: it leaves no room in the model's context.
+    """
+    form = PromptStyle.from_name(style)
     if len(ids) >= config.block_size:
         raise Skip2BenchError(
             f"the prompt has {len(ids):,} tokens, and the model reads at most "

@@ -203,7 +203,7 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     length = limit_length(config, model_config)
     tokenizer = load_tokenizer(base_folder)
     style = choose_prompt_style(config.prompt_style, model_config.name)
-    data = load_data(config, tokenizer, length, model_config.name)
+    data = load_data(config, tokenizer, length, model_config.name, base_folder)
     plan = TrainingPlan(
         config=config,
         base_folder=base_folder,
@@ -217,7 +217,7 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
         sample_question=None
         if config.sample_prompt is None
         else encode_question(tokenizer, model_config, style, config.sample_prompt),
-        exam=plan_exam(config, data.held_out, tokenizer, model_config, style),
+        exam=plan_exam(config, data.held_out, tokenizer, model_config, style, data.renderer),
     )
     _check_token_ids(plan)
     if plan.steps > _MAX_STEPS:

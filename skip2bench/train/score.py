@@ -20,6 +20,7 @@ from torch import Tensor
 from skip2bench.cache.skip_cache import supervised_rows, token_budget
 from skip2bench.config.score import ScoreName, split_score
 from skip2bench.config.train import TrainConfig
+from skip2bench.data.chat import ChatError, ChatRenderer
 from skip2bench.data.records import Record
 from skip2bench.data.samples import IGNORE_INDEX, Samples, collate, length_buckets
 from skip2bench.data.scores import find_fault, find_option, score_answer
@@ -28,7 +29,7 @@ from skip2bench.io.console import Bar, warn
 from skip2bench.io.units import format_amount
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
-from skip2bench.models.generation import Question, answer_together, encode_question
+from skip2bench.models.generation import Question, answer_together, encode_question, make_question
 from skip2bench.models.loss import position_losses
 from skip2bench.results.answers import AnswerRecord, standard_error
 from skip2bench.results.run_records import ScoreFigures
@@ -80,6 +81,7 @@ def plan_exam(
     tokenizer: Tokenizer,
     model_config: Config,
     style: str,
+    renderer: ChatRenderer | None = None,
 ) -> Exam | None:
     """What a run's model will be asked; None where nobody wants to know.
 
@@ -89,6 +91,7 @@ def plan_exam(
         tokenizer: Of the base model.
         model_config: LitGPT's.
         style: LitGPT's name of the prompt style.
+        renderer: Of conversations, where there are some.
 
     Raises:
         Skip2BenchError: there is no record that could be asked.
@@ -106,7 +109,7 @@ def plan_exam(
     for id_, record in enumerate(held_out):
         if len(questions) == config.score_samples:
             break
-        made = _ask(id_, record, name, pattern, _Asker(tokenizer, model_config, style))
+        made = _ask(id_, record, name, pattern, _Asker(tokenizer, model_config, style, renderer))
         if isinstance(made, str):
             faults[made] += 1
         else:
@@ -135,6 +138,7 @@ class _Asker:
     tokenizer: Tokenizer
     config: Config
     style: str
+    renderer: ChatRenderer | None
 
     @property
     def most_tokens(self) -> int:
@@ -146,12 +150,21 @@ class _Asker:
     def encode(self, record: Record) -> Question | None:
         """The record's prompt; None where it leaves no room for an answer."""
         try:
-            question = encode_question(
-                self.tokenizer, self.config, self.style, record["instruction"], record["input"]
-            )
+            question = self._encode(record)
         except Skip2BenchError:  # longer than the context
             return None
         return question if 0 < len(question.ids) <= self.most_tokens else None
+
+    def _encode(self, record: Record) -> Question:
+        own = (self.tokenizer, self.config, self.style)
+        if "messages" not in record or self.renderer is None:
+            system = record.get("sys_prompt", "")
+            return encode_question(*own, record["instruction"], record["input"], system)
+        try:
+            ids, _, last = self.renderer.encode(record["messages"])
+        except ChatError as error:
+            raise Skip2BenchError(f"a conversation {error}") from error
+        return make_question(*own, ids[:last])
 
 
 def _ask(

@@ -173,7 +173,7 @@ def test_peers_run_without_a_switch_that_they_do_not_know(values):
 def test_every_option_says_what_it_is_for(config):
     known = set(get_args(Role))
     facets = {"help", "role", "recorded_as", "taken_by", "set_by_matrix", "repeatable", "one_way"}
-    facets.add("also")
+    facets |= {"also", "is_path"}
     for item in list_options(config, *known):
         assert item.metadata.keys() <= facets
         if "taken_by" in item.metadata:

@@ -123,11 +123,12 @@ ERRORS = {
     "one.json": ('[{"instruction": "a", "output": "b"}]', "needs a list of at least 2 records"),
     "field.json": (
         '[{"instruction": "a", "output": "b"}, {"instruction": "a"}]',
-        "record 1 of '{path}' has no text under 'output' (its fields: instruction); add it",
+        "1 of 2 records in data file '{path}' cannot be used: record 1 has no text under 'output' "
+        "(its fields: instruction); mend them, or leave them out with --drop-records",
     ),
     "type.json": (
-        '[{"instruction": 3, "output": "b"}, {}]',
-        "record 0 of '{path}' has 3 under 'instruction'; put text there",
+        '[{"instruction": {"a": 3}, "output": "b"}, {}]',
+        "cannot be used: record 0 has a mapping under 'instruction'; put text there; record 1 has",
     ),
     "half.jsonl": (
         '{"instruction": "a", "output": "b"}\n\n{"instr',
@@ -135,7 +136,7 @@ ERRORS = {
     ),
     "surrogate.json": (
         '[{"instruction": "a", "output": "b"}, {"instruction": "a", "output": "\\ud800"}]',
-        "record 1 of '{path}' holds half of a surrogate pair; mend the text",
+        "record 1 holds half of a surrogate pair; mend the text",
     ),
     "few.json": (
         json.dumps([{"instruction": "a", "output": "b"}] * 5),
@@ -159,7 +160,7 @@ def test_bad_files_are_named(load, tmp_path, name):
 def test_a_folder_is_named_as_one(load, tmp_path):
     folder = tmp_path / "folder.json"
     folder.mkdir()
-    with pytest.raises(Skip2BenchError, match=r"is a folder; give a file"):
+    with pytest.raises(Skip2BenchError, match=r"has no train.json; add it"):
         load(folder)
 
 

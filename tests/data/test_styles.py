@@ -34,7 +34,9 @@ def test_an_unknown_style_is_named():
 def test_every_part_of_a_record_reaches_the_prompt(style):
     if style == "llama2-function-calling":
         pytest.skip("it reads a list of functions from the record")
-    for record, before in zip(place_input(RECORDS, style), RECORDS, strict=True):
+    for record, before in zip(
+        place_input(RECORDS, PromptStyle.from_name(style)), RECORDS, strict=True
+    ):
         prompt = PromptStyle.from_name(style).apply(record["instruction"], **record)
         assert prompt.count(before["instruction"]) == 1
         assert prompt.count(before["input"] or before["instruction"]) == 1
@@ -42,6 +44,8 @@ def test_every_part_of_a_record_reaches_the_prompt(style):
 
 
 def test_what_alpaca_has_a_place_for_stays_there():
-    assert place_input(RECORDS, "alpaca") == RECORDS
-    assert place_input(RECORDS, "smollm2")[0]["instruction"].endswith("it does.\n\ndef f(): ...")
-    assert place_input(RECORDS, "smollm2")[1] == RECORDS[1]
+    assert place_input(RECORDS, PromptStyle.from_name("alpaca")) == RECORDS
+    assert place_input(RECORDS, PromptStyle.from_name("smollm2"))[0]["instruction"].endswith(
+        "it does.\n\ndef f(): ..."
+    )
+    assert place_input(RECORDS, PromptStyle.from_name("smollm2"))[1] == RECORDS[1]

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from litgpt.prompts import PromptStyle
 from torch import Tensor
 
 from skip2bench.config.run import EMBEDDED_DATA
-from skip2bench.data.load import pydoc_records
+from skip2bench.data.load import embedded_sides
 from skip2bench.data.records import load_records
 from skip2bench.data.styles import place_input
 from skip2bench.train.plan import TrainingPlan
@@ -45,17 +46,13 @@ class Peer(Protocol):
 def write_records(plan: TrainingPlan, folder: Path) -> None:
     """Write the records of a run as `train.json` and `val.json`, for LitGPT's JSON module."""
     config = plan.config
-    train, val = (
-        pydoc_records()
-        if config.data == EMBEDDED_DATA
-        else load_records(Path(config.data), config.val_split_fraction)
-    )
+    sides = embedded_sides(config) if config.data == EMBEDDED_DATA else load_records(config)
     folder.mkdir(parents=True)
     for side, records in (
-        ("train", train[: config.train_samples]),
-        ("val", val[: config.val_samples]),
+        ("train", sides.train[: config.train_samples]),
+        ("val", sides.val[: config.val_samples]),
     ):
-        text = json.dumps(place_input(records, plan.prompt_style))
+        text = json.dumps(place_input(records, PromptStyle.from_name(plan.prompt_style)))
         (folder / f"{side}.json").write_text(text, encoding="utf-8")
 
 

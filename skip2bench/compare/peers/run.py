@@ -23,7 +23,7 @@ from skip2bench.config.options import CONDITIONS, switch_names
 from skip2bench.config.peers import PEERS
 from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig
-from skip2bench.data.records import is_records_file
+from skip2bench.data.files import is_data_place
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.units import format_amount
@@ -60,9 +60,12 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
             raise Skip2BenchError(
                 f"peers run without {name}, so that they would not compare; leave it or --peers out"
             )
-    if config.data != EMBEDDED_DATA and not is_records_file(config.data):
+    if config.data != EMBEDDED_DATA and not is_data_place(config.data):
+        raise Skip2BenchError(f"peers cannot train on {config.data!r}; give pydoc or a data file")
+    if plan.data.conversations:
         raise Skip2BenchError(
-            f"peers cannot train on {config.data!r}; give pydoc or an Alpaca JSON file"
+            f"peers cannot train on {format_amount(plan.data.conversations, 'conversation')} of "
+            f"{config.data!r}; give records with an instruction and an output, or leave --peers out"
         )
     if plan.data.dropped:
         raise Skip2BenchError(
