@@ -26,7 +26,8 @@ from safetensors.torch import load_file, save_file
 import skip2bench.cli.app as cli
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError, error_line, printable
-from skip2bench.models.base import load_config, load_tokenizer
+from skip2bench.models.base import load_config
+from skip2bench.models.tokenizer import load_tokenizer
 from skip2bench.models.weights import check_weights
 
 COMMON = {
@@ -258,11 +259,11 @@ def test_weights_below_the_key_model_are_taken(tiny_checkpoint, tmp_path):
 
 
 CONFIGS = {
-    "": "(__PATH__ is empty which is likely unexpected.)",
+    "": "(it holds no mapping)",
     "a: [": "(while parsing a flow node expected the node content, but found '<stream end>' in "
     '"__PATH_", line 1, column 5)',
-    "n_layers: 3": "(Config.__init__() got an unexpected keyword argument 'n_layers')",
-    "[1]": "('list' object has no attribute 'update')",
+    "n_layers: 3": "(made by another LitGPT: n_layers is 3, which has no place here)",
+    "[1]": "(it holds no mapping)",
     "n_layer: four": "(n_layer is 'four')",
     "n_layer: -1": "(n_layer is -1)",
     "n_layer: 100000000000": "(n_layer is 100000000000)",
@@ -293,7 +294,11 @@ def test_another_models_configuration(refuse, model):
 
 
 TOKENIZERS = {
-    "tokenizer.json": ("{", "(Exception: EOF while parsing an object at line 1 column 1)"),
+    "tokenizer.json": (
+        "{",
+        "(JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 "
+        "(char 1))",
+    ),
     "tokenizer_config.json": (
         "[",
         "(JSONDecodeError: Expecting value: line 1 column 2 (char 1))",
@@ -306,7 +311,8 @@ def test_a_broken_tokenizer(refuse, model, name):
     content, reason = TOKENIZERS[name]
     (model / name).write_text(content)
     assert refuse("train", "--checkpoint-dir={in}/m") == (
-        "the tokenizer in '{in}/m' cannot be loaded " + f"{reason}; {BEHIND}"
+        f"the tokenizer in '{{in}}/m' cannot be loaded {reason}; bring tokenizer.json and "
+        "tokenizer_config.json of the model it was made from"
     )
 
 
@@ -336,7 +342,8 @@ def test_a_tokenizer_without_an_end(refuse, model):
 def test_a_hugging_face_folder(refuse, model):
     (model / "lit_model.pth").rename(model / "pytorch_model.bin")
     assert refuse("train", "--checkpoint-dir={in}/m") == (
-        "'{in}/m' is a Hugging Face checkpoint; convert it with 'litgpt convert_to_litgpt {in}/m'"
+        "'{in}/m' is a Hugging Face checkpoint; convert it: litgpt convert_to_litgpt {in}/m, or "
+        "add --convert"
     )
 
 
@@ -461,7 +468,7 @@ USAGE = [
     ("train", "--no-such-flag"),
     ("train", "--epochs", "three"),
     ("train", "--epochs", "１"),
-    ("train", "extra"),
+    ("report", "extra"),
     ("tarin",),
     ("merge",),
     ("cache", "list"),

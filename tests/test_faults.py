@@ -129,7 +129,7 @@ def test_logs_without_room_end_a_run_that_goes_on_with_room(train, disk, at_step
 def test_an_adapter_without_room_is_made_again_with_room(train, disk, monkeypatch, method, blocks):
     """There is room for nothing at all, or for the small files before it."""
     monkeypatch.setattr("skip2bench.models.adapters.copy_config_files", lambda *_: None)
-    monkeypatch.setattr("skip2bench.models.adapters.save_prompt_style", lambda *_: None)
+    monkeypatch.setattr("skip2bench.models.adapters.save_style", lambda *_: None)
     changes = {"method": method, "save_interval": 4}
     changes |= {"skip_r": 64} if method == "skip2" else {}
     changes |= {"lora_r": 64} if method == "lora" else {}

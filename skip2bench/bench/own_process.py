@@ -1,12 +1,11 @@
 """A measurement in a process of its own, whose memory nothing else has touched."""
 
-import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from skip2bench.machine.out_of_memory import describe_misfit
-from skip2bench.machine.processes import process_context
+from skip2bench.machine.processes import KILLED, process_context
 
 Request = TypeVar("Request")
 
@@ -37,9 +36,7 @@ def measure_in_own_process(
     if figures:
         return figures
     # SIGKILL is what the system ends a process with that takes too much memory
-    return (
-        describe_misfit(None, None) if process.exitcode == -signal.SIGKILL else {"status": "failed"}
-    )
+    return describe_misfit(None, None) if process.exitcode == KILLED else {"status": "failed"}
 
 
 def _measure_and_send(

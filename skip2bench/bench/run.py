@@ -38,12 +38,12 @@ from skip2bench.machine.out_of_memory import DoesNotFitError
 from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.models.base import (
-    WEIGHTS_FILE,
     check_checkpoint,
     config_by_name,
     find_checkpoint,
     load_config,
 )
+from skip2bench.models.folders import WEIGHTS_FILE
 from skip2bench.models.methods import (
     MethodSettings,
     build_empty_model,

@@ -14,7 +14,7 @@ import typer.core
 from skip2bench import __version__
 from skip2bench.cli.cache import cache_app
 from skip2bench.cli.flags import extra_flag, flags_from, given, normalise_flags
-from skip2bench.cli.standard_output import print_result, print_text
+from skip2bench.cli.standard_output import print_result, print_text, settle_encodings
 from skip2bench.config.commands import BenchConfig, DoctorConfig, ReportConfig
 from skip2bench.config.compare import OWN_TRAIN_KEYS, CompareConfig, load_compare_config
 from skip2bench.config.train import TrainConfig
@@ -51,21 +51,42 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    settle_encodings()
     # loading included
     run_to_end(lambda: app(args=normalise_flags(sys.argv[1:]), prog_name="skip2bench"))
+
+
+_CONVERT = extra_flag(
+    "convert",
+    bool,
+    "Of a Hugging Face checkpoint, have LitGPT make its own in a folder beside it.",
+    default=False,
+)
+
+
+def _take_convert(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags, with a converted model where that is asked for."""
+    if not flags.pop("convert"):
+        return flags
+    name = next((key for key in ("checkpoint_dir", "model") if flags.get(key)), None)
+    if name is None:
+        raise Skip2BenchError("--convert converts a model; name its folder with --checkpoint-dir")
+    from skip2bench.models.convert import convert_checkpoint
+
+    return {**flags, name: str(convert_checkpoint(Path(str(flags[name]))))}
 
 
 _JSON = extra_flag("json", bool, "Print the summary as JSON.", default=False)
 
 
 @app.command()
-@flags_from(BenchConfig, extra=(_JSON,))
+@flags_from(BenchConfig, extra=(_JSON, _CONVERT))
 def bench(**flags: Any) -> None:
     """Measure parameters, forward, backward, FLOPs and memory of LoRA and Skip2-LoRA."""
     from skip2bench.config.options import coerce
 
     as_json = flags.pop("json")
-    config = BenchConfig(**coerce(BenchConfig, given(flags)))
+    config = BenchConfig(**coerce(BenchConfig, given(_take_convert(flags))))
 
     from skip2bench.bench.run import run_bench
     from skip2bench.cli.screens import print_bench
@@ -78,6 +99,7 @@ def bench(**flags: Any) -> None:
     TrainConfig,
     extra=(
         _JSON,
+        _CONVERT,
         extra_flag("config", Optional[Path], "YAML file, LitGPT's or a run's config.yaml."),
     ),
 )
@@ -86,7 +108,7 @@ def train(**flags: Any) -> None:
     from skip2bench.config.load import load_train_config
 
     as_json, path = flags.pop("json"), flags.pop("config")
-    typed = given(flags)
+    typed = given(_take_convert(flags))
     if path is None and typed.get("resume") and typed.get("out_dir"):
         path = _find_stored_config(typed)
     config, ignored = load_train_config(typed, path)
@@ -129,13 +151,17 @@ def _find_stored_config(typed: dict[str, Any]) -> Path | None:
 @flags_from(
     CompareConfig,
     TrainConfig,
-    extra=(_JSON, extra_flag("config", Optional[Path], "YAML file that describes the matrix.")),
+    extra=(
+        _JSON,
+        _CONVERT,
+        extra_flag("config", Optional[Path], "YAML file that describes the matrix."),
+    ),
     without=OWN_TRAIN_KEYS,
 )
 def compare(**flags: Any) -> None:
     """Run a matrix of methods, blocks, learning rates and seeds, each run a process of its own."""
     as_json, path = flags.pop("json"), flags.pop("config")
-    config = load_compare_config(given(flags), path)
+    config = load_compare_config(given(_take_convert(flags)), path)
 
     from skip2bench.cli.compare_screen import print_across, print_compare
 
@@ -159,13 +185,17 @@ def compare(**flags: Any) -> None:
 @flags_from(
     TuneConfig,
     TrainConfig,
-    extra=(_JSON, extra_flag("config", Optional[Path], "YAML file that describes the sweep.")),
+    extra=(
+        _JSON,
+        _CONVERT,
+        extra_flag("config", Optional[Path], "YAML file that describes the sweep."),
+    ),
     without=SET_BY_SWEEP,
 )
 def tune(**flags: Any) -> None:
     """Find blocks, rank and learning rate: many configurations train in one pass over the cache."""
     as_json, path = flags.pop("json"), flags.pop("config")
-    config = load_tune_config(given(flags), path)
+    config = load_tune_config(given(_take_convert(flags)), path)
 
     from skip2bench.cli.tune_screen import print_tune
     from skip2bench.tune.run import run_tune
@@ -217,13 +247,15 @@ def verify(
 
 
 @app.command()
-@flags_from(DoctorConfig, extra=(_JSON,), without=("out_dir", "force", "seed", "lora_alpha"))
+@flags_from(
+    DoctorConfig, extra=(_JSON, _CONVERT), without=("out_dir", "force", "seed", "lora_alpha")
+)
 def doctor(**flags: Any) -> None:
     """Say what this machine has, what the guide asks of it, and what will not fit."""
     from skip2bench.config.options import coerce
 
     as_json = flags.pop("json")
-    config = DoctorConfig(**coerce(DoctorConfig, given(flags)))
+    config = DoctorConfig(**coerce(DoctorConfig, given(_take_convert(flags))))
 
     from skip2bench.cli.screens import print_doctor
     from skip2bench.doctor.run import run_doctor

@@ -12,34 +12,105 @@ from typing import Annotated, Any, Optional, get_args, get_type_hints
 
 import typer
 
+from skip2bench.config.litgpt import Translated, translate
 from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.console import note
 
 _MODEL_FLAGS = {"--model", "--checkpoint-dir"}
-_LITGPT_SPELLINGS = {
-    "--skip2lora-block-indices": "--blocks",
-    "--skip2lora-output-layer": "--target",
-    "--logger-name": "--logger",
-    "--eval.interval": "--eval-interval",
+_WITH_MODEL = ("train", "bench", "compare", "tune", "doctor")
+"""Commands that take the model's folder as their first word, as LitGPT's do."""
+_WORDS = {"true": True, "false": False}
+_SWITCHES = {
+    item.name: bool(item.metadata.get("one_way"))
+    for item in fields(TrainConfig)
+    if get_type_hints(TrainConfig)[item.name] in (bool, Optional[bool])
 }
+"""Options that are on or off, and whether there is no flag that turns them off."""
 
 
 def normalise_flags(arguments: list[str]) -> list[str]:
-    """Bring LitGPT's spellings of flags to ours: underscores, `--train.`, `--skip2lora_*`.
+    """Bring LitGPT's spellings of flags to ours, those of every release.
+
+    Underscores; `--train.epochs 3`, `--data JSON --data.json_path FILE`, `--eval.interval 5`,
+    `--optimizer.lr 1e-4`; `--lora_key true`; the model's folder as the first word; `skip2lora_*`.
+    Flags that change nothing here are named, and dropped with their values.
 
     Raises:
-        Skip2BenchError: the model is named twice.
+        Skip2BenchError: the model is named twice, or a flag asks for what cannot be had.
     """
-    result = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            name = name.replace("_", "-").replace("--train.", "--")
-            argument = _LITGPT_SPELLINGS.get(name, name) + equals + value
-        result.append(argument)
+    words = list(arguments)
+    if len(words) > 1 and words[0] in _WITH_MODEL and not words[1].startswith("-"):
+        words.insert(1, "--checkpoint-dir")
+    result: list[str] = []
+    ignored: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word.startswith("--") and len(word) > 2:
+            result += _normalise(word, words, ignored, is_train=arguments[0] == "train")
+        else:
+            result.append(word)
+    if ignored:
+        note(f"no effect here: {', '.join(ignored)}")
     if {argument.partition("=")[0] for argument in result} >= _MODEL_FLAGS:
         raise Skip2BenchError("--model and --checkpoint-dir mean the same; give one of them")
     return result
+
+
+_OF_TRAIN = ("batch_size", "warmup_steps", "eval_iters", "log_interval", "max_iters")
+"""LitGPT's spellings that mean something else, or nothing, in other commands."""
+
+
+def _normalise(word: str, left: list[str], ignored: list[str], *, is_train: bool) -> list[str]:
+    """What a flag is here; of those behind it, its value is taken where it goes with the flag."""
+    typed, equals, value = word[2:].partition("=")
+    key = typed.replace("-", "_").replace(".init_args.", ".")
+    if key == "data.json_path":
+        key = "data"
+    elif key == "data" and _peek(value, left) == "JSON" and _has_path(left):
+        _take_value(equals, left)
+        return []
+    elif key == "optimizer":
+        name = value or (left[0] if left else "")
+        _take_value(equals, left)
+        translate({"optimizer": name}).check()
+        return []
+    is_theirs = "." in key or key.startswith("skip2lora_") or key in ("logger_name", "access_token")
+    found = Translated()
+    if is_theirs or (is_train and key in _OF_TRAIN):
+        found.take(key, _SAID)
+    else:
+        found.values[key] = _SAID
+    if found.problems:
+        raise Skip2BenchError(f"--{typed}: {found.problems[0]}")
+    if found.ignored:
+        ignored += [f"--{it}" for it in found.ignored]
+        _take_value(equals, left)
+        return []
+    (name,) = found.values
+    if name in _SWITCHES and (is_on := _WORDS.get(_peek(value, left).lower())) is not None:
+        _take_value(equals, left)
+        no = "" if is_on else "no-"
+        return [f"--{no}{name.replace('_', '-')}"] if is_on or not _SWITCHES[name] else []
+    return [f"--{name.replace('_', '-')}{equals}{value}"]
+
+
+_SAID = object()
+"""Stands for the value of a flag, which is whatever follows it."""
+
+
+def _has_path(left: list[str]) -> bool:
+    return any(word.replace("-", "_").startswith("__data.json_path") for word in left)
+
+
+def _peek(value: str, left: list[str]) -> str:
+    return value or (left[0] if left and not left[0].startswith("-") else "")
+
+
+def _take_value(equals: str, left: list[str]) -> None:
+    """Take what follows a flag, where that is its value."""
+    if not equals and left and not left[0].startswith("-"):
+        left.pop(0)
 
 
 def flags_from(

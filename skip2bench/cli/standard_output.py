@@ -1,14 +1,30 @@
 """Results on standard output, whose reader may go away and whose disk may be full."""
 
+import io
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.whole import to_json
 
 Result = TypeVar("Result")
+
+
+def settle_encodings() -> None:
+    """Let a file or pipe get UTF-8 whatever the terminal's encoding is, and that what it can show.
+
+    A report that is redirected on a Japanese Windows is one then, and nothing is a traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        with suppress(AttributeError, ValueError, OSError):  # closed by the caller
+            if stream is sys.stdout and not stream.isatty():
+                stream.reconfigure(encoding="utf-8")
+            else:
+                stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
 
 
 def print_text(text: str) -> None:

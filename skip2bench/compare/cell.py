@@ -4,8 +4,6 @@ The run is the same as `skip2bench train` or `bench` would make; this adds a cap
 end when the comparison that started it is gone.
 """
 
-import os
-import signal
 import sys
 import threading
 from multiprocessing import parent_process
@@ -17,6 +15,7 @@ from skip2bench.config.options import coerce
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.command_end import run_to_end
+from skip2bench.machine.processes import interrupt_oneself
 
 
 def main(spec: dict[str, Any]) -> None:
@@ -49,7 +48,7 @@ def _watch_parent() -> None:
     parent = parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGINT)
+    interrupt_oneself()
 
 
 def _run(spec: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ that all cores were busy, less the cell's own.
 """
 
 import os
-import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +17,13 @@ from typing import Any
 from skip2bench.compare import cell
 from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.io.whole import utc_now, write_json
-from skip2bench.machine.processes import ProcessContext, process_context
+from skip2bench.machine.processes import (
+    KILLED,
+    ProcessContext,
+    interrupt,
+    leave_terminal,
+    process_context,
+)
 from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.results.curves import LossCurve, read_loss_curve
 from skip2bench.results.reading import AnyRun, is_train, read_run
@@ -111,7 +116,7 @@ def run_cell(
     except KeyboardInterrupt:
         interrupted = True
         _end(process)
-    exit_status = -signal.SIGKILL if process.exitcode is None else process.exitcode
+    exit_status = KILLED if process.exitcode is None else process.exitcode
     wall_seconds = time.monotonic() - started
     use = meter.total(["cell"])
     cell_run = read_cell_run(Path(spec["out_dir"]))
@@ -138,7 +143,7 @@ def read_cell_run(run_folder: Path) -> CellRun | None:
 
 def _run_described(spec: dict[str, Any], log_file: Path, environment: Mapping[str, str]) -> None:
     """In the cell's process: write to the log alone, and run the cell."""
-    os.setsid()  # Ctrl-C reaches it once, through the comparison
+    leave_terminal()  # Ctrl-C reaches it once, through the comparison
     os.environ.update(environment)  # where it was forked it may be older
     log = os.open(log_file, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
@@ -151,7 +156,7 @@ def _end(process: BaseProcess) -> None:
     if process.pid is None:  # it had not started
         return
     with suppress(KeyboardInterrupt, ProcessLookupError):
-        os.kill(process.pid, signal.SIGINT)
+        interrupt(process.pid)
         process.join(END_SECONDS)
     if process.is_alive():
         process.kill()
@@ -169,7 +174,7 @@ def _judge(cell_run: CellRun | None, log_file: Path, exit_status: int) -> tuple[
             return status, error
     log = log_file.read_text(encoding="utf-8", errors="replace")
     last = _last_line(log) or f"exit status {exit_status}"
-    if exit_status == -signal.SIGKILL:
+    if exit_status == KILLED:
         return "oom", "killed (signal 9), as the system does where memory runs out"
     if any(words in log[-4000:].lower() for words in _MEMORY_WORDS):
         return "oom", last

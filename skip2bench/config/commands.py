@@ -33,6 +33,7 @@ class BenchConfig(RunConfig):
         "'pystd', a LitGPT config name (random weights) or a checkpoint folder.",
         role="condition",
         also="checkpoint_dir",
+        is_path=True,
     )
     methods: tuple[str, ...] = option(
         ("lora", "skip2"), "Methods to compare, comma-separated.", role="adapter"
@@ -81,11 +82,30 @@ class DoctorConfig(RunConfig):
         "'pystd', a LitGPT config name or a checkpoint folder.",
         role="condition",
         also="checkpoint_dir",
+        is_path=True,
     )
     data: str = option(
         EMBEDDED_DATA,
-        "'pydoc', an Alpaca JSON/JSONL file, or a LitGPT data module such as alpaca2k.",
+        "'pydoc', a file or folder of records, or a LitGPT data module such as alpaca2k.",
         role="input",
+        is_path=True,
+    )
+    val_data: str | None = option(
+        None,
+        "File of records to validate on (default: a share of --data).",
+        role="input",
+        is_path=True,
+    )
+    fields: tuple[str, ...] = option(
+        (),
+        "Which field of a record is what, such as instruction=question,output=answer.",
+        role="input",
+    )
+    drop_records: bool = option(
+        False,
+        "Leave out records that cannot be used, in place of an error.",
+        role="input",
+        one_way=True,
     )
     methods: tuple[str, ...] = option(
         ("lora", "skip2"), "Methods to fit, comma-separated.", role="adapter"

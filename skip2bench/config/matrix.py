@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from skip2bench.config.load import read_flat_file
+from skip2bench.config.load import read_matrix_file
 from skip2bench.config.options import option_names, refuse_unknown
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
@@ -31,7 +31,7 @@ def read_given(flags: dict[str, Any], path: Path | None, own: Collection[str]) -
     Raises:
         Skip2BenchError: the file cannot be read, or a key is unknown.
     """
-    given = (read_flat_file(path) if path else {}) | flags
+    given = (read_matrix_file(path) if path else {}) | flags
     train = given.pop(TRAIN, None) or {}
     if not isinstance(train, dict):
         raise Skip2BenchError(f"train is {train!r}; write a mapping below it")

@@ -27,6 +27,8 @@ Weights = Literal["all", "lm_head", "biases"]
 
 TRADITIONAL: MethodName = "lora"
 """What the others are compared with, and what other programs train as well."""
+SKIP2: MethodName = "skip2"
+FULL: MethodName = "full"
 LORA_TARGETS = ("lora_query", "lora_key", "lora_value", "lora_projection", "lora_mlp", "lora_head")
 """LitGPT's switches of the layers that get LoRA."""
 _BLOCK_TARGETS = tuple(name for name in LORA_TARGETS if name != "lora_head")

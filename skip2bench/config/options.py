@@ -139,20 +139,30 @@ def coerce(config_class: type[Config], values: dict[str, Any]) -> dict[str, Any]
 
 
 def refuse_unknown(values: Iterable[str], known: Collection[str], prefix: str = "") -> None:
-    """Raise a Skip2BenchError for the first key that is not known; it names the nearest one.
+    """Raise a Skip2BenchError for keys that are not known, all of them, with the nearest ones.
 
     Args:
         values: Keys that were given.
         known: Keys that there are.
         prefix: Where they stand, to name them in full.
     """
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            remedy = (
-                f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
-            )
-            raise Skip2BenchError(f"unknown key {prefix + str(key)!r}; {remedy}")
+    unknown = [str(key) for key in values if key not in known]
+    if not unknown:
+        return
+    nearest = {
+        key: difflib.get_close_matches(key.rpartition(".")[2], known, n=1) for key in unknown
+    }
+    all_known = f"known keys: {', '.join(sorted(known))}"
+    if len(unknown) == 1:
+        (near,) = nearest.values()
+        remedy = f"did you mean {near[0]}?" if near else all_known
+        raise Skip2BenchError(f"unknown key {prefix + unknown[0]!r}; {remedy}")
+    named = ", ".join(
+        f"{prefix + key!r}" + (f" (did you mean {near[0]}?)" if near else "")
+        for key, near in nearest.items()
+    )
+    remedy = "" if all(nearest.values()) else f"; {all_known}"
+    raise Skip2BenchError(f"unknown keys {named}{remedy}")
 
 
 def _takes_none(hint: Any) -> bool:

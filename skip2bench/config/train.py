@@ -17,6 +17,7 @@ from skip2bench.config.options import (
     check_choice,
     check_positive,
     coerce,
+    expand_path,
     option,
 )
 from skip2bench.config.run import EMBEDDED_DATA, RunConfig
@@ -25,7 +26,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import EMBEDDED_MODEL
 from skip2bench.io.units import parse_bytes
 
-LoggerName = Literal["csv", "tensorboard"]
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow", "litlogger"]
 StrategyName = Literal["auto", "ddp", "fsdp"]
 CacheTier = Literal["auto", "device", "ram", "disk"]
 CacheDtype = Literal["model", "bf16", "int8"]
@@ -195,8 +196,10 @@ class TrainConfig(RunConfig):
     )
     prompt_style: str = option(
         "auto",
-        "LitGPT prompt style (auto: that of a chat model by its name, else alpaca).",
+        "LitGPT prompt style, or a file with a Jinja template of instruction, input and system "
+        "(auto: that of a chat model by its name, else alpaca).",
         role="input",
+        is_path=True,
         recorded_as="prompt_style",
     )
     val_split_fraction: float = option(
@@ -322,7 +325,8 @@ class TrainConfig(RunConfig):
     )
     logger: LoggerName = option(
         "csv",
-        "Also log to TensorBoard with 'tensorboard'; CSV files are always written.",
+        "Also log to tensorboard, wandb, mlflow or litlogger, each with an extra of its name; CSV "
+        "files are always written.",
         role="place",
     )
 
@@ -381,6 +385,16 @@ def name_model(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "checkpoint_dir": None} if is_embedded else dict(values)
 
 
+def find_checkpoint(folder: Any) -> Any:
+    """The folder; of a name that is none, LitGPT's folder for it: `checkpoints/<name>`."""
+    if not isinstance(folder, str | Path) or not str(folder):
+        return folder
+    path = Path(expand_path("checkpoint_dir", str(folder)))
+    downloaded = Path("checkpoints") / path
+    is_name = not path.is_absolute() and not path.exists() and downloaded.is_dir()
+    return downloaded if is_name else folder
+
+
 def default_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Of a run with these values, what its defaults are beside those of the fields."""
     if values.get("checkpoint_dir") is None:
@@ -400,9 +414,17 @@ def usual_learning_rate(config: TrainConfig) -> float:
     return float(default_values(values).get("learning_rate", 1e-3))
 
 
+_GUIDES_TARGET = "lm_head"
+"""The guide's word for: the adapters end where lm_head begins."""
+
+
 def make_train_config(values: Mapping[str, Any]) -> TrainConfig:
     """A configuration of values as flags and files have them, the defaults that suit it added."""
     merged = name_model(values)
+    if (folder := merged.get("checkpoint_dir")) is not None:
+        merged["checkpoint_dir"] = find_checkpoint(folder)
+    if merged.get("target") == _GUIDES_TARGET:
+        merged["target"] = "hidden"
     if isinstance(named := merged.get("fields"), dict):
         merged["fields"] = [f"{role}={name}" for role, name in named.items()]
     if "blocks" in merged:

@@ -6,6 +6,7 @@ are LitGPT's, but for conversations (see `chat`).
 """
 
 import hashlib
+import json
 import os
 from contextlib import suppress
 from dataclasses import is_dataclass
@@ -102,7 +103,7 @@ def load_data(
         ),
         empty=sum(not record["output"].strip() for side in both for record in side),
         shared=_count_shared(train_samples, val_samples),
-        sha256=_hash(train_samples, val_samples),
+        sha256=_hash(train_samples, val_samples, tests=sides.test),
         held_out=tuple(sides.asked),
         conversations=conversations,
         renderer=renderer,
@@ -184,8 +185,10 @@ def _count_shared(train: Samples, val: Samples) -> int:
     return sum(ids.numpy().tobytes() in known for ids in val.input_ids)
 
 
-def _hash(*sides: Samples) -> str:
+def _hash(*sides: Samples, tests: list[Record] | None) -> str:
     digest = hashlib.sha256()
+    if tests is not None:  # what is asked is a part of the data, which no token says
+        digest.update(json.dumps(tests, sort_keys=True).encode())
     for side in sides:
         for ids, labels in zip(side.input_ids, side.labels, strict=True):
             for tensor in (ids, labels):

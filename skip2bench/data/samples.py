@@ -57,7 +57,7 @@ class TokenizedData:
     shared: int
     """Validation samples that are among the training samples too."""
     sha256: str
-    """Over the token ids and labels of both sides."""
+    """Over the token ids and labels of both sides, and the records of a test side."""
     held_out: tuple[Record, ...] = ()
     """Records that `--score` asks: those of the test side, or all that validate; none of LitGPT's
     modules."""

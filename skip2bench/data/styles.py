@@ -2,25 +2,99 @@
 
 LitGPT's styles are written for one text; all but Alpaca's leave a record's `input` out of the
 prompt, and some its system prompt. Here they stand around the instruction, as people write it by
-hand.
+hand. A file is a style, too: a Jinja template of `instruction`, `input` and `system`.
 """
 
+import os
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
-from litgpt.prompts import PromptStyle, model_name_to_prompt_style, prompt_styles
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from litgpt.prompts import (
+    PromptStyle,
+    model_name_to_prompt_style,
+    prompt_styles,
+    save_prompt_style,
+)
 
 from skip2bench.data.records import Record
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
+from skip2bench.io.text import read_text
 from skip2bench.io.units import format_amount
+from skip2bench.io.whole import write_bytes
 
 _DEFAULT = "alpaca"
+TEMPLATE_FILE = "prompt_template.jinja"
+"""Beside an adapter, the template that it was trained with."""
 _MARK = "\N{SYMBOL FOR UNIT SEPARATOR}input"
 """Text that no style has of its own."""
 
 
+class FileStyle(PromptStyle):  # type: ignore[misc]
+    """A style that a user has written: a Jinja template of `instruction`, `input` and `system`."""
+
+    def __init__(self, text: str) -> None:
+        """Nothing is rendered yet.
+
+        Args:
+            text: The template.
+
+        Raises:
+            TemplateError: it is none.
+        """
+        self.text = text
+        # a line end at the end of the template is a part of the prompt
+        environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, keep_trailing_newline=True
+        )
+        self._template = environment.from_string(text)
+
+    def apply(self, prompt: str, *, sys_prompt: str | None = None, **kwargs: str) -> str:
+        """The prompt in this style.
+
+        Raises:
+            TemplateError: the template asks for something else than it is given.
+        """
+        return self._template.render(
+            instruction=prompt, input=kwargs.get("input") or "", system=sys_prompt or ""
+        )
+
+
+def read_style(path: Path) -> str:
+    """The name under which a template file is a style of LitGPT's from now on: its path.
+
+    Raises:
+        Skip2BenchError: it cannot be read, or is no template of a prompt.
+    """
+    text = read_text(path, "prompt style")
+    try:
+        made = FileStyle(text).apply(_MARK)
+    except TemplateError as error:
+        raise Skip2BenchError(
+            f"prompt style {str(path)!r} is no template of instruction, input and system ({error})"
+        ) from error
+    if _MARK not in made:
+        raise Skip2BenchError(
+            f"prompt style {str(path)!r} has no place for the instruction; write "
+            "{{ instruction }} where it goes"
+        )
+    prompt_styles[str(path)] = partial(FileStyle, text)
+    return str(path)
+
+
+def save_style(name: str, folder: Path) -> None:
+    """Write which style an adapter was trained with, as LitGPT does; a file's with its template."""
+    style = PromptStyle.from_name(name)
+    save_prompt_style(style, folder)
+    if isinstance(style, FileStyle):
+        write_bytes(folder / TEMPLATE_FILE, style.text.encode())
+
+
 def choose_prompt_style(name: str, model: str) -> str:
-    """LitGPT's name of the style that `--prompt-style` names.
+    """LitGPT's name of the style that `--prompt-style` names, or the path of a template file.
 
     `auto` is the style that LitGPT knows for a model of that name, as chat models have one; else
     Alpaca's.
@@ -31,11 +105,16 @@ def choose_prompt_style(name: str, model: str) -> str:
     if name == "auto":
         own = type(model_name_to_prompt_style(model))
         return next((key for key, style in prompt_styles.items() if style is own), _DEFAULT)
+    if os.path.isfile(name):
+        return read_style(Path(name))
     if name not in prompt_styles:
         raise Skip2BenchError(
-            f"prompt_style is {name!r}; choose from auto, {', '.join(prompt_styles)}"
+            f"prompt_style is {name!r}; choose from auto, {', '.join(_LITGPTS)}, or give a file"
         )
     return name
+
+
+_LITGPTS = tuple(prompt_styles)
 
 
 def place_input(records: Sequence[Record], style: PromptStyle) -> list[Record]:

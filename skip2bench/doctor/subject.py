@@ -3,8 +3,6 @@
 from dataclasses import fields
 from pathlib import Path
 
-from litgpt.tokenizer import Tokenizer
-
 from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.run import RunConfig
 from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
@@ -13,6 +11,7 @@ from skip2bench.data.load import load_data
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import EMBEDDED_MODEL, embedded_checkpoint
 from skip2bench.models.base import check_checkpoint, config_by_name, find_checkpoint, load_config
+from skip2bench.models.tokenizer import load_tokenizer
 from skip2bench.train.memory_projection import Subject
 from skip2bench.train.plan import limit_length
 
@@ -32,6 +31,9 @@ def load_subject(config: DoctorConfig) -> Subject:
     training = TrainConfig(
         checkpoint_dir=folder,
         data=config.data,
+        val_data=config.val_data,
+        fields=config.fields,
+        drop_records=config.drop_records,
         max_seq_length=config.max_seq_length,
         cache_dir=config.cache_dir,
         cache_project=config.cache_project,
@@ -39,7 +41,7 @@ def load_subject(config: DoctorConfig) -> Subject:
     )
     data, problem = None, None
     try:
-        tokenizer = Tokenizer(folder or embedded_checkpoint())
+        tokenizer = load_tokenizer(folder or embedded_checkpoint())
         data = load_data(
             training, tokenizer, limit_length(training, model_config), model_config.name, folder
         )

@@ -8,6 +8,7 @@ from litgpt.prompts import PromptStyle
 from litgpt.tokenizer import Tokenizer
 
 from skip2bench.data.chat import read_template
+from skip2bench.models.tokenizer import load_tokenizer
 
 _MARK = "\N{SYMBOL FOR UNIT SEPARATOR}prompt"
 """Text that no style has of its own."""
@@ -33,7 +34,7 @@ def describe_chat(base_folder: Path, style: str, *, is_own_style: bool) -> Chat:
         style: LitGPT's name of the prompt style that was trained with.
         is_own_style: It is the style of the base model, whose own template stays then.
     """
-    tokenizer = Tokenizer(base_folder)
+    tokenizer = load_tokenizer(base_folder)
     prompt = PromptStyle.from_name(style).apply(_MARK)
     adds_bos = bool(tokenizer.use_bos) and not _begins_with_bos(tokenizer, str(prompt))
     own = read_template(base_folder)

@@ -15,8 +15,9 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.export.source import Source, open_source
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.machine.environment import choose_device
-from skip2bench.models.base import build_plain_model, load_checkpoint, load_tokenizer
+from skip2bench.models.base import build_plain_model, load_checkpoint
 from skip2bench.models.generation import Answer, Sampling, encode_question
+from skip2bench.models.tokenizer import load_tokenizer
 from skip2bench.results.reading import is_train
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from litgpt.config import Config
-from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.data.chat import TOKENIZER_FILE, read_settings
 from skip2bench.errors import Skip2BenchError
 from skip2bench.export.chat import Chat
 from skip2bench.models.gguf_rows import interleave_halves, split_halves
+from skip2bench.models.tokenizer import load_tokenizer
 
 QUANTISED = "q8_0"
 BLOCK = 32
@@ -283,7 +283,7 @@ def _describe_tokenizer(base_folder: Path, config: Config) -> dict[str, Any]:
                 types[number] = _BYTE
         if (unknown := vocabulary.get(model.get("unk_token"))) is not None:
             types[unknown] = _UNKNOWN
-    own = Tokenizer(base_folder)
+    own = load_tokenizer(base_folder)
     settings = read_settings(base_folder / TOKENIZER_FILE)
     return {
         "model": "llama" if is_spm else "gpt2",

@@ -11,13 +11,13 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from litgpt.config import Config
 from litgpt.scripts import convert_lit_checkpoint as conversion
-from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.data.chat import TEMPLATE_FILE, TOKENIZER_FILE, read_settings
 from skip2bench.errors import Skip2BenchError
 from skip2bench.export.chat import Chat
 from skip2bench.io.whole import let_others_read, write_json
+from skip2bench.models.tokenizer import load_tokenizer
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -287,7 +287,7 @@ def _special_tokens(folder: Path) -> dict[str, Any]:
     ids: dict[str, Any] = {key: own[key] for key in ("bos_token_id", "eos_token_id") if key in own}
     if ids:
         return ids
-    tokenizer = Tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
 
 

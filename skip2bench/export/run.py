@@ -10,10 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from litgpt.config import Config
 from litgpt.model import GPT
-from litgpt.prompts import save_prompt_style
 from litgpt.utils import save_config
 
-from skip2bench.data.styles import choose_prompt_style
+from skip2bench.data.styles import choose_prompt_style, save_style
 from skip2bench.errors import Skip2BenchError
 from skip2bench.export import gguf_file, peft_folder
 from skip2bench.export.card import write_card
@@ -30,7 +29,8 @@ from skip2bench.export.reload import load_again
 from skip2bench.export.source import Source, open_source
 from skip2bench.io.console import Waiting
 from skip2bench.io.whole import making_folder, write_json
-from skip2bench.models.adapters import FULL_FILE, keep_beginning, merged_weights, save_whole
+from skip2bench.models.adapters import keep_beginning, merged_weights, save_whole
+from skip2bench.models.folders import WEIGHTS_FILE
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.widen import (
     Layout,
@@ -223,9 +223,9 @@ def _write(order: _Order, made: OrdinaryModel, folder: Path) -> int | None:
     base_folder, style = source.base_folder, source.prompt_style
     chat = describe_chat(base_folder, style, is_own_style=_has_own_style(source))
     if order.to == "litgpt":
-        save_whole(made.weights, folder / FULL_FILE)
+        save_whole(made.weights, folder / WEIGHTS_FILE)
         save_config(made.config, folder)
-        save_prompt_style(style, folder)
+        save_style(style, folder)
         copy_tokenizer(base_folder, folder)
         keep_beginning(base_folder, folder)
         return None

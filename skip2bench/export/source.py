@@ -15,14 +15,15 @@ from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.load import load_data
 from skip2bench.data.samples import Samples
-from skip2bench.data.styles import choose_prompt_style
+from skip2bench.data.styles import TEMPLATE_FILE, choose_prompt_style, read_style
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.whole import hash_file
 from skip2bench.models.adapters import load_trained_model
-from skip2bench.models.base import EMBEDDING, WEIGHTS_FILE, load_tokenizer
+from skip2bench.models.base import EMBEDDING, read_base_weights
+from skip2bench.models.folders import WEIGHTS_FILE
 from skip2bench.models.methods import MethodSettings
-from skip2bench.models.weights import read_weights
+from skip2bench.models.tokenizer import load_tokenizer
 from skip2bench.results.reading import AnyRun, is_train, read_run
 from skip2bench.results.run_records import TrainSummary
 from skip2bench.train.plan import limit_length
@@ -74,7 +75,7 @@ class Source:
     @cached_property
     def base_dtype(self) -> torch.dtype:
         """Of the base's weights in their file."""
-        weights = read_weights(self.base_folder / WEIGHTS_FILE, "download the checkpoint again")
+        weights = read_base_weights(self.base_folder)
         return weights[EMBEDDING].dtype
 
     def load_validation(self) -> tuple[Samples, str]:
@@ -148,11 +149,14 @@ def _check_lora_base(final: Path, base_folder: Path, wanted: str | None) -> None
 
 
 def _read_style(final: Path, model: str) -> str:
-    """LitGPT's name of the prompt style that a run had."""
+    """Name of the prompt style that a run had."""
+    if (final / TEMPLATE_FILE).is_file():
+        return read_style(final / TEMPLATE_FILE)
     try:
         content = yaml.safe_load((final / _STYLE_FILE).read_text(encoding="utf-8"))
         kind = str(content["class_path"]).rpartition(".")[2]
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
         return choose_prompt_style("auto", model)
-    known = {style.__name__: name for name, style in prompt_styles.items()}
+    classes = {name: style for name, style in prompt_styles.items() if isinstance(style, type)}
+    known = {style.__name__: name for name, style in classes.items()}
     return known.get(kind) or choose_prompt_style("auto", model)

@@ -21,8 +21,10 @@ from rich.progress import (
 from skip2bench.errors import printable
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-# Where nobody says how wide the page is (a pipe, a log), wide enough for every table.
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+# Where nobody says how wide the page is (a pipe, a log, what a caller has closed), wide enough for
+# every table.
+_is_terminal = sys.stdout is not None and sys.stdout.isatty()
+stdout = Console(highlight=False, width=None if _is_terminal else 120)
 
 
 def note(text: str) -> None:

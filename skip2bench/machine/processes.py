@@ -6,6 +6,9 @@ context of CUDA does not survive a fork, and macOS' frameworks do not either: th
 starts anew and loads for itself.
 """
 
+import _thread
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing import get_context
@@ -34,6 +37,33 @@ def process_context(device_type: str, modules: Sequence[str]) -> ProcessContext:
     context = get_context("forkserver")
     context.set_forkserver_preload(list(modules))
     return context
+
+
+KILLED = -9
+"""Exit status of a process that SIGKILL has ended, as the system does where memory runs out."""
+
+
+def leave_terminal() -> None:
+    """Let Ctrl-C in the terminal pass this process by, where the system has sessions."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+
+
+def interrupt(process_id: int) -> None:
+    """Interrupt another process as Ctrl-C does; where that cannot be, end it.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    os.kill(process_id, signal.SIGTERM if sys.platform == "win32" else signal.SIGINT)
+
+
+def interrupt_oneself() -> None:
+    """Interrupt this process's main thread, from another one."""
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def load_modules(context: ProcessContext) -> None:

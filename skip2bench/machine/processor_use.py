@@ -15,7 +15,11 @@ import psutil
 from skip2bench.machine.hardware import busy_seconds, has_quota, own_seconds
 
 LOOK_SECONDS = 1.0
-"""The least between two looks."""
+"""The least between two looks, but for the first ones."""
+_FIRST_LOOK_SECONDS = 0.25
+"""Between the first two; it doubles until it is LOOK_SECONDS. A run of seconds is helped too."""
+_SHORTEST_LOOK_SECONDS = 0.2
+"""Below it nobody is told: ticks of 10 ms say little of a moment."""
 _LOOK_SHARE = 1e-3
 """The most of a run's time that looks may take."""
 _SHORTEST_SECONDS = 0.5
@@ -67,6 +71,7 @@ class ProcessorMeter:
         self._read, self._now, self._on_look = read, now, on_look
         self._name = ""
         self._since = self._next = now()
+        self._interval = _FIRST_LOOK_SECONDS
         self._waiting: dict[str, float] = {}
         self._used: dict[str, list[float]] = {}
         self._is_known, self._is_busy_known = True, True
@@ -128,11 +133,12 @@ class ProcessorMeter:
             used[1] += share * (own or 0.0)
             used[2] += share * ((busy or 0.0) - (own or 0.0))
         self._waiting.clear()
-        if whole >= _SHORTEST_SECONDS:
+        if whole >= _SHORTEST_LOOK_SECONDS:
             known = own is not None and busy is not None
             self._on_look(((busy or 0.0) - (own or 0.0)) / whole if known else None)
         ended = self._now()
-        self._next = ended + max(LOOK_SECONDS, (ended - started) / _LOOK_SHARE)
+        self._next = ended + max(self._interval, (ended - started) / _LOOK_SHARE)
+        self._interval = min(LOOK_SECONDS, 2 * self._interval)
 
 
 def _less(value: float | None, other: float | None) -> float | None:

@@ -15,30 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from litgpt.lora import GPT as LoraGPT
 from litgpt.lora import Config as LoraConfig
 from litgpt.lora import lora_filter, merge_lora_weights
 from litgpt.model import GPT
-from litgpt.prompts import save_prompt_style
-from litgpt.tokenizer import Tokenizer
-from litgpt.utils import copy_config_files
+from litgpt.utils import copy_config_files, save_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from skip2bench.config.methods import METHODS, TRADITIONAL
+from skip2bench.data.styles import save_style
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.text import read_yaml
 from skip2bench.io.whole import hash_file, replacing, write_bytes, write_json, write_yaml
 from skip2bench.models.base import (
-    CONFIG_FILE,
     build_plain_model,
     check_checkpoint,
     load_checkpoint,
     load_config,
+    read_base_weights,
 )
+from skip2bench.models.folders import ADAPTER_FILE, CONFIG_FILE, LORA_FILE, WEIGHTS_FILE
 from skip2bench.models.methods import MethodSettings, build_model, trained_tensors
+from skip2bench.models.releases import is_older
 from skip2bench.models.skip import (
     PROJECTION,
     RELATIVE_SIZES,
@@ -46,12 +48,10 @@ from skip2bench.models.skip import (
     SkipSettings,
     merge_skip_adapter,
 )
+from skip2bench.models.tokenizer import begins_by_name, load_tokenizer
 from skip2bench.models.top import TopGPT
 from skip2bench.models.weights import check_dtypes, check_finite, check_weights, read_weights
 
-LORA_FILE = "lit_model.pth.lora"
-FULL_FILE = "lit_model.pth"
-ADAPTER_FILE = "adapter.safetensors"
 ADAPTER_SETTINGS = "adapter_config.yaml"
 _LATER = ("features", "share_b")
 """Settings of Skip adapters that older ones do not have."""
@@ -76,14 +76,17 @@ def copy_configuration(base_folder: Path, folder: Path) -> None:
     where the tokenizer does not say it; here it says it.
     """
     copy_config_files(base_folder, folder)
+    if is_older(yaml.safe_load((base_folder / CONFIG_FILE).read_text(encoding="utf-8"))):
+        # LitGPT itself cannot read that
+        save_config(load_config(base_folder), folder)
     keep_beginning(base_folder, folder)
 
 
 def keep_beginning(base_folder: Path, folder: Path) -> None:
     """Have the tokenizer in `folder` begin prompts as the base's does."""
     path = folder / "tokenizer_config.json"
-    wanted = bool(Tokenizer(base_folder).use_bos)
-    if path.is_file() and bool(Tokenizer(folder).use_bos) != wanted:
+    wanted = bool(load_tokenizer(base_folder).use_bos)
+    if path.is_file() and begins_by_name(folder) != wanted:
         settings = json.loads(path.read_text(encoding="utf-8"))
         write_json(path, settings | {"add_bos_token": wanted})
 
@@ -108,13 +111,13 @@ def save_adapter(
         prompt_style: LitGPT's name of the prompt style that the data had.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_prompt_style(prompt_style, folder)
+    save_style(prompt_style, folder)
     method = settings.method
     if method.is_skip or method.weights in ("lm_head", "biases"):
         return _save_part(model, settings, folder, base_folder)
     copy_configuration(base_folder, folder)
     if method.weights == "all":
-        return save_whole(merged_weights(model), folder / FULL_FILE)
+        return save_whole(merged_weights(model), folder / WEIGHTS_FILE)
     size = save_whole({"model": _lora_tensors(model)}, folder / LORA_FILE)
     hyperparameters = {"checkpoint_dir": str(base_folder.resolve()), "precision": precision}
     write_yaml(folder / "hyperparameters.yaml", hyperparameters | dict(settings.lora or {}))
@@ -129,7 +132,7 @@ def _save_part(model: nn.Module, settings: MethodSettings, folder: Path, base_fo
     is_embedded = base_folder == embedded_checkpoint()
     base = {
         "checkpoint_dir": None if is_embedded else str(base_folder.resolve()),
-        "checkpoint_sha256": hash_file(base_folder / FULL_FILE),
+        "checkpoint_sha256": hash_file(base_folder / WEIGHTS_FILE),
     }
     # through bytes: safetensors' own writing has an error type of its own for a full disk
     write_bytes(folder / ADAPTER_FILE, save(_ordinary_tensors(model)))
@@ -277,8 +280,8 @@ def load_trained_model(
         base_folder = checkpoint_dir or _find_lora_base(folder)
         base = load_checkpoint(base_folder, cpu, torch.float32)
         settings = MethodSettings(method=METHODS[TRADITIONAL], lora=lora, skip=None)
-    elif (folder / FULL_FILE).is_file() and (folder / CONFIG_FILE).is_file():
-        check_weights(folder / FULL_FILE, load_config(folder))
+    elif (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():
+        check_weights(folder / WEIGHTS_FILE, load_config(folder))
         base = load_checkpoint(folder, cpu, torch.float32)
         return build_plain_model(base.config, base.weights), None, folder
     else:
@@ -329,17 +332,19 @@ def merge_adapter(folder: Path, checkpoint_dir: Path | None = None) -> Path:
     """
     from litgpt.scripts.merge_lora import merge_lora
 
+    folder = folder / "final" if (folder / "final").is_dir() else folder  # of a run
+
     saved = _read_settings(folder)
     if saved and METHODS[saved["method"]].is_skip:
         merge_skip_adapter()
     if saved:
         base_folder = _find_base(folder, saved, checkpoint_dir)
-        weights = read_weights(base_folder / FULL_FILE, "download the checkpoint again")
+        weights = read_base_weights(base_folder)
         tensors = _read_tensors(folder)
         _check_fit(folder, tensors, weights)
         weights |= {key: value.to(weights[key].dtype) for key, value in tensors.items()}
         copy_configuration(base_folder, folder)
-        save_whole(weights, folder / FULL_FILE)
+        save_whole(weights, folder / WEIGHTS_FILE)
     elif (folder / LORA_FILE).is_file():
         _check_lora(folder, checkpoint_dir)
         with redirect_stdout(sys.stderr):  # it prints its arguments
@@ -349,16 +354,16 @@ def merge_adapter(folder: Path, checkpoint_dir: Path | None = None) -> Path:
         raise Skip2BenchError(
             f"{str(folder)!r} holds no adapter; give the 'final' folder of a lora run"
         )
-    return folder / FULL_FILE
+    return folder / WEIGHTS_FILE
 
 
 def _bring_to_base_dtypes(folder: Path, base_folder: Path) -> None:
     """Store merged weights in the dtypes of the base; LitGPT writes those of the run."""
-    base = read_weights(base_folder / FULL_FILE, "download the checkpoint again")
-    merged = read_weights(folder / FULL_FILE, "merge it again")
+    base = read_base_weights(base_folder)
+    merged = read_weights(folder / WEIGHTS_FILE, "merge it again")
     if any(value.dtype != base[key].dtype for key, value in merged.items()):
         narrow = {key: value.to(base[key].dtype) for key, value in merged.items()}
-        save_whole(narrow, folder / FULL_FILE)
+        save_whole(narrow, folder / WEIGHTS_FILE)
 
 
 def _find_lora_base(folder: Path) -> Path:
@@ -392,7 +397,7 @@ def _check_lora(
     base_folder = checkpoint_dir or _find_lora_base(folder)
     _check_is_there(folder, base_folder)
     check_checkpoint(base_folder)
-    check_weights(base_folder / FULL_FILE, load_config(base_folder))
+    check_weights(base_folder / WEIGHTS_FILE, load_config(base_folder))
     saved = read_yaml(folder / "hyperparameters.yaml", "adapter's file")
     lora = {key: value for key, value in saved.items() if key.startswith("lora_")}
     try:
@@ -478,7 +483,7 @@ def _find_base(folder: Path, saved: dict[str, Any], checkpoint_dir: Path | None)
     base_folder = checkpoint_dir or (embedded_checkpoint() if stored is None else Path(stored))
     _check_is_there(folder, base_folder)
     check_checkpoint(base_folder)
-    if hash_file(base_folder / FULL_FILE) != saved["checkpoint_sha256"]:
+    if hash_file(base_folder / WEIGHTS_FILE) != saved["checkpoint_sha256"]:
         raise Skip2BenchError(
             f"the adapter in {str(folder)!r} was trained on other weights than those in "
             f"{str(base_folder)!r}; give its own base with --checkpoint-dir"

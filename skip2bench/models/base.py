@@ -7,25 +7,24 @@ each.
 
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from litgpt.config import Config, name_to_config
 from litgpt.model import GPT
-from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import EMBEDDED_MODEL, embedded_checkpoint
+from skip2bench.models.folders import CONFIG_FILE, WEIGHTS_FILE, describe_wrong_model
+from skip2bench.models.releases import bring_config, bring_weights
 from skip2bench.models.weights import read_weights
 
-WEIGHTS_FILE, CONFIG_FILE = "lit_model.pth", "model_config.yaml"
 HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
-_HUGGING_FACE_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 _SIZES = dict.fromkeys(("n_layer", "n_head", "n_query_groups"), 100_000) | dict.fromkeys(
     ("n_embd", "head_size", "block_size", "vocab_size", "padded_vocab_size"), 1 << 30
 )
@@ -50,21 +49,17 @@ def check_checkpoint(folder: Path) -> None:
     Raises:
         Skip2BenchError: what is missing, and the command that makes it.
     """
-    if not os.path.isdir(folder):
+    if not os.path.exists(folder):
         raise Skip2BenchError(
             f"checkpoint folder {str(folder)!r} does not exist; {_remedy(folder)}, or leave the "
             "flag out for the embedded model"
         )
+    if (found := describe_wrong_model(folder)) is not None:
+        raise Skip2BenchError(f"{str(folder)!r} {found}")
     names = [WEIGHTS_FILE, CONFIG_FILE, "tokenizer_config.json"]
     missing = [name for name in names if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         missing.append("tokenizer.json or tokenizer.model")
-    is_hugging_face = any(any(folder.glob(pattern)) for pattern in _HUGGING_FACE_FILES)
-    if is_hugging_face and WEIGHTS_FILE in missing:
-        command = shlex.join(["litgpt", "convert_to_litgpt", str(folder)])
-        raise Skip2BenchError(
-            f"{str(folder)!r} is a Hugging Face checkpoint; convert it with {command!r}"
-        )
     if missing:
         raise Skip2BenchError(
             f"checkpoint folder {str(folder)!r} lacks {', '.join(missing)}; download it again"
@@ -96,7 +91,11 @@ def load_config(folder: Path) -> Config:
     """
     path = folder / CONFIG_FILE
     try:
-        config = Config.from_file(path)
+        with path.open(encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+        if not isinstance(content, dict):
+            raise ValueError("it holds no mapping")
+        config = Config(**bring_config(content))
         for key, most in _SIZES.items():
             value = getattr(config, key)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
@@ -110,20 +109,14 @@ def load_config(folder: Path) -> Config:
     return config
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint folder.
+def read_base_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint folder by the names that this release of LitGPT has, mapped.
 
     Raises:
-        Skip2BenchError: its files are broken.
+        Skip2BenchError: they cannot be read.
     """
-    try:
-        return Tokenizer(folder)
-    except Exception as error:
-        # tokenizers raises Exception itself, LitGPT whatever a wrong JSON leads to
-        raise Skip2BenchError(
-            f"the tokenizer in {str(folder)!r} cannot be loaded ({type(error).__name__}: {error}); "
-            "download the checkpoint again"
-        ) from error
+    weights = read_weights(folder / WEIGHTS_FILE, "download the checkpoint again")
+    return bring_weights(weights, load_config(folder))
 
 
 def load_checkpoint(
@@ -147,7 +140,7 @@ def load_checkpoint(
         Skip2BenchError: files are missing or unreadable.
     """
     check_checkpoint(folder)
-    weights = read_weights(folder / WEIGHTS_FILE, "download the checkpoint again")
+    weights = read_base_weights(folder)
     is_tied = is_head_tied(weights)
     placed = {
         key: _placed(value, device, dtype)
@@ -174,7 +167,7 @@ def is_head_tied(weights: Mapping[str, Tensor]) -> bool:
 
 def describe_tied_head(folder: Path) -> str | None:
     """What LitGPT makes of a checkpoint whose head is tied to its embedding; None for others."""
-    weights = read_weights(folder / WEIGHTS_FILE, "download the checkpoint again")
+    weights = read_base_weights(folder)
     if not is_head_tied(weights):
         return None
     total = sum(weight.numel() for weight in weights.values())
@@ -257,4 +250,7 @@ def find_checkpoint(model: str) -> Path | None:
     """The checkpoint folder that `--model` names; None where it is a LitGPT config name."""
     if model == EMBEDDED_MODEL:
         return embedded_checkpoint()
-    return Path(model) if os.path.isdir(model) else None
+    for path in (Path(model), Path("checkpoints") / model):  # where LitGPT downloads to
+        if os.path.isdir(path):
+            return path
+    return None

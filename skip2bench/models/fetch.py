@@ -197,7 +197,7 @@ def _convert(weights: Path, folder: Path, model: Packaged) -> None:
     from litgpt.scripts.convert_hf_checkpoint import convert_hf_checkpoint
     from safetensors.torch import save_file
 
-    from skip2bench.models.base import WEIGHTS_FILE
+    from skip2bench.models.folders import WEIGHTS_FILE
 
     reader = GGUFReader(weights)
     fields = {name: field.contents() for name, field in reader.fields.items()}

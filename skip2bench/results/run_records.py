@@ -113,6 +113,8 @@ class TrainStart(Record):
     model: Text | None = None
     data: Text | None = None
     prompt_style: Text | None = None
+    begins_prompts: Flag | None = None
+    """True where a token of the beginning stands before every prompt."""
     train_samples: FromOne | None = None
     val_samples: Count | None = None
     dropped_samples: Count | None = None

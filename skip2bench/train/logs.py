@@ -1,4 +1,4 @@
-"""The logs of a training run: metrics.csv, steps.csv, and TensorBoard's where asked for.
+"""The logs of a training run: metrics.csv, steps.csv, and another program's where asked for.
 
 Every row is in its file before anything else happens, or not at all, whatever ends the process; a
 run that goes on cuts its logs back to the step it goes on from, so that each step stands in them
@@ -9,41 +9,44 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from skip2bench.config.train import LoggerName
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.whole import write_bytes
 from skip2bench.results.run_folder import METRICS_COLUMNS, STEPS_COLUMNS
 
 
 class RunLogs:
-    """Writes each row to disk at once, and to TensorBoard as well if that is on."""
+    """Writes each row to disk at once, and to another program's log as well if one is asked for."""
 
-    def __init__(self, folder: Path, *, with_tensorboard: bool, step: int = 0) -> None:
+    def __init__(self, folder: Path, logger: LoggerName = "csv", *, step: int = 0) -> None:
         """Start the logs in `folder`, or go on with those that end at `step`.
 
         Raises:
-            Skip2BenchError: TensorBoard is asked for and not installed.
+            Skip2BenchError: the logger is not installed, or cannot start.
         """
         self._metrics = CsvLog(folder / "metrics.csv", METRICS_COLUMNS)
         self._steps = CsvLog(folder / "steps.csv", STEPS_COLUMNS)
-        self._tensorboard = _open_tensorboard(folder, step) if with_tensorboard else None
+        self._other = open_logger(logger, folder, step)
 
     def log_evaluation(self, **row: Any) -> None:
         """Write one evaluation point; the arguments are METRICS_COLUMNS."""
         self._metrics.append(row)
-        if self._tensorboard is not None:
-            for name in ("train_loss", "val_loss", "val_ppl", "peak_memory_bytes"):
-                self._tensorboard.add_scalar(name, row[name], row["step"])
+        self._log(("train_loss", "val_loss", "val_ppl", "peak_memory_bytes"), row)
 
     def log_step(self, **row: Any) -> None:
         """Write one step; the arguments are STEPS_COLUMNS."""
         self._steps.append(row)
-        if self._tensorboard is not None:
-            for name in ("loss", "learning_rate", "train_seconds"):
-                self._tensorboard.add_scalar(f"step/{name}", row[name], row["step"])
+        self._log(("loss", "learning_rate", "train_seconds"), row, prefix="step/")
+
+    def _log(self, names: Sequence[str], row: Mapping[str, Any], prefix: str = "") -> None:
+        if self._other is not None:
+            metrics = {f"{prefix}{name}": row[name] for name in names if row[name] is not None}
+            self._other.log_metrics(metrics, step=row["step"])
 
     def sync(self) -> None:
         """Force the rows to the disk, before a state counts on them."""
@@ -54,8 +57,8 @@ class RunLogs:
         """Close all files."""
         self._metrics.close()
         self._steps.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self._other is not None:
+            self._other.finalize("success")
 
 
 class NoLogs:
@@ -74,23 +77,73 @@ class NoLogs:
         """There is nothing to close."""
 
 
-def check_tensorboard() -> None:
-    """Raise a Skip2BenchError where TensorBoard is not installed."""
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError as error:
+_PACKAGES = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "litlogger": "litlogger",
+}
+"""By logger, the module that it stands on; the extra has the logger's name."""
+
+
+def check_logger(name: LoggerName) -> None:
+    """Raise a Skip2BenchError where a logger's package is not installed."""
+    if name in _PACKAGES and find_spec(_PACKAGES[name]) is None:
         raise Skip2BenchError(
-            "logger 'tensorboard' needs the package tensorboard; install it with "
-            "'pip install skip2bench[tensorboard]'"
+            f"logger {name!r} needs the package {_PACKAGES[name]}; install it with "
+            f"'pip install skip2bench[{name}]'"
+        )
+
+
+def open_logger(name: LoggerName, folder: Path, step: int) -> Any:
+    """Lightning's logger of that name, writing to `folder`; None for the CSV files alone.
+
+    wandb and mlflow work offline unless their own variables say otherwise.
+
+    Args:
+        name: Of the logger.
+        folder: Of the logs.
+        step: That a run goes on from: TensorBoard does not show what was logged after it.
+
+    Raises:
+        Skip2BenchError: it is not installed, or cannot start.
+    """
+    if name not in _PACKAGES:
+        return None
+    check_logger(name)
+    run = folder.parent.parent.name
+    try:
+        if name == "tensorboard":
+            from lightning.fabric.loggers import TensorBoardLogger
+
+            more = {"purge_step": step + 1} if step else {}
+            return TensorBoardLogger(folder, name="", version="", **more)
+        if name == "wandb":
+            from lightning.pytorch.loggers import WandbLogger
+
+            os.environ.setdefault("WANDB_MODE", "offline")
+            return WandbLogger(
+                project=os.environ.get("WANDB_PROJECT", "skip2bench"), name=run, save_dir=folder
+            )
+        if name == "mlflow":
+            from lightning.pytorch.loggers import MLFlowLogger
+
+            own = f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+            return MLFlowLogger(
+                "skip2bench",
+                run_name=run,
+                tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", own),
+                artifact_location=(folder.absolute() / "mlruns").as_uri(),
+            )
+        from lightning.pytorch.loggers import LitLogger
+
+        return LitLogger(root_dir=folder, name=run)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Skip2BenchError(
+            f"logger {name!r} cannot start ({reason}); leave --logger out, the CSV files are "
+            "always written"
         ) from error
-
-
-def _open_tensorboard(folder: Path, step: int) -> Any:
-    check_tensorboard()
-    from torch.utils.tensorboard import SummaryWriter
-
-    # what was logged after the step that a run goes on from is not shown
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
 
 class DamagedLogError(Exception):

@@ -43,11 +43,10 @@ from skip2bench.config.train import TrainConfig
 from skip2bench.data.samples import TokenizedData, count_steps
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_memory
-from skip2bench.models.base import HEAD, WEIGHTS_FILE, Base, is_head_tied
+from skip2bench.models.base import HEAD, Base, is_head_tied, read_base_weights
 from skip2bench.models.methods import MethodSettings, build_model, resolve_method
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.top import CachedGPT, TopGPT
-from skip2bench.models.weights import read_weights
 from skip2bench.train.plan import limit_length
 
 _PLENTY_BYTES = sys.maxsize // 2
@@ -367,7 +366,7 @@ def _count_tied(subject: Subject, dtype: torch.dtype) -> int:
     folder = subject.training.checkpoint_dir
     if folder is None:
         return 0
-    weights = read_weights(folder / WEIGHTS_FILE, "download the checkpoint again")
+    weights = read_base_weights(folder)
     return weights[HEAD].numel() * dtype.itemsize if is_head_tied(weights) else 0
 
 

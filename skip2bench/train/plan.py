@@ -25,19 +25,19 @@ from skip2bench.machine.environment_record import CheckpointRecord, DataRecord, 
 from skip2bench.machine.guide import choose_micro_batch_size
 from skip2bench.machine.hardware import installed_version
 from skip2bench.models.base import (
-    WEIGHTS_FILE,
     check_checkpoint,
     describe_tied_head,
     load_config,
-    load_tokenizer,
 )
+from skip2bench.models.folders import WEIGHTS_FILE
 from skip2bench.models.generation import Question, encode_question
 from skip2bench.models.methods import MethodSettings, resolve_method
 from skip2bench.models.quantised import choose_quantised_precision
 from skip2bench.models.switches import check_can_compile
+from skip2bench.models.tokenizer import load_tokenizer
 from skip2bench.models.weights import check_weights
 from skip2bench.results.run_records import TrainStart
-from skip2bench.train.logs import check_tensorboard
+from skip2bench.train.logs import check_logger
 from skip2bench.train.score import Exam, plan_exam
 
 
@@ -55,6 +55,8 @@ class TrainingPlan:
     device: torch.device
     precision: str
     prompt_style: str
+    begins_prompts: bool
+    """True where a token of the beginning stands before every prompt."""
     """LitGPT's name of the style that the data has."""
     sample_question: Question | None
     """To be answered at every evaluation."""
@@ -135,6 +137,7 @@ class TrainingPlan:
             model=self.model_name,
             data=data.name,
             prompt_style=self.prompt_style,
+            begins_prompts=self.begins_prompts,
             train_samples=len(data.train),
             val_samples=len(data.val),
             dropped_samples=data.dropped,
@@ -195,8 +198,7 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     precision = _choose_precision(config, device)
     if config.compile:
         check_can_compile(device)
-    if config.logger == "tensorboard":
-        check_tensorboard()
+    check_logger(config.logger)
     check_folder("out_dir", config.out_dir)
     check_folder("cache_dir", config.cache_dir)
     check_weights(base_folder / WEIGHTS_FILE, model_config)
@@ -214,6 +216,7 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
         device=device,
         precision=precision,
         prompt_style=style,
+        begins_prompts=bool(tokenizer.use_bos),
         sample_question=None
         if config.sample_prompt is None
         else encode_question(tokenizer, model_config, style, config.sample_prompt),

@@ -220,7 +220,6 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
         objective = build_token_objective(attempt, model)
     before = state.values["domain_loss_before"] if state else _domain_loss(attempt, model)
     optimizer = build_run_optimizer(model, config, plan.device)
-    with_tensorboard = config.logger == "tensorboard"
     return TrainingRun(
         attempt=attempt,
         model=model,
@@ -229,9 +228,7 @@ def _set_up(attempt: Attempt, model: GPT) -> TrainingRun:
         optimizer=attempt.fabric.setup_optimizers(optimizer),
         batches=batches,
         clock=clock,
-        logs=RunLogs(place.log_folder, with_tensorboard=with_tensorboard, step=place.step)
-        if is_first
-        else NoLogs(),
+        logs=RunLogs(place.log_folder, config.logger, step=place.step) if is_first else NoLogs(),
         domain_loss_before=before,
     )
 

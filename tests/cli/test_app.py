@@ -28,6 +28,54 @@ def test_litgpts_spellings_are_ours():
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        (["org/model", "--epochs", "1"], ["--checkpoint-dir", "org/model", "--epochs", "1"]),
+        (["--data", "JSON", "--data.json_path", "a.json"], ["--data", "a.json"]),
+        (["--data=JSON", "--data.json_path=a.json"], ["--data=a.json"]),
+        (["--data.val_split_fraction", "0.1"], ["--val-split-fraction", "0.1"]),
+        (["--data.mask_prompt", "true"], ["--mask-prompt"]),
+        (["--data.mask_prompt=False"], ["--no-mask-prompt"]),
+        (["--lora_key", "true", "--lora_mlp", "false"], ["--lora-key", "--no-lora-mlp"]),
+        (["--force", "false", "--resume", "true"], ["--resume"]),
+        (["--optimizer", "AdamW", "--optimizer.lr", "1e-4"], ["--learning-rate", "1e-4"]),
+        (["--optimizer.init_args.weight_decay=0"], ["--weight-decay=0"]),
+        (
+            ["--train.learning_rate", "3e-4", "--io.out_dir", "x"],
+            ["--learning-rate", "3e-4", "--out-dir", "x"],
+        ),
+        (["--eval.max_iters", "5", "--train.log_interval=1", "--seed", "3"], ["--seed", "3"]),
+        (["--access_token", "secret", "--no-bench"], ["--no-bench"]),
+        (
+            ["--train.epochs", "3", "--batch_size", "8"],
+            ["--epochs", "3", "--global-batch-size", "8"],
+        ),
+    ],
+)
+def test_litgpts_command_lines_are_ours(given, ours):
+    assert cli.normalise_flags(["train", *given]) == ["train", *ours]
+
+
+def test_flags_that_change_nothing_are_named(capsys):
+    cli.normalise_flags(["train", "--eval.max_iters", "5", "--train.min_lr", "0"])
+    said = capsys.readouterr().err
+    assert "no effect here: --eval.max_iters" in said
+    assert "--train.min_lr (the rate falls to 0)" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--train.max_tokens", "5"], r"--train.max_tokens: LitGPT's key .* \(use max_steps\)"),
+        (["--optimizer", "SGD"], "optimizer 'SGD' is not supported"),
+    ],
+)
+def test_what_litgpt_has_and_this_has_not(given, says):
+    with pytest.raises(Skip2BenchError, match=says):
+        cli.normalise_flags(["train", *given])
+
+
 def test_help_names_every_flag_of_the_contract(run):
     _, text, _ = run("train", "--help")
     flags = ["--method", "--blocks", "--target", "--checkpoint-dir", "--data", "--config"]

@@ -86,7 +86,10 @@ TRAIN_ERRORS = [
         "precision is 'fp8'; choose from auto, 32-true, bf16-true, bf16-mixed, 16-true, 16-mixed",
     ),
     ({"device": "tpu"}, "device is 'tpu'; choose from auto, cpu, cuda, mps"),
-    ({"logger": "wandb"}, "logger is 'wandb'; choose from csv, tensorboard"),
+    (
+        {"logger": "neptune"},
+        "logger is 'neptune'; choose from csv, tensorboard, wandb, mlflow, litlogger",
+    ),
     ({"devices": 0}, "devices is 0; give 1 or more"),
     ({"learning_rate": 0.0}, "learning_rate is 0.0; give a number above 0, such as 3e-3"),
     ({"learning_rate": float("nan")}, "learning_rate is nan; give a number above 0, such as 3e-3"),

@@ -106,7 +106,9 @@ def test_lora_r_is_the_rank_of_whichever_adapter_trains(write):
     ("text", "method"),
     [
         ("lora_r: 8\n", "lora"),
-        ("train:\n  epochs: 1\n", "lora"),
+        ("train:\n  epochs: 1\n", "full"),
+        ("train:\n  epochs: 1\nlora_key: true\n", "lora"),
+        ("skip2lora_enabled: false\nskip2lora_block_indices: []\nbatch_size: 8\n", "lora"),
         ("skip2lora_block_indices: [0]\n", "skip2"),
         ("skip2lora_enabled: true\n", "skip2"),
         ("skip2lora_enabled: false\nskip2lora_block_indices: [0]\n", "lora"),
@@ -133,7 +135,7 @@ def test_keys_without_effect_are_named(write):
     text = "train:\n  save_interval: 200\n  log_interval: 1\n"
     text += "eval:\n  max_iters: 100\n  max_new_tokens:\n"
     config, ignored = load_train_config({}, write(text))
-    assert ignored == ["train.log_interval", "eval.max_iters"]
+    assert ignored == ["train.log_interval", "eval.max_iters (the whole validation side counts)"]
     assert config.save_interval == 200
 
 
@@ -196,7 +198,7 @@ ERRORS = [
     ),
     (
         "optimizer:\n  class_path: AdamW\n  init_args:\n    amsgrad: true\n",
-        "unknown key 'optimizer.init_args.amsgrad'",
+        "optimizer has 'amsgrad', which is no option here; lr, weight_decay and betas are",
     ),
     ("optimizer:\n  init_args: [1]\n", "init_args of optimizer is [1]; write a mapping below it"),
     ("data:\n  class_path: litgpt.data.JSON\n  init_args: abc\n", "init_args of data is 'abc'"),
@@ -209,6 +211,91 @@ ERRORS = [
     ),
     ("devices: 0\n", "devices is 0; give 1 or more"),
 ]
+
+
+def test_everything_that_is_wrong_is_named_at_once(write):
+    text = "epoch: 3\ntrian: 1\ntrain:\n  max_step: 4\n"
+    with pytest.raises(Skip2BenchError) as raised:
+        load_train_config({}, write(text))
+    assert "unknown keys 'epoch' (did you mean epochs?), 'trian'" in str(raised.value)
+    assert "'train.max_step' (did you mean max_steps?)" in str(raised.value)
+    text = "train:\n  max_tokens: 5\n  max_time: 3\n"
+    with pytest.raises(Skip2BenchError, match=r"max_tokens.*max_time"):
+        load_train_config({}, write(text))
+
+
+def test_what_litgpts_file_leaves_to_litgpt_is_litgpts_and_said(write, capsys):
+    text = "checkpoint_dir: somewhere\nout_dir: out/finetune/full\neval:\n  interval: 7\n"
+    config, _ = load_train_config({"data": "mine.json"}, write(text))
+    assert (config.method, config.eval_interval, config.data) == ("full", 7, "mine.json")
+    assert (config.lr_warmup_steps, config.save_interval, config.learning_rate) == (100, 1000, 1e-3)
+    said = capsys.readouterr().err
+    assert "method full; where it is silent, LitGPT's own: lr_warmup_steps 100" in said
+    assert "data alpaca" not in said
+    lora, _ = load_train_config({"data": "mine.json"}, write(text + "lora_alpha: 8\n"))
+    assert (lora.method, lora.lora_r) == ("lora", 8)
+
+
+def test_the_forks_own_baseline(write):
+    text = (
+        "skip2lora_enabled: false\nskip2lora_block_indices: []\nskip2lora_output_layer: lm_head\n"
+    )
+    text += "batch_size: 8\nlog_interval: 1\nlora_r: 4\ncheckpoint_dir: somewhere\n"
+    config, ignored = load_train_config({}, write(text))
+    assert (config.method, config.lora_r, config.global_batch_size) == ("lora", 4, 8)
+    assert ignored == ["log_interval", "skip2lora_output_layer (skip2lora_enabled is false)"]
+    with pytest.raises(Skip2BenchError, match="names no block"):
+        load_train_config({}, write("skip2lora_enabled: true\nskip2lora_block_indices: []\n"))
+
+
+def test_keys_of_a_file_that_its_method_does_not_take_are_named(write):
+    text = "method: skip2\nlora_key: true\nlora_mlp: false\n"
+    assert load_train_config({}, write(text))[1] == [
+        "lora_key (only lora, lora-top and lora-top-uncached takes it)"
+    ]
+
+
+def test_older_releases_spelled_it_otherwise(write):
+    text = "io:\n  checkpoint_dir: somewhere\ntrain:\n  learning_rate: 3e-4\n  beta2: 0.95\n"
+    text += "data:\n  class_path: litgpt.data.JSON\n"
+    text += "  init_args: {json_path: x.json, test_split_fraction: 0.2}\n"
+    config, _ = load_train_config({}, write(text))
+    assert config.checkpoint_dir == Path("somewhere")
+    assert (config.learning_rate, config.adam_beta2) == (3e-4, 0.95)
+    assert (config.data, config.val_split_fraction) == ("x.json", 0.2)
+
+
+def test_a_file_of_pretraining_is_called_that(write):
+    with pytest.raises(Skip2BenchError, match="litgpt pretrain"):
+        load_train_config({}, write("model_name: pythia-14m\ntrain:\n  max_tokens: 100\n"))
+
+
+def test_a_comparison_takes_litgpts_file(capsys):
+    config = load_compare_config({}, HUB / "llama-2-7b" / "lora_baseline.yaml")
+    cell = config.cell_config({"method": "lora"})
+    assert (cell.lora_r, cell.epochs, cell.weight_decay) == (4, 4, 0.0)
+    assert (config.learning_rates, config.out_dir) == ((2e-4,), None)
+    assert "out_dir (it is one run's)" in capsys.readouterr().err
+    skip = load_compare_config({}, HUB / "llama-2-7b" / "skip2lora.yaml")
+    assert skip.blocks == ("0,1,2,3,4,5",)
+    assert skip.cell_config({"method": "skip2"}).skip_r == 16
+
+
+@pytest.mark.parametrize("key", ["data", "cache_dir", "out_dir", "domain_text"])
+def test_paths_are_written_out_and_addresses_are_none(key, monkeypatch, write):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("PLACE", "there")
+    config, _ = load_train_config({}, write(f"{key}: ~/$PLACE/x.json\n"))
+    assert str(getattr(config, key)) == "/home/me/there/x.json"
+    with pytest.raises(Skip2BenchError, match=r"'https://a.b/c.json': addresses are not read"):
+        load_train_config({}, write(f"{key}: https://a.b/c.json\n"))
+
+
+def test_a_name_is_looked_up_where_litgpt_downloads_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints" / "org" / "model").mkdir(parents=True)
+    config, _ = load_train_config({"checkpoint_dir": "org/model"})
+    assert config.checkpoint_dir == Path("checkpoints/org/model")
 
 
 @pytest.mark.parametrize(("text", "error"), ERRORS)

@@ -17,7 +17,7 @@ from skip2bench.data.load import load_data
 from skip2bench.data.records import load_records
 from skip2bench.errors import Skip2BenchError, error_line
 from skip2bench.io.units import MAX_BYTES, parse_bytes
-from skip2bench.models.base import load_tokenizer
+from skip2bench.models.tokenizer import load_tokenizer
 
 bounded = settings(
     max_examples=60,
@@ -83,11 +83,11 @@ def test_any_text_is_yaml_that_can_be_used_or_an_error(tmp_path, text):
 @bounded
 @given(st.binary(max_size=60))
 def test_any_bytes_are_data_that_can_be_used_or_an_error(tmp_path, content):
-    for name in ("c.yaml", "d.json", "d.jsonl"):
-        (tmp_path / name).write_bytes(content)
+    (tmp_path / "c.yaml").write_bytes(content)
     _answer(load_train_config, {}, tmp_path / "c.yaml")
-    _answer(load_records, tmp_path / "d.json", 0.5)
-    _answer(load_records, tmp_path / "d.jsonl", 0.5)
+    for name in ("d.json", "d.jsonl", "d.csv", "d.tsv"):
+        (tmp_path / name).write_bytes(content)
+        _answer(load_records, TrainConfig(data=str(tmp_path / name), val_split_fraction=0.5))
 
 
 GOOD = st.fixed_dictionaries(
@@ -179,8 +179,9 @@ def test_records_come_back_as_they_went_in(tmp_path, tiny_checkpoint, records):
     whole = [{"input": "", **record} for record in records]
     hashes = set()
     for name in ("d.json", "d.jsonl"):
-        sides = load_records(tmp_path / name, 0.5)
-        found = [json.dumps(record, sort_keys=True) for side in sides for record in side]
+        sides = load_records(TrainConfig(data=str(tmp_path / name), val_split_fraction=0.5))
+        both = (*sides.train, *sides.val)
+        found = [json.dumps(record, sort_keys=True) for record in both]
         assert sorted(found) == sorted(json.dumps(record, sort_keys=True) for record in whole)
         config = TrainConfig(data=str(tmp_path / name), val_split_fraction=0.5)
         data = load_data(config, tokenizer, 96)

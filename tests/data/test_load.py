@@ -85,6 +85,16 @@ def test_the_hash_covers_ids_and_labels(load, tiny_data):
     assert load(tiny_data, val_split_fraction=0.2).sha256 != first
 
 
+def test_the_hash_covers_what_is_asked(load, tiny_data, tmp_path):
+    asked = tmp_path / "test.json"
+    asked.write_text('[{"instruction": "a", "output": "b"}]')
+    first = load(tiny_data, test_data=str(asked))
+    assert first.held_out == ({"instruction": "a", "input": "", "output": "b"},)
+    assert first.sha256 != load(tiny_data).sha256
+    asked.write_text('[{"instruction": "a", "output": "c"}]')
+    assert load(tiny_data, test_data=str(asked)).sha256 != first.sha256
+
+
 def test_jsonl_gives_the_same_samples_as_json(load, tiny_data, tmp_path):
     lines = tmp_path / "tiny.jsonl"
     lines.write_text("\n".join(json.dumps(record) for record in json.loads(tiny_data.read_text())))

@@ -49,3 +49,37 @@ def test_what_alpaca_has_a_place_for_stays_there():
         "it does.\n\ndef f(): ..."
     )
     assert place_input(RECORDS, PromptStyle.from_name("smollm2"))[1] == RECORDS[1]
+
+
+def test_a_file_is_a_style_and_travels_with_the_adapter(train, tmp_path):
+    from skip2bench.export.source import open_source
+
+    path = tmp_path / "mine.jinja"
+    path.write_text("{% if system %}{{ system }}\n{% endif %}Q: {{ instruction }}\nA: ")
+    name = choose_prompt_style(str(path), "pystd")
+    style = PromptStyle.from_name(name)
+    assert style.apply("1+1?") == "Q: 1+1?\nA: "
+    assert style.apply("1+1?", sys_prompt="be brief") == "be brief\nQ: 1+1?\nA: "
+    # it has no place for an input, which stands at the instruction then
+    (record,) = place_input([{"instruction": "add", "input": "1", "output": "1"}], style)
+    assert record["instruction"] == "add\n\n1"
+    summary, _, _, folder = train(prompt_style=str(path), max_steps=1)
+    assert summary["prompt_style"] == str(path)
+    path.unlink()
+    source = open_source(folder)
+    assert PromptStyle.from_name(source.prompt_style).apply("x") == "Q: x\nA: "
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("Answer: ", "no place for the instruction"),
+        ("{{ question }}", "is no template of instruction, input and system"),
+        ("{% if", "is no template"),
+    ],
+)
+def test_a_file_that_is_no_style(tmp_path, text, says):
+    path = tmp_path / "mine.jinja"
+    path.write_text(text)
+    with pytest.raises(Skip2BenchError, match=says):
+        choose_prompt_style(str(path), "pystd")

@@ -10,6 +10,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.export.generate import open_asked
 from skip2bench.export.run import run_export
 from skip2bench.models.generation import Sampling
+from skip2bench.models.tokenizer import load_tokenizer
 
 SHORT = Sampling(max_new_tokens=12)
 
@@ -75,15 +76,18 @@ def test_the_adapter_is_as_it_was_after_its_base_was_asked(train):
 def test_prompts_begin_as_they_did_whatever_the_folder_is_called(
     train, tiny_checkpoint, tmp_path, method
 ):
-    """LitGPT goes by the folder's name where the tokenizer does not say it."""
+    """LitGPT goes by the folder's name where the tokenizer does not say it, here the model's."""
     base = shutil.copytree(tiny_checkpoint, tmp_path / "Llama-3-tiny")
     assert Tokenizer(base).use_bos
+    wanted = load_tokenizer(base).encode("Add.").tolist()
+    assert wanted == load_tokenizer(tiny_checkpoint).encode("Add.").tolist()
     run = train(method=method, checkpoint_dir=base, max_steps=1)[3]
     exported = tmp_path / "out"
     run_export(run, "litgpt", exported)
     folders = [exported, run / "final"] if method != "skip2" else [exported]
     for folder in folders:
-        assert Tokenizer(folder).encode("Add.").tolist() == Tokenizer(base).encode("Add.").tolist()
+        assert Tokenizer(folder).encode("Add.").tolist() == wanted
+        assert load_tokenizer(folder).encode("Add.").tolist() == wanted
 
 
 @pytest.mark.parametrize("style", ["phi-1", "falcon"])

@@ -92,7 +92,7 @@ def test_a_hugging_face_folder_is_told_how_to_convert(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(
-        Skip2BenchError, match="is a Hugging Face checkpoint; convert it with 'litgpt convert_to"
+        Skip2BenchError, match="is a Hugging Face checkpoint; convert it: litgpt convert_to"
     ):
         check_checkpoint(tmp_path)
 

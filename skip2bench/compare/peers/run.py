@@ -4,6 +4,7 @@ Its own loss is never taken for granted: the adapter that a peer leaves is loade
 as every other method's. What a peer does otherwise, it lists as `differences`.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,12 +27,16 @@ from skip2bench.config.train import TrainConfig
 from skip2bench.data.files import is_data_place
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
+from skip2bench.io.text import read_yaml
 from skip2bench.io.units import format_amount
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.processor_use import ProcessorMeter
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.models.base import load_checkpoint
+from skip2bench.models.folders import CONFIG_FILE
 from skip2bench.models.methods import build_model, count_parameters
+from skip2bench.models.releases import is_older
+from skip2bench.models.tokenizer import begins_by_name
 from skip2bench.results.answers import write_answers
 from skip2bench.results.run_folder import open_run_folder, record_run
 from skip2bench.results.run_records import (
@@ -60,8 +65,52 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
             raise Skip2BenchError(
                 f"peers run without {name}, so that they would not compare; leave it or --peers out"
             )
+    _check_data(plan)
+    programs = {PEERS[name].program for name in names}
+    if "litgpt" in programs:
+        _check_litgpt(plan)
+    if "peft" in programs:
+        missing = [name for name in ("transformers", "peft", "accelerate") if not find_spec(name)]
+        if missing:
+            raise Skip2BenchError(
+                f"the peer 'peft' needs {', '.join(missing)}; pip install 'skip2bench[peers]'"
+            )
+        from skip2bench.compare.peers.peft import make_hf_config
+
+        make_hf_config(plan)
+
+
+def _check_litgpt(plan: TrainingPlan) -> None:
+    """Raise a Skip2BenchError for what LitGPT's own command refuses, or does otherwise."""
+    size, most = plan.micro_batch_size or 1, plan.config.global_batch_size
+    if size > most:
+        raise Skip2BenchError(
+            f"the peer 'litgpt' refuses micro_batch_size {size} above "
+            f"global_batch_size {most}; lower --micro-batch-size"
+        )
+    folder = plan.base_folder
+    if is_older(read_yaml(folder / CONFIG_FILE, "file")):
+        raise Skip2BenchError(
+            f"the peer 'litgpt' cannot read {str(folder)!r}, which an older LitGPT has made; leave "
+            "it out, or convert the model again"
+        )
+    if begins_by_name(folder) != plan.begins_prompts:
+        raise Skip2BenchError(
+            f"the peer 'litgpt' goes by the folder's name {folder.resolve().name!r} for how "
+            f"prompts begin, which is otherwise here; call the folder {plan.model_config.name!r}"
+        )
+
+
+def _check_data(plan: TrainingPlan) -> None:
+    """Raise a Skip2BenchError for data, or a prompt style, that peers cannot get."""
+    config = plan.config
     if config.data != EMBEDDED_DATA and not is_data_place(config.data):
         raise Skip2BenchError(f"peers cannot train on {config.data!r}; give pydoc or a data file")
+    if os.path.isfile(plan.prompt_style):
+        raise Skip2BenchError(
+            f"peers know LitGPT's prompt styles, and {plan.prompt_style!r} is a file; leave one of "
+            "them out"
+        )
     if plan.data.conversations:
         raise Skip2BenchError(
             f"peers cannot train on {format_amount(plan.data.conversations, 'conversation')} of "
@@ -73,22 +122,6 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
             "supervised token; "
             "raise --max-seq-length or remove them"
         )
-    size = plan.micro_batch_size or 1
-    programs = {PEERS[name].program for name in names}
-    if "litgpt" in programs and size > config.global_batch_size:
-        raise Skip2BenchError(
-            f"the peer 'litgpt' refuses micro_batch_size {size} above "
-            f"global_batch_size {config.global_batch_size}; lower --micro-batch-size"
-        )
-    if "peft" in programs:
-        missing = [name for name in ("transformers", "peft", "accelerate") if not find_spec(name)]
-        if missing:
-            raise Skip2BenchError(
-                f"the peer 'peft' needs {', '.join(missing)}; pip install 'skip2bench[peers]'"
-            )
-        from skip2bench.compare.peers.peft import make_hf_config
-
-        make_hf_config(plan)
 
 
 def run_peer(name: str, config: TrainConfig, arguments: Sequence[str]) -> TrainResult:
