@@ -224,11 +224,16 @@ class _Reader:
                 found[role] = self.fields[role]
                 continue
             taken = {*found.values(), *self.fields.values()}
-            for candidate in candidates:
-                is_there = any(not is_nothing(_get(entry, candidate)) for entry in mappings)
-                if candidate not in taken and (is_there or candidate in known):
-                    found[role] = candidate
-                    break
+            free = [name for name in candidates if name not in taken]
+            filled = (
+                name
+                for name in free
+                if any(not is_nothing(_get(entry, name)) for entry in mappings)
+            )
+            # a field that is empty everywhere is better than none: its records are named by it
+            chosen = next(filled, next((name for name in free if name in known), None))
+            if chosen is not None:
+                found[role] = chosen
         if "messages" in self.fields:
             found["messages"] = self.fields["messages"]
         self._remark_fields(found, entries)

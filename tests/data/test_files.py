@@ -132,6 +132,12 @@ def test_known_data_sets_are_recognised_and_named(records, name, capsys):
         assert (field in err) is (field in entry)
 
 
+def test_a_field_with_content_stands_before_one_without(records):
+    entry = {"prompt": None, "question": "q", "output": None, "answer": "a"}
+    record = records("shape.json", [entry] * 2)[0]
+    assert (record["instruction"], record["output"]) == ("q", "a")
+
+
 def test_fields_are_named_by_the_user(records, capsys):
     entry = {"q": "what", "a": {"best": "this"}, "output": "not this", "about": "it"}
     named = {"instruction": "q", "output": "a.best", "input": "about"}
