@@ -240,13 +240,15 @@ def _is_json(text: str, kind: type) -> bool:
 
 def _parse_table(text: str, path: Path, name: str) -> Entries:
     """Rows of a CSV or TSV file under its first one, whichever separator that has."""
-    csv.field_size_limit(_MOST_CELL)
     head = text.partition("\n")[0]
     separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t|", key=head.count)
+    usual = csv.field_size_limit(_MOST_CELL)  # the whole process has one
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:
         raise Skip2BenchError(f"{name} is not valid CSV: {error}; mend it") from error
+    finally:
+        csv.field_size_limit(usual)
     names = [title.strip() for title in rows[0]]
     if len(names) < 2 or len(set(names)) < len(names) or not all(names[1:]):
         raise Skip2BenchError(
