@@ -7,9 +7,10 @@ from skip2bench.io.console import stdout
 from skip2bench.io.record import shown
 from skip2bench.io.units import format_amount, format_duration
 from skip2bench.report.across import ACROSS_COLUMNS
-from skip2bench.report.cells import DISTURBED_SIGN
+from skip2bench.report.cells import DISTURBED_SIGN, choose_columns
 from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
-from skip2bench.report.matching import EQUAL_IN, build_matching, list_screen_columns
+from skip2bench.report.matching import COLUMNS as MATCHING_COLUMNS
+from skip2bench.report.matching import EQUAL_IN, build_matching
 from skip2bench.report.score_columns import SCORE_COLUMNS
 from skip2bench.results.across import AcrossResult
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
@@ -32,7 +33,7 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
         stdout.print(build_table(f"{title}{equal}", columns, entries))
     if matching := build_matching(results):
         title = f"What each was given{equal or ' at equal parameters'}"
-        stdout.print(build_table(title, list_screen_columns(matching), matching))
+        stdout.print(build_table(title, choose_columns(MATCHING_COLUMNS[1:], matching), matching))
     if results.best_batch:
         title = "Best-batch: each with its own largest micro-batch (above: one for all)"
         stdout.print(build_table(title, BEST_BATCH_SCREEN, results.best_batch))
@@ -64,11 +65,7 @@ def print_across(results: AcrossResult | DryRun) -> None:
         _print_dry_run(results)
         return
     entries = results.configurations
-    columns = [
-        column
-        for column in ACROSS_COLUMNS[1:]
-        if not column.is_optional or any(column.figure(entry) is not None for entry in entries)
-    ]
+    columns = choose_columns(ACROSS_COLUMNS[1:], entries)
     stdout.print(build_table("Over all data sets", columns, entries))
     lines = [
         "gain: interquartile mean over all runs of the fall of the validation loss, as a share of "

@@ -135,13 +135,7 @@ def _collect(
 def _list_runs(results: ComparisonResults) -> Iterator[tuple[ComparedConfiguration, str]]:
     """Each configuration, and the run of its first seed at its best learning rate."""
     for entry in results.configurations:
-        own = {
-            cell.seed: name
-            for name, cell in results.cells.items()
-            if (cell.configuration, cell.role, cell.status) == (entry.name, "run", "ok")
-            and cell.learning_rate == entry.learning_rate
-            and cell.seed in entry.seeds
-        }
+        own = {cell.seed: name for name, cell in results.cells_of(entry)}
         if own and not entry.is_aa:
             yield entry, own[min(own)]
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from litgpt.config import Config
 
 from skip2bench.compare.peers.dora import count_magnitudes
@@ -27,8 +26,7 @@ from skip2bench.io.console import note
 from skip2bench.io.units import parse_bytes
 from skip2bench.models.methods import (
     MethodSettings,
-    build_empty_model,
-    count_parameters,
+    count_trainable,
     has_biases,
     resolve_method,
 )
@@ -238,16 +236,11 @@ def _resolve(config: CompareConfig, entry: dict[str, Any], model: Config) -> Con
         settings=settings,
         values=values,
         learning_rates=tuple(float(rate) for rate in rates),
-        trainable_parameters=_count_trainable(settings, model),
+        trainable_parameters=count_trainable(settings, model),
         searches_rate=searches_rate,
         seeds=FEW_SEEDS if config.seeds == "auto" else config.seeds,
         max_memory_bytes=None if limit is None else parse_bytes("max_memory", str(limit)),
     )
-
-
-def _count_trainable(settings: MethodSettings, model: Config) -> int:
-    with torch.device("meta"):
-        return count_parameters(build_empty_model(settings, model))[1]
 
 
 def _is_same(one: Configuration, other: Configuration) -> bool:
@@ -279,9 +272,7 @@ def _match(
 
     def count(rank: int) -> int:
         cell = config.cell_config(one.values | {rank_name: rank})
-        return _count_trainable(
-            resolve_method(cell.method, wanted_blocks(cell), cell, model), model
-        )
+        return count_trainable(resolve_method(cell.method, wanted_blocks(cell), cell, model), model)
 
     rank = max(1, round(baseline.trainable_parameters / count(1)))  # linear in the rank
     return change_values(config, one, {rank_name: rank}, model)
@@ -298,7 +289,7 @@ def change_values(
         one,
         values=values,
         settings=settings,
-        trainable_parameters=_count_trainable(settings, model),
+        trainable_parameters=count_trainable(settings, model),
     )
 
 

@@ -35,19 +35,13 @@ _RENAMED = {
     "batch_size": "global_batch_size",
     "data.test_split_fraction": "val_split_fraction",
     "warmup_steps": "lr_warmup_steps",
-    "train.lr_warmup_iters": "lr_warmup_steps",
-    "train.log_step_interval": "log_interval",
 }
 _FIELDS_OF_BLOCKS = {
     "train": (
         *("save_interval", "global_batch_size", "micro_batch_size", "lr_warmup_steps", "epochs"),
         *("max_steps", "max_seq_length", "max_norm"),
     ),
-    "eval": (),
     "data": ("mask_prompt", "val_split_fraction", "prompt_style"),
-    "optimizer": (),
-    "io": (),
-    "log": (),
 }
 """Keys of LitGPT's blocks that are fields of the same name here."""
 _WITHOUT_EFFECT = {
@@ -74,6 +68,7 @@ _UNSUPPORTED = {
     "max_iters": "use max_steps",
     "train.tie_embeddings": "the checkpoint's own setting is used",
     "train.lr_warmup_fraction": "use lr_warmup_steps",
+    "train.lr_warmup_iters": "micro-batches; use lr_warmup_steps",
     "data_dir": "use data",
 }
 _OF_PRETRAINING = ("model_name", "model_config", "initial_checkpoint_dir", "tokenizer_dir")

@@ -385,7 +385,7 @@ def name_model(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "checkpoint_dir": None} if is_embedded else dict(values)
 
 
-def find_checkpoint(folder: Any) -> Any:
+def find_downloaded(folder: Any) -> Any:
     """The folder; of a name that is none, LitGPT's folder for it: `checkpoints/<name>`."""
     if not isinstance(folder, str | Path) or not str(folder):
         return folder
@@ -422,7 +422,7 @@ def make_train_config(values: Mapping[str, Any]) -> TrainConfig:
     """A configuration of values as flags and files have them, the defaults that suit it added."""
     merged = name_model(values)
     if (folder := merged.get("checkpoint_dir")) is not None:
-        merged["checkpoint_dir"] = find_checkpoint(folder)
+        merged["checkpoint_dir"] = find_downloaded(folder)
     if merged.get("target") == _GUIDES_TARGET:
         merged["target"] = "hidden"
     if isinstance(named := merged.get("fields"), dict):

@@ -7,11 +7,12 @@ a prompt style, else by the style, an exchange after another. Loss is on the ass
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from litgpt.data import SFTDataset
 from litgpt.prompts import Alpaca, ChatML, Llama3, PromptStyle
@@ -197,19 +198,18 @@ class ChatRenderer:
             yield Turn(text=whole[len(prompt) :], trains=message.get("trains", True))
             before = whole
 
-    def _render(self, messages: Sequence[Mapping[str, str]], *, asks: bool) -> str:
+    @cached_property
+    def _compiled(self) -> Template:
+        """The template, with what it may ask for besides messages."""
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
-        names = {
-            name: _name_token(self.tokenizer, id_)
-            for name, id_ in (
-                ("bos_token", self.tokenizer.bos_id),
-                ("eos_token", self.tokenizer.eos_id),
-            )
-        }
+        tokens = {"bos_token": self.tokenizer.bos_id, "eos_token": self.tokenizer.eos_id}
+        names = {name: _name_token(self.tokenizer, id_) for name, id_ in tokens.items()}
+        environment.globals |= {"raise_exception": _refuse, **names}
+        return environment.from_string(self.template or "")
+
+    def _render(self, messages: Sequence[Mapping[str, str]], *, asks: bool) -> str:
         try:
-            template = environment.from_string(self.template or "")
-            return template.render(messages=messages, add_generation_prompt=asks, **names)
+            return self._compiled.render(messages=messages, add_generation_prompt=asks)
         except (TemplateError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ChatError(f"is refused by the chat template ({reason})") from error

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,6 @@ class Sides:
     train: Entries
     val: Entries | None = None
     test: Entries | None = None
-    found: dict[str, str] = field(default_factory=dict)
-    """By side, the file or split that it is."""
 
 
 def is_data_place(data: str) -> bool:
@@ -82,7 +80,7 @@ def read_sides(path: Path) -> Sides:
             f"data folder {str(path)!r} has no train.json{others}; add it, or give a file"
         )
     sides = {side: read_entries(file) for side, file in files.items()}
-    return Sides(**sides, found={side: file.name for side, file in files.items()})
+    return Sides(**sides)
 
 
 def _list_sides(folder: Path) -> dict[str, Path]:
@@ -314,7 +312,7 @@ def _read_saved(path: Path) -> Sides:
         side: Entries(place=f"{path}/{name}", values=_to_rows(found[name]))
         for side, name in chosen.items()
     }
-    return Sides(**sides, found=chosen)
+    return Sides(**sides)
 
 
 def _to_rows(found: Iterable[Any]) -> list[Any]:

@@ -17,6 +17,7 @@ from litgpt.config import Config, name_to_config
 from litgpt.model import GPT
 from torch import Tensor
 
+from skip2bench.config.train import find_downloaded
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import EMBEDDED_MODEL, embedded_checkpoint
 from skip2bench.models.folders import CONFIG_FILE, WEIGHTS_FILE, describe_wrong_model
@@ -250,7 +251,5 @@ def find_checkpoint(model: str) -> Path | None:
     """The checkpoint folder that `--model` names; None where it is a LitGPT config name."""
     if model == EMBEDDED_MODEL:
         return embedded_checkpoint()
-    for path in (Path(model), Path("checkpoints") / model):  # where LitGPT downloads to
-        if os.path.isdir(path):
-            return path
-    return None
+    path = Path(find_downloaded(model))
+    return path if os.path.isdir(path) else None

@@ -257,6 +257,12 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return total, sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def count_trainable(settings: MethodSettings, config: Config) -> int:
+    """Parameters that a method trains on a model of this configuration; no weight is made."""
+    with torch.device("meta"):
+        return count_parameters(build_empty_model(settings, config))[1]
+
+
 def _count(parameter: Tensor) -> int:
     """Its numbers; of one that bitsandbytes has packed, those that it stands for."""
     packed = getattr(parameter, "quant_state", None)

@@ -76,10 +76,13 @@ def begins_by_name(folder: Path) -> bool:
 
 
 def _open(folder: Path) -> Tokenizer:
-    settings = _read_settings(folder)
-    mended = _mend(folder, settings)
-    if mended == settings:
+    try:
         return Tokenizer(folder)
+    except Exception:
+        settings = _read_settings(folder)
+        mended = _mend(folder, settings)
+        if mended == settings:
+            raise
     with tempfile.TemporaryDirectory() as scratch:
         aside = Path(scratch) / folder.resolve().name
         aside.mkdir()

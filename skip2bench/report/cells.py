@@ -100,13 +100,18 @@ def read(row: Row, key: str) -> Any:
     return getattr(row, key) if isinstance(row, Record) else row[key]
 
 
-def render_markdown(columns: Sequence[Column], rows: Sequence[Row], lang: Language) -> str:
-    """The table in Markdown, without an end of line."""
-    shown = [
+def choose_columns(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """The columns without optional ones that no row has a figure for."""
+    return [
         column
         for column in columns
         if not column.is_optional or any(column.figure(row) is not None for row in rows)
     ]
+
+
+def render_markdown(columns: Sequence[Column], rows: Sequence[Row], lang: Language) -> str:
+    """The table in Markdown, without an end of line."""
+    shown = choose_columns(columns, rows)
     # as wide as the English title in both languages: nobody sees it once it is rendered
     rules = [
         "-" * (len(column.en) + 2) if column.is_text else "-" * (len(column.en) + 1) + ":"

@@ -1,10 +1,9 @@
 """What a comparison was made equal in: each one's rank or epochs, and how close it came."""
 
-from dataclasses import replace
 from typing import Any
 
 from skip2bench.io import units
-from skip2bench.report.cells import COUNT, LABEL, Column, own, plain, show_closeness
+from skip2bench.report.cells import COUNT, LABEL, own, plain, show_closeness
 from skip2bench.results.comparison_records import ComparisonResults
 
 EQUAL_IN = {
@@ -58,13 +57,4 @@ def build_matching(results: ComparisonResults) -> list[dict[str, Any]]:
         }
         for entry in results.configurations
         if matched and entry.matched
-    ]
-
-
-def list_screen_columns(rows: list[dict[str, Any]]) -> list[Column]:
-    """The terminal's, without those that no row has; the labels come first."""
-    return [
-        replace(column, is_optional=False)
-        for column in COLUMNS[1:]
-        if not column.is_optional or any(column.figure(row) is not None for row in rows)
     ]

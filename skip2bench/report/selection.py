@@ -418,8 +418,5 @@ def _corrected(results: ComparisonResults) -> ComparisonResults:
 
 def list_shown(results: ComparisonResults, entry: ComparedConfiguration) -> Iterator[str]:
     """Names of a configuration's cells whose curves are shown; none of a control run."""
-    for name, cell in results.cells.items():
-        is_own = cell.configuration == entry.name and not entry.is_aa
-        is_shown = cell.role == "run" and cell.status == "ok" and cell.seed in entry.seeds
-        if is_own and is_shown and cell.learning_rate == entry.learning_rate:
-            yield name
+    if not entry.is_aa:
+        yield from (name for name, _ in results.cells_of(entry))

@@ -9,7 +9,6 @@ bootstrap that draws runs anew within each data set, and compared by the probabi
 """
 
 import math
-import os
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator
 
 from skip2bench.io.record import (
     Count,
@@ -26,12 +25,11 @@ from skip2bench.io.record import (
     SignedNumber,
     Text,
     Texts,
-    explain,
     sentence,
 )
 from skip2bench.machine.environment_record import DataRecord
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
-from skip2bench.results.plain import DamagedFileError, read_json
+from skip2bench.results.plain import DamagedFileError, read_optional
 from skip2bench.results.reading import ACROSS_FILE, find_run, is_comparison, read_comparison
 from skip2bench.results.run_records import Versioned
 
@@ -133,13 +131,7 @@ def read_across(folder: Path) -> AcrossResults | None:
     Raises:
         DamagedFileError: the file cannot be read or trusted.
     """
-    path = folder / ACROSS_FILE
-    if not os.path.lexists(path):
-        return None
-    try:
-        return AcrossResults.read(read_json(path))
-    except ValidationError as error:
-        raise DamagedFileError(f"{ACROSS_FILE}: {explain(error)}") from error
+    return read_optional(AcrossResults, folder / ACROSS_FILE)
 
 
 def read_data_set(folder: Path, data: DataRecord) -> DataSetResults:
@@ -205,11 +197,9 @@ def _read_baseline(results: ComparisonResults) -> Runs:
 def _read_runs(results: ComparisonResults, entry: ComparedConfiguration) -> Runs:
     """The runs of a configuration that its figures are of."""
     found = {}
-    for cell in results.cells.values():
-        is_own = cell.configuration == entry.name and cell.role == "run" and cell.status == "ok"
-        counts = not cell.is_left_out and cell.learning_rate == entry.learning_rate
+    for _, cell in results.cells_of(entry):
         figures = cell.figures
-        if is_own and counts and {"initial_val_loss", "final_val_loss"} <= figures.keys():
+        if {"initial_val_loss", "final_val_loss"} <= figures.keys():
             loss = figures["final_val_loss"]
             run = {"loss": loss, "gain": figures["initial_val_loss"] - loss}
             known = {"seconds": "train_seconds", "score": "score"}

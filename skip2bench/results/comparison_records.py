@@ -1,5 +1,6 @@
 """`comparison_results.json`: what a comparison found, or train runs brought to the same form."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo, model_validator
@@ -362,6 +363,14 @@ class ComparisonResults(Versioned):
         if len(set(names)) < len(names) or sum(it.is_baseline for it in self.configurations) > 1:
             raise sentence("two configurations share a name, or are both the baseline")
         return self
+
+    def cells_of(self, entry: ComparedConfiguration) -> Iterator[tuple[str, ComparedCell]]:
+        """The runs that a configuration's figures are of, by name: at its best learning rate."""
+        for name, cell in self.cells.items():
+            is_run = cell.configuration == entry.name and cell.role == "run"
+            counts = cell.status == "ok" and cell.seed in entry.seeds and not cell.is_left_out
+            if is_run and counts and cell.learning_rate == entry.learning_rate:
+                yield name, cell
 
     @property
     def matched(self) -> str | None:

@@ -1,12 +1,9 @@
 """`lm_eval.json`: what EleutherAI's lm-evaluation-harness found of a comparison's models."""
 
-import os
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from skip2bench.io.record import Count, Record, Seconds, SignedNumber, Spread, Text, Texts, explain
-from skip2bench.results.plain import DamagedFileError, read_json
+from skip2bench.io.record import Count, Record, Seconds, SignedNumber, Spread, Text, Texts
+from skip2bench.results.plain import read_optional
 from skip2bench.results.run_records import Versioned
 
 HARNESS_FILE = "lm_eval.json"
@@ -55,10 +52,4 @@ def read_harness(folder: Path) -> HarnessResults | None:
     Raises:
         DamagedFileError: the file cannot be read or trusted.
     """
-    path = folder / HARNESS_FILE
-    if not os.path.lexists(path):
-        return None
-    try:
-        return HarnessResults.read(read_json(path))
-    except ValidationError as error:
-        raise DamagedFileError(f"{HARNESS_FILE}: {explain(error)}") from error
+    return read_optional(HarnessResults, folder / HARNESS_FILE)

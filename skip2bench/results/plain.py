@@ -7,13 +7,15 @@ hang, run code, or quote content that it should not show.
 
 import json
 import math
+import os
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from skip2bench.io.record import Keys, name_place, walk
+from skip2bench.io.record import AnyRecord, Keys, explain, name_place, walk
 
 MAX_BYTES = 64 * 2**20
 """More than any file of results has."""
@@ -63,6 +65,20 @@ def read_json(path: Path) -> Any:
         DamagedFileError: the file cannot be read or is no such JSON.
     """
     return parse_json(path.name, read_text(path))
+
+
+def read_optional(kind: type[AnyRecord], path: Path) -> AnyRecord | None:
+    """The record in a JSON file that may not be there; None then.
+
+    Raises:
+        DamagedFileError: the file cannot be read, or holds what cannot be trusted.
+    """
+    if not os.path.lexists(path):
+        return None
+    try:
+        return kind.read(read_json(path))
+    except ValidationError as error:
+        raise DamagedFileError(f"{path.name}: {explain(error)}") from error
 
 
 def parse_json(name: str, text: str) -> Any:

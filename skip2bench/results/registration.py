@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from skip2bench.io.record import Count, Flag, Record, Text, Texts, Time, explain, parse_time
+from skip2bench.io.record import Count, Flag, Record, Text, Texts, Time, parse_time
 from skip2bench.machine.environment_record import CheckpointRecord, DataRecord
 from skip2bench.results.comparison_records import ComparisonResults
-from skip2bench.results.plain import DamagedFileError, read_json
+from skip2bench.results.plain import DamagedFileError, read_json, read_optional
 from skip2bench.results.run_records import Versioned
 
 REGISTRATION_FILE = "registration.json"
@@ -98,13 +98,7 @@ def read_registration(folder: Path) -> Registration | None:
     Raises:
         DamagedFileError: the file cannot be read, or is none of these.
     """
-    path = folder / REGISTRATION_FILE
-    if not path.exists():
-        return None
-    try:
-        return Registration.read(read_json(path))
-    except ValidationError as error:
-        raise DamagedFileError(f"{path.name}: {explain(error)}") from error
+    return read_optional(Registration, folder / REGISTRATION_FILE)
 
 
 def read_ends(folder: Path) -> dict[str, CellEnd]:

@@ -77,20 +77,11 @@ class NoLogs:
         """There is nothing to close."""
 
 
-_PACKAGES = {
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "mlflow": "mlflow",
-    "litlogger": "litlogger",
-}
-"""By logger, the module that it stands on; the extra has the logger's name."""
-
-
 def check_logger(name: LoggerName) -> None:
-    """Raise a Skip2BenchError where a logger's package is not installed."""
-    if name in _PACKAGES and find_spec(_PACKAGES[name]) is None:
+    """Raise a Skip2BenchError where a logger's package, which has its name, is not installed."""
+    if name != "csv" and find_spec(name) is None:
         raise Skip2BenchError(
-            f"logger {name!r} needs the package {_PACKAGES[name]}; install it with "
+            f"logger {name!r} needs the package {name}; install it with "
             f"'pip install skip2bench[{name}]'"
         )
 
@@ -108,7 +99,7 @@ def open_logger(name: LoggerName, folder: Path, step: int) -> Any:
     Raises:
         Skip2BenchError: it is not installed, or cannot start.
     """
-    if name not in _PACKAGES:
+    if name == "csv":
         return None
     check_logger(name)
     run = folder.parent.parent.name

@@ -55,9 +55,9 @@ class TrainingPlan:
     device: torch.device
     precision: str
     prompt_style: str
+    """LitGPT's name of the style that the data has, or the path of its file."""
     begins_prompts: bool
     """True where a token of the beginning stands before every prompt."""
-    """LitGPT's name of the style that the data has."""
     sample_question: Question | None
     """To be answered at every evaluation."""
     exam: Exam | None

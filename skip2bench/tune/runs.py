@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from skip2bench.bench.workload import count_workload_flops
 from skip2bench.compare.run import Within, run_comparison
 from skip2bench.config.compare import CompareConfig
@@ -20,7 +18,7 @@ from skip2bench.config.train import wanted_blocks
 from skip2bench.config.tune import TuneConfig
 from skip2bench.io.console import note, warn
 from skip2bench.io.units import format_amount
-from skip2bench.models.methods import build_empty_model, count_parameters, resolve_method
+from skip2bench.models.methods import count_trainable, resolve_method
 from skip2bench.models.optimizer import RATE_STEP
 from skip2bench.results.comparison_records import ComparedCell, ComparisonResult
 from skip2bench.results.curves import read_loss_curve
@@ -117,8 +115,6 @@ class RunSweep:
         plan = self.plan
         cell, model = self.config.train_config(choice.values()), plan.model_config
         settings = resolve_method(cell.method, wanted_blocks(cell), cell, model)
-        with torch.device("meta"):
-            trainable = count_parameters(build_empty_model(settings, model))[1]
         length = max(2, round(sum(plan.data.train.lengths) / len(plan.data.train.lengths)))
         shape = (1, length)
         flops = count_workload_flops(settings, model, shape, plan.device, plan.precision)
@@ -126,7 +122,7 @@ class RunSweep:
         return Entrant(
             choice=choice,
             origin=origin,
-            trainable_parameters=trainable,
+            trainable_parameters=count_trainable(settings, model),
             flops_per_position=step / length,
             trial=None,
         )

@@ -34,9 +34,10 @@ def make_cell(name, seed, loss, seconds, **more):
 
 def make_data_set(folder, losses, seconds=(10.0, 2.0), **changes):
     """A baseline and another, a loss each by seed."""
+    known = {"lora": {"label": "LoRA", "is_baseline": True}, "skip2": {"label": "Skip2"}}
     entries = [
-        make_configuration(name="lora", label="LoRA", method="lora", is_baseline=True),
-        make_configuration(name="skip2", label="Skip2", method="skip2"),
+        make_configuration(name=name, method=name, seeds=tuple(range(len(own))), **more)
+        for (name, more), own in zip(known.items(), losses, strict=True)
     ]
     cells = {
         f"{name}-{seed}": make_cell(name, seed, loss, taken, **changes)
