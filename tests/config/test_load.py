@@ -189,6 +189,10 @@ ERRORS = [
         "LitGPT's key 'train.max_tokens' is not supported; leave it empty (use max_steps)",
     ),
     (
+        "train:\n  lr_warmup_iters: 9\n",
+        "'train.lr_warmup_iters' is not supported; leave it empty (micro-batches; use lr_warmup",
+    ),
+    (
         "optimizer: SGD\n",
         "optimizer 'SGD' is not supported; every method trains with torch.optim.AdamW",
     ),
