@@ -36,8 +36,12 @@ _CORRECTED = {
     "ja": "補正後は差なし (p = {:.2g})",
 }
 _DETECTABLE = {"en": "{}; from {} it would have shown", "ja": "{}（{} 以上の差なら検出）"}
-_ANY_RATIO = 1 + 1e-6
-"""Where figures do not scatter, any difference would have shown."""
+_UNDETECTABLE = {
+    "en": "{}; nor would a tenfold one have shown",
+    "ja": "{}（10 倍の差でも検出できない）",
+}
+_ANY_RATIO, _MOST_RATIO = 1 + 1e-6, 10.0
+"""Where figures do not scatter, any difference would have shown; too few pairs show hardly any."""
 _BY_MEAN = frozenset(
     (
         *("initial_val_loss", "final_val_loss", "best_val_loss"),
@@ -247,6 +251,8 @@ def _say_no_difference(
     words = f"{_NO_DIFFERENCE[lang]} {interval}"
     if smallest is None or smallest < _ANY_RATIO:
         return words
+    if smallest > _MOST_RATIO:
+        return _UNDETECTABLE[lang].format(words)
     return _DETECTABLE[lang].format(words, units.format_percent(smallest - 1))
 
 

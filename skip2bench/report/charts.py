@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skip2bench.io.units import Language
+from skip2bench.io.units import Language, format_tick
 from skip2bench.report import charts
 from skip2bench.report.cells import find_bounds
 from skip2bench.report.markdown import shorten, to_line
@@ -228,13 +228,24 @@ def draw_tradeoff(points: Sequence[Point], lang: Language) -> str:
         zorder=0,
         label=words["front"],
     )
-    if max(p.seconds for p in points) > 10 * min(p.seconds for p in points):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
+    scale_costs(axes, [point.seconds for point in points])
     axes.set(xlabel=words["seconds"], ylabel=words["final_loss"])
     finish(axes)
     add_legend(figure, axes)
     return to_svg(figure)
+
+
+def scale_costs(axes: "Axes", costs: Sequence[float]) -> None:
+    """Logarithmic where costs differ much, with numbers as the tables write them."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    if costs and min(costs) > 0 and max(costs) > 10 * min(costs):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(lambda value, _: format_tick(value))
 
 
 def find_front(points: Sequence[Point]) -> list[Point]:

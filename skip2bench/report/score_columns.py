@@ -100,6 +100,8 @@ SCORE_TABLE = Table(rows=list_scored, columns=(LABEL, *SCORE_COLUMNS))
 def sample_answers(selection: Selection) -> list[dict[str, Any]]:
     """Questions that every configuration was asked, drawn by a seed, with the answers of each.
 
+    None where their texts were withheld.
+
     Of a configuration with several runs, the answers are those of the first.
     """
     results, shown = selection.results, selection.shown.answers
@@ -109,7 +111,7 @@ def sample_answers(selection: Selection) -> list[dict[str, Any]]:
     for entry in results.configurations:
         own = next((shown[name] for name in list_shown(results, entry) if name in shown), None)
         if own is not None:
-            by_label[entry.label] = {answer.id: answer for answer in own}
+            by_label[entry.label] = {it.id: it for it in own if it.answer is not None}
     if not by_label:
         return []
     first, *others = by_label.values()

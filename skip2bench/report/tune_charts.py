@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from skip2bench.io.units import Language, format_loss, format_tick
+from skip2bench.io.units import Language, format_loss
 from skip2bench.report.charts import (
     COLOURS,
     INK,
@@ -20,6 +20,7 @@ from skip2bench.report.charts import (
     finish,
     make_figure,
     plain_label,
+    scale_costs,
     to_svg,
 )
 from skip2bench.report.tune_columns import name_in_words
@@ -123,7 +124,7 @@ def draw_frontier(found: TuneResults, lang: Language) -> str:
         _draw_finalists(axes, shown, cost)
         if shown.base is not None and not is_far:
             _draw_base(axes, shown.base, words)
-        _scale(axes, [cost(one) for one in (*shown.finished, *shown.left)])
+        scale_costs(axes, [cost(one) for one in (*shown.finished, *shown.left)])
     rows[-1][0].set(xlabel=words["parameters"], ylabel=words["val_loss"])
     rows[-1][1].set(xlabel=words["flops"])
     if is_far and shown.base is not None:
@@ -283,16 +284,3 @@ def _draw_strip(rows: Any, base: float, words: dict[str, str]) -> None:
         upper.tick_params(which="both", bottom=False)
         upper.spines.bottom.set_linestyle((0, (2, 4)))
         lower.spines.top.set_visible(False)
-
-
-def _scale(axes: "Axes", costs: Sequence[float]) -> None:
-    """Logarithmic where costs differ much, with numbers as the tables write them."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-
-    if costs and min(costs) > 0 and max(costs) > 10 * min(costs):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(lambda value, _: format_tick(value))

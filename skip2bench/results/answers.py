@@ -30,15 +30,18 @@ Scores = dict[int, float]
 
 
 class AnswerRecord(Record):
-    """A line of `answers.jsonl`: what a run answered to one held-out record."""
+    """A line of `answers.jsonl`: what a run answered to one held-out record.
+
+    Its texts are None where they were withheld: scores can be shown where data cannot.
+    """
 
     id: Count
     """The record's place among those that validate, from 0."""
-    prompt: Text
+    prompt: Text | None = None
     """Instruction and input."""
-    reference: Text
+    reference: Text | None = None
     """The record's output."""
-    answer: Text
+    answer: Text | None = None
     score: PlainNumber
     """From 0 to 1."""
 
