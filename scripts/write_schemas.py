@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema
 
 from made_files import write_or_check
+from skip2bench.compare.engines.job import Call, WorkerState
 from skip2bench.export.record import ExportResult
 from skip2bench.machine.environment_record import Environment
 from skip2bench.results.across import AcrossResults
@@ -34,6 +35,8 @@ RECORDS: dict[str, type[BaseModel]] = {
     "comparison_results": ComparisonResults,
     "across": AcrossResults,
     "lm_eval": HarnessResults,
+    "call": Call,
+    "worker": WorkerState,
     "matching": Matching,
     "registration": Registration,
     "tune_summary": TuneSummary,

@@ -155,12 +155,19 @@ def _find_stored_config(typed: dict[str, Any]) -> Path | None:
         _JSON,
         _CONVERT,
         extra_flag("config", Optional[Path], "YAML file that describes the matrix."),
+        extra_flag(
+            "status", Optional[Path], "Say how far the comparison in a folder is, and stop."
+        ),
     ),
     without=OWN_TRAIN_KEYS,
 )
 def compare(**flags: Any) -> None:
     """Run a matrix of methods, blocks, learning rates and seeds, each run a process of its own."""
-    as_json, path = flags.pop("json"), flags.pop("config")
+    as_json, path, folder = flags.pop("json"), flags.pop("config"), flags.pop("status")
+    if folder is not None:
+        flags.pop("convert")
+        _print_status(folder, given(flags), as_json=as_json)
+        return
     config = load_compare_config(given(_take_convert(flags)), path)
 
     from skip2bench.cli.compare_screen import print_across, print_compare
@@ -179,6 +186,20 @@ def compare(**flags: Any) -> None:
     error = getattr(results, "error", None)  # a dry run has none
     if error:
         raise Skip2BenchError(error)
+
+
+def _print_status(folder: Path, typed: dict[str, Any], *, as_json: bool) -> None:
+    from skip2bench.cli.compare_screen import print_status
+    from skip2bench.compare.engines.status import read_status
+    from skip2bench.io.whole import to_json
+
+    if typed:
+        raise Skip2BenchError(f"--status only looks; leave {', '.join(sorted(typed))} out")
+    found = read_status(folder)
+    if as_json:
+        print_text(to_json(found))
+    else:
+        print_status(found)
 
 
 @app.command()

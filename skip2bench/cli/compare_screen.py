@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from skip2bench.cli.screens import build_table
+from skip2bench.compare.engines.job import SILENT_SECONDS
 from skip2bench.io.console import stdout
 from skip2bench.io.record import shown
 from skip2bench.io.units import format_amount, format_duration
@@ -18,6 +19,9 @@ from skip2bench.results.disturbance import repeat_comparison
 from skip2bench.results.figures import FEW_RUNS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from skip2bench.compare.engines.status import ComparisonStatus
     from skip2bench.compare.verify import Verification
 
 
@@ -85,6 +89,29 @@ def print_across(results: AcrossResult | DryRun) -> None:
     stdout.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
+def print_status(found: "Sequence[ComparisonStatus]") -> None:
+    """Print how far comparisons are: cells by how they ended, and what runs now."""
+    for one in found:
+        ended = ", ".join(f"{n} {status}" for status, n in one.statuses.items()) or "none has ended"
+        driver = f"driven by {one.driver}" if one.is_driven else "nobody drives it now"
+        left = one.left_seconds if one.is_driven else None
+        about = "" if left is None else f", about {format_duration(left, 'en')} left"
+        lines = [f"{one.folder}: of {one.cells} runs {ended}{about}", f"{one.engine}, {driver}"]
+        for it in one.running:
+            since = "" if it.seconds is None else f" for {format_duration(it.seconds, 'en')}"
+            where = "" if it.host is None else f" on {it.host}"
+            cores = f", cores {', '.join(map(str, it.cores))}" if it.cores else ""
+            is_silent = it.silent_seconds is not None and it.silent_seconds > SILENT_SECONDS
+            silent = format_duration(it.silent_seconds or 0.0, "en")
+            lines.append(
+                f"  {it.cell}{where}{cores}{since}"
+                + (f"; it has said nothing for {silent}" if is_silent else "")
+            )
+        if not one.is_driven and sum(one.statuses.values()) < one.cells:
+            lines.append("  call the same command again to go on")
+        stdout.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
 def _print_dry_run(result: DryRun) -> None:
     names = "\n".join(result.cells)
     total = format_duration(result.estimated_seconds, "en")
@@ -112,6 +139,12 @@ def _describe_warning(it: ComparisonWarning) -> str:
         return f"{DISTURBED_SIGN} something else disturbed the times of {', '.join(it.cells)}"
     if it.kind == "resumed":
         return f"stopped and resumed, each step counted once: {', '.join(it.cells)}"
+    if it.kind == "beside":
+        n = format_amount(len(it.cells), "run")
+        return (
+            f"{n} had others beside them on the same machine, each on cores of its own: their "
+            "times compare with one another, not with those of a machine alone"
+        )
     if it.kind == "few_runs":
         return f"{it.label}: n = {it.n}; an interval needs at least {FEW_RUNS} runs"
     if it.kind == "edge":

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from skip2bench.compare.matrix import Cell
 from skip2bench.compare.process import END_SECONDS, CellRun, Outcome
 from skip2bench.config.commands import to_plain as config_to_plain
 from skip2bench.config.compare import CompareConfig
@@ -32,7 +31,9 @@ from skip2bench.machine.environment_record import Environment
 from skip2bench.results.plain import DamagedFileError
 from skip2bench.results.reading import TrainRun, find_run, is_train, read_run
 from skip2bench.results.run_folder import create_run_folder
-from skip2bench.train.state import StateFolder
+
+if TYPE_CHECKING:  # a worker reads and writes the folder without torch
+    from skip2bench.compare.matrix import Cell
 
 _KEYED_ENVIRONMENT = ("skip2bench", "torch", "litgpt", "python", "processor", "threads", "gpu")
 _ROOT = Path("results")
@@ -78,6 +79,19 @@ class CompareFolder:
         """How a cell ended under this key; None where it has not."""
         stored_key, outcome = self._read(name)
         return outcome if stored_key == key else None
+
+    def has_ended_well(self, name: str, key: str) -> bool:
+        """True where a cell has run to its end under this key."""
+        outcome = self.read_outcome(name, key)
+        return outcome is not None and outcome.status == "ok"
+
+    def end_stamp(self, name: str) -> tuple[int, int] | None:
+        """What changes when a cell's end is recorded; None where no end is."""
+        try:
+            end = (self._cells / f"{name}.json").stat()
+        except OSError:
+            return None
+        return end.st_ino, end.st_mtime_ns
 
     def holds_another(self, name: str, key: str) -> bool:
         """True where a cell of this name ended well under another key."""
@@ -142,10 +156,18 @@ class CompareFolder:
             spec = json.loads(self.spec_file(name).read_text(encoding="utf-8"))
             stored_key, outcome = self._read(name)
             was_stopped = outcome is None or (stored_key, outcome.status) == (key, "interrupted")
-            has_state = bool(StateFolder(self.run_folder(name)).files())
-            return was_stopped and has_state and (spec["kind"], spec["key"]) == ("train", key)
+            is_same = (spec["kind"], spec["key"]) == ("train", key)
         except (OSError, ValueError, LookupError, TypeError):
             return False  # never begun, half of it, or another version's
+        return was_stopped and is_same and self._has_state(name)
+
+    def _has_state(self, name: str) -> bool:
+        from skip2bench.train.state import StateFolder  # brings torch
+
+        try:
+            return bool(StateFolder(self.run_folder(name)).files())
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
 
     def clear(self, name: str) -> None:
         """Remove what an earlier attempt at a cell left."""
@@ -198,7 +220,7 @@ def make_key(content: dict[str, Any], environment: Environment) -> str:
     ).hexdigest()
 
 
-def describe_cell(cell: Cell, data_sha256: str) -> dict[str, Any]:
+def describe_cell(cell: "Cell", data_sha256: str) -> dict[str, Any]:
     """What a cell's key covers; where it keeps things makes no difference.
 
     Args:

@@ -6,7 +6,7 @@ that all cores were busy, less the cell's own.
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +31,8 @@ from skip2bench.results.run_records import Status
 
 END_SECONDS = 60.0
 """What an interrupted cell gets to write its files."""
+_STOP_SECONDS = 0.5
+"""Between two looks whether a cell is to stop."""
 _MODULES = ("skip2bench.train.run", "skip2bench.bench.run")
 """What cells load."""
 _PYDOC = "skip2bench.data.pydoc_ready"
@@ -63,6 +65,12 @@ class Outcome:
     other_cpu_cores: float | None
     """Mean number of cores that others kept busy during the cell; None where nobody can say."""
     exit_status: int
+    host: str | None = None
+    """Of the worker that ran it; None where the comparison itself did."""
+    cores: tuple[int, ...] | None = None
+    """To which it was pinned; None where it had all."""
+    beside: int | None = None
+    """How many runs of others were given cores of the same machine, at the most."""
 
 
 class CellInterruptedError(Exception):
@@ -86,7 +94,11 @@ def cell_context(device_type: str, data: str) -> ProcessContext:
 
 
 def run_cell(
-    spec: dict[str, Any], spec_file: Path, log_file: Path, context: ProcessContext
+    spec: dict[str, Any],
+    spec_file: Path,
+    log_file: Path,
+    context: ProcessContext,
+    should_stop: Callable[[], bool] | None = None,
 ) -> tuple[Outcome, CellRun | None]:
     """Run a cell to its end.
 
@@ -96,12 +108,13 @@ def run_cell(
         spec_file: Keeps the spec.
         log_file: Takes the cell's stdout and stderr.
         context: See `cell_context`.
+        should_stop: Asked every moment; once it says so, the cell is interrupted.
 
     Returns:
         How it ended, and its run; None where it ended before it had one.
 
     Raises:
-        CellInterruptedError: this process was interrupted; the cell has ended then.
+        CellInterruptedError: this process was interrupted or asked to stop; the cell has ended.
     """
     write_json(spec_file, spec)
     started_at, started = utc_now(), time.monotonic()
@@ -112,7 +125,10 @@ def run_cell(
     interrupted = False
     try:
         process.start()
-        process.join()
+        while process.is_alive():
+            process.join(None if should_stop is None else _STOP_SECONDS)
+            if should_stop is not None and should_stop():
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         interrupted = True
         _end(process)

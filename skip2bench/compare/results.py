@@ -40,7 +40,7 @@ from skip2bench.results.run_records import SCHEMA_VERSION, TrainSummary
 CSV_FILE = "comparison.csv"
 _CELL_COLUMNS = (
     *("cell", "configuration", "label", "method", "blocks", "rank", "role", "peer"),
-    *("learning_rate", "seed", "status", "error", "other_cpu_cores"),
+    *("learning_rate", "seed", "status", "error", "other_cpu_cores", "host", "beside"),
 )
 
 
@@ -117,6 +117,8 @@ def make_result(
         counts=facts.counts,
         disturbed=disturbed,
         scored=scored,
+        host=outcome.host if outcome else None,
+        beside=outcome.beside if outcome else None,
     )
 
 
@@ -277,6 +279,8 @@ def _describe_cell(result: CellResult, target_loss: float | None) -> ComparedCel
         other_cpu_cores=result.other_cpu_cores,
         decides_rate=result.decides_rate or None,
         is_left_out=None if result.counts else True,
+        host=result.host,
+        beside=result.beside,
         figures=read_figures(result, target_loss) if result.status == "ok" else {},
     )
 
@@ -297,5 +301,7 @@ def _flatten(name: str, cell: ComparedCell, one: ComparedConfiguration | None) -
         "status": cell.status,
         "error": cell.error,
         "other_cpu_cores": cell.other_cpu_cores,
+        "host": cell.host,
+        "beside": cell.beside,
         **cell.figures,
     }

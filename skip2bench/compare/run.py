@@ -11,19 +11,21 @@ follows from the results `results.figures`'; here they meet in a folder:
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from skip2bench.compare.folder import BENCH, CompareFolder, describe_cell, find_folder, make_key
+from skip2bench.compare.comparison import Comparison, list_paces, list_tasks, write_comparison
+from skip2bench.compare.engines.crew import Crew, gather
+from skip2bench.compare.engines.kinds import of_machine
+from skip2bench.compare.engines.spread import spread
+from skip2bench.compare.folder import BENCH, CompareFolder, find_folder
 from skip2bench.compare.harness import run_harness
 from skip2bench.compare.matching import (
     describe_parameters,
     expect_equal_time,
     find_first_cell,
-    list_pace_cells,
     match_key,
     match_memory,
     match_time,
@@ -34,143 +36,21 @@ from skip2bench.compare.matching import (
 from skip2bench.compare.matrix import Cell, find_baseline, list_cells
 from skip2bench.compare.micro_batches import find_sizes, settle, write_sizes
 from skip2bench.compare.plan import ComparisonPlan, announce, plan_comparison
-from skip2bench.compare.process import (
-    CellInterruptedError,
-    CellRun,
-    Outcome,
-    cell_context,
-    read_cell_run,
-    run_cell,
-)
+from skip2bench.compare.process import CellInterruptedError, cell_context
+from skip2bench.compare.progress import Seconds, by_kind, report_progress
 from skip2bench.compare.registration import describe_plan, register
-from skip2bench.compare.results import build_results, read_result, write_results
 from skip2bench.compare.seeds import choose_seeds, read_seeds, settle_seeds, write_seeds
-from skip2bench.config.commands import BenchConfig
-from skip2bench.config.commands import to_plain as config_to_plain
+from skip2bench.compare.task import Task, run_task
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.matrix import to_plain
 from skip2bench.errors import Skip2BenchError
-from skip2bench.io.console import Waiting, note, warn
-from skip2bench.io.units import format_amount, format_duration, parse_bytes
+from skip2bench.io.console import Waiting, note
+from skip2bench.io.units import format_amount
 from skip2bench.machine.processes import ProcessContext, load_modules
 from skip2bench.machine.signals import interrupted_by_sigterm
-from skip2bench.results.comparison_records import ComparisonResult, ComparisonResults, DryRun
-from skip2bench.results.disturbance import (
-    find_disturbed_timing,
-    is_disturbed,
-    list_disturbed_figures,
-)
-from skip2bench.results.figures import CellResult, find_best_rate
-from skip2bench.results.reading import is_bench, is_train
+from skip2bench.results.comparison_records import ComparisonResult, DryRun
 from skip2bench.results.run_folder import create_run_folder, record_run
 from skip2bench.results.run_records import CompareStart, CompareSummary
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Comparison:
-    """A comparison in its folder, and how far it has come."""
-
-    plan: ComparisonPlan
-    unmatched: ComparisonPlan
-    """The same before its configurations were made equal in anything."""
-    folder: CompareFolder
-    cache: Path
-    is_cache_filled: bool
-    cells: dict[str, Cell] = field(default_factory=dict)
-    """Those that are known to run, by name, in their order; see `list_further`."""
-    tasks: dict[str, "_Task"] = field(default_factory=dict)
-    """The cells as processes, the micro-benchmark before them."""
-    micro_batch_sizes: dict[str, int] = field(default_factory=dict)
-    """By configuration, where the largest were searched for."""
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    """Of the cells that have ended, by name; the micro-benchmark is `BENCH`."""
-    results: dict[str, CellResult] = field(default_factory=dict)
-    """Of every cell, by name, read when it ended: nothing is read again to write the figures."""
-
-    @property
-    def has_search(self) -> bool:
-        """True where the cells follow from the results."""
-        return any(one.searches_rate for one in self.plan.configurations)
-
-    def list_cells(self, *, is_forecast: bool = False) -> list[Cell]:
-        """The cells that follow from the results so far; see `list_cells`."""
-        if self.awaits_pace and not is_forecast:
-            return [*_list_paces(self.unmatched), find_first_cell(self.unmatched)]
-        if self.cells and not self.has_search and not self.awaits_pace:
-            return [*self.cells.values()]
-        own = list_cells(
-            self.plan.config,
-            self.plan.configurations,
-            self.cache,
-            is_filled=self.is_cache_filled,
-            found=list(self.results.values()),
-            is_forecast=is_forecast,
-        )
-        return [*_list_paces(self.unmatched), *own]
-
-    @property
-    def is_open(self) -> bool:
-        """True where some cells follow from what others come to."""
-        return self.has_search or self.plan.config.matched == "time"
-
-    @property
-    def awaits_pace(self) -> bool:
-        """True before it is known how many epochs take the baseline's time."""
-        return self.plan.config.matched == "time" and not self.plan.matches
-
-    def list_further(self) -> None:
-        """Add the cells that follow from the results, and what those have come to before."""
-        while True:
-            listed = self.list_cells()
-            further = [cell for cell in listed if cell.name not in self.cells]
-            if not further:
-                return
-            self.cells.update({cell.name: cell for cell in further})
-            in_order = {cell.name: self.cells[cell.name] for cell in listed}
-            self.cells.clear()
-            self.cells.update(in_order)
-            for task in _list_tasks(self, further):
-                self.tasks[task.name] = task
-                self._take_done(task)
-
-    def _take_done(self, task: "_Task") -> None:
-        """Take what a task came to in an earlier call, where it need not run again."""
-        outcome = self.folder.read_outcome(task.name, task.key)
-        if outcome is None:
-            return
-        if outcome.status == "ok":
-            cell_run = self.folder.finished_run(task.name)
-            is_wanted = self.plan.config.repeat_disturbed and self._is_in_figures(task.name)
-            if not (is_wanted and _was_disturbed(outcome, cell_run)):
-                self.record(task.name, outcome, cell_run)
-        elif task.name in self.cells and self.cells[task.name].decides_rate:
-            run = read_cell_run(self.folder.run_folder(task.name))
-            result = read_result(self.cells[task.name], outcome, run)
-            if result.has_diverged:  # which is what the search wanted to know
-                self.record(task.name, outcome, run)
-
-    def _is_in_figures(self, name: str) -> bool:
-        """False for a cell that has only helped to choose a rate; the micro-benchmark is."""
-        return name not in self.cells or self.cells[name].counts
-
-    def left(self) -> list["_Task"]:
-        """Tasks that have not ended, in their order."""
-        names = [BENCH, *self.cells]
-        return [self.tasks[it] for it in names if it in self.tasks and it not in self.outcomes]
-
-    def record(self, name: str, outcome: Outcome, cell_run: CellRun | None) -> None:
-        """Keep what a cell came to."""
-        self.outcomes[name] = outcome
-        if name in self.cells:  # not the micro-benchmark
-            self.results[name] = read_result(self.cells[name], outcome, cell_run)
-
-    def is_wanted(self, name: str) -> bool:
-        """False for a run that diverged in a search which has found a rate: nothing is missing."""
-        result = self.results.get(name)
-        if result is None or not (result.decides_rate and result.has_diverged):
-            return True
-        own = [it for it in self.results.values() if it.configuration == result.configuration]
-        return find_best_rate(own)[0] is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,20 +99,31 @@ def run_comparison(
             cells=tuple(cell.name for cell in cells),
             estimated_seconds=sum(seconds.values()),
         )
-    comparison = _open(plan, find_folder(plan.config, plan.training.model_name), cache)
+    path = find_folder(plan.config, plan.training.model_name)
+    if not plan.config.is_spread:
+        comparison = _open(plan, path, cache)
+        expected = _announce_again(comparison, cells, seconds, may_advise=within is None)
+        with comparison.folder.locked(), interrupted_by_sigterm():
+            return _run(comparison, expected, started)
+    with CompareFolder(path).locked(), gather(plan, path) as crew:
+        assert crew.machine is not None
+        settled = replace(plan.config, out_dir=path)
+        environment = of_machine(plan.environment, crew.machine)
+        comparison = _open(replace(plan, config=settled, environment=environment), path, cache)
+        expected = _announce_again(comparison, cells, seconds, may_advise=within is None)
+        return _run(comparison, expected, started, crew)
+
+
+def _announce_again(
+    comparison: Comparison, cells: Sequence[Cell], seconds: Mapping[str, float], *, may_advise: bool
+) -> Seconds:
+    """The estimate, made and told anew where the folder knows more than the plan did."""
     expected = comparison.list_cells(is_forecast=True)
     if {it.name for it in expected} != {it.name for it in cells} or comparison.plan.matches:
         # at their best micro-batch too, with the seeds that the folder knows, other ranks or epochs
         seconds = _estimate(comparison.plan, expected)
-        announce(comparison.plan, expected, seconds, may_advise=within is None)
-    with comparison.folder.locked(), interrupted_by_sigterm():
-        return _run(comparison, _by_kind(expected, seconds), started)
-
-
-def _list_paces(unmatched: ComparisonPlan) -> list[Cell]:
-    """The short runs that tell how long an epoch takes, where that is asked for."""
-    config = unmatched.config
-    return list_pace_cells(config, unmatched.configurations) if config.matched == "time" else []
+        announce(comparison.plan, expected, seconds, may_advise=may_advise)
+    return by_kind(expected, seconds)
 
 
 def _forecast(
@@ -240,7 +131,7 @@ def _forecast(
 ) -> tuple[list[Cell], dict[str, float]]:
     """All cells that are expected, and their seconds."""
     own = list_cells(plan.config, plan.configurations, cache, is_filled=is_filled, is_forecast=True)
-    cells = [*_list_paces(unmatched), *own]
+    cells = [*list_paces(unmatched), *own]
     return cells, _estimate(plan, cells)
 
 
@@ -255,14 +146,14 @@ def _give_seeds(
     plan: ComparisonPlan, cells: Sequence[Cell], by_name: Mapping[str, float]
 ) -> ComparisonPlan:
     """The plan with more seeds for what is short."""
-    seconds = _by_kind(cells, by_name)
+    seconds = by_kind(cells, by_name)
     baseline = find_baseline(plan.config, plan.configurations).name
     of_run = {one.name: seconds[one.name, "run"] for one in plan.configurations}
     seeds = choose_seeds(plan.configurations, baseline, of_run)
     return replace(plan, configurations=settle_seeds(plan.configurations, seeds))
 
 
-def _open(plan: ComparisonPlan, path: Path, cache: Path | None) -> _Comparison:
+def _open(plan: ComparisonPlan, path: Path, cache: Path | None) -> Comparison:
     """The comparison in its folder; in a new one where that holds runs of something else.
 
     Raises:
@@ -274,7 +165,7 @@ def _open(plan: ComparisonPlan, path: Path, cache: Path | None) -> _Comparison:
         plan = replace(plan, configurations=known)
     sizes = find_sizes(config, plan.configurations, path)
     unmatched = replace(plan, configurations=settle(config, plan.configurations, sizes))
-    comparison = _Comparison(
+    comparison = Comparison(
         plan=_match_before(unmatched, path),
         unmatched=unmatched,
         folder=folder,
@@ -282,7 +173,7 @@ def _open(plan: ComparisonPlan, path: Path, cache: Path | None) -> _Comparison:
         is_cache_filled=cache is not None,
         micro_batch_sizes=sizes,
     )
-    tasks = _list_tasks(comparison, comparison.list_cells())
+    tasks = list_tasks(comparison, comparison.list_cells())
     others = [task.name for task in tasks if folder.holds_another(task.name, task.key)]
     if not others or config.force:
         return comparison
@@ -309,7 +200,9 @@ def _match_before(plan: ComparisonPlan, folder: Path) -> ComparisonPlan:
     return settle_matches(plan, matches or {})
 
 
-def _run(comparison: _Comparison, seconds: "Seconds", started: float) -> ComparisonResult:
+def _run(
+    comparison: Comparison, seconds: Seconds, started: float, crew: Crew | None = None
+) -> ComparisonResult:
     plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
     write_sizes(folder.path, comparison.micro_batch_sizes)
     if plan.config.matched == "memory":
@@ -340,15 +233,15 @@ def _run(comparison: _Comparison, seconds: "Seconds", started: float) -> Compari
         started,
     ) as recording:
         try:
-            context = _load(plan, is_needed=bool(comparison.left()))
-            _run_left(comparison, seconds, context)
+            run_left = _run_left if crew is None else partial(spread, crew=crew)
+            run_left(comparison, seconds)
             if comparison.awaits_pace:
                 comparison = _set_pace(comparison)
                 expected = comparison.list_cells(is_forecast=True)
-                seconds = _by_kind(expected, _estimate(comparison.plan, expected))
-                _run_left(comparison, seconds, context)
+                seconds = by_kind(expected, _estimate(comparison.plan, expected))
+                run_left(comparison, seconds)
         finally:
-            content = _write(comparison)
+            content = write_comparison(comparison)
             recording.set(statuses=content.statuses, runs=len(comparison.tasks))
         tasks = comparison.tasks
         bad = [
@@ -363,16 +256,17 @@ def _run(comparison: _Comparison, seconds: "Seconds", started: float) -> Compari
     return ComparisonResult.of(content, folder=str(folder.path), error=recording.summary.error)
 
 
-def _run_left(comparison: _Comparison, seconds: "Seconds", context: ProcessContext) -> None:
-    """Run what has not ended, and what follows from its results."""
+def _run_left(comparison: Comparison, seconds: Seconds) -> None:
+    """Run what has not ended, and what follows from its results, one after the other."""
+    context = _load(comparison.plan, is_needed=bool(comparison.left()))
     while left := comparison.left():
-        _run_task(comparison, left[0], context)
+        _run_here(comparison, left[0], context)
         comparison.list_further()
-        _report_progress(comparison, left[0], seconds)
-        _write(comparison)
+        report_progress(comparison, left[0], seconds)
+        write_comparison(comparison)
 
 
-def _set_pace(comparison: _Comparison) -> _Comparison:
+def _set_pace(comparison: Comparison) -> Comparison:
     """The comparison in which all have the epochs of the baseline's time.
 
     Raises:
@@ -394,83 +288,6 @@ def _set_pace(comparison: _Comparison) -> _Comparison:
     return settled
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """A cell, or the micro-benchmark, as a process to start."""
-
-    name: str
-    key: str
-    spec: dict[str, Any]
-
-
-Seconds = Mapping[tuple[str, str], float]
-"""Estimated, by configuration and role: the learning rate and the seed make no difference."""
-
-
-def _by_kind(cells: Sequence[Cell], seconds: Mapping[str, float]) -> Seconds:
-    kinds = {(cell.configuration, cell.role): seconds[cell.name] for cell in cells}
-    return kinds | ({(BENCH, BENCH): seconds[BENCH]} if BENCH in seconds else {})
-
-
-def _by_name(cells: Iterable[Cell], seconds: Seconds) -> dict[str, float]:
-    """The estimate of each cell, and of the micro-benchmark where there is one."""
-    found = {cell.name: seconds[cell.configuration, cell.role] for cell in cells}
-    bench = seconds.get((BENCH, BENCH))
-    return found if bench is None else found | {BENCH: bench}
-
-
-def _list_tasks(comparison: _Comparison, cells: Sequence[Cell]) -> list[_Task]:
-    """Cells as processes, and the micro-benchmark before the first ones."""
-    plan, folder = comparison.plan, comparison.folder
-    tasks = []
-    limit = plan.config.max_memory
-    if plan.bench and BENCH not in comparison.tasks:
-        config = config_to_plain(plan.bench)
-        key = make_key({"bench": config, "max_memory": limit}, plan.environment)
-        max_bytes = None if limit is None else parse_bytes("max_memory", limit)
-        spec = _describe_process("bench", config, folder.run_folder(BENCH), max_bytes)
-        tasks.append(_Task(name=BENCH, key=key, spec=spec))
-    for cell in cells:
-        config = config_to_plain(cell.config)
-        key = make_key(describe_cell(cell, plan.training.data.sha256), plan.environment)
-        spec = _describe_process(
-            cell.peer or "train", config, folder.run_folder(cell.name), cell.max_memory_bytes
-        )
-        tasks.append(_Task(name=cell.name, key=key, spec=spec))
-    return tasks
-
-
-def _describe_process(
-    kind: str, config: dict[str, Any], run_folder: Path, max_memory_bytes: int | None
-) -> dict[str, Any]:
-    """What `cell` is told; `arguments` is the command that repeats the run."""
-    if kind == "bench":
-        arguments = ["bench", *_bench_flags(config)]
-    else:
-        arguments = ["train", "--config", str(run_folder / "config.yaml")]
-    return {
-        "kind": kind,
-        "config": config,
-        "out_dir": str(run_folder),
-        "arguments": arguments,
-        "max_memory_bytes": max_memory_bytes,
-    }
-
-
-def _bench_flags(config: dict[str, Any]) -> list[str]:
-    defaults = config_to_plain(BenchConfig())
-    flags = []
-    for name, value in config.items():
-        if value == defaults[name]:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if name == "blocks":
-            flags += [part for blocks in value for part in (flag, blocks)]
-        else:
-            flags += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
-    return flags
-
-
 def _load(plan: ComparisonPlan, *, is_needed: bool) -> ProcessContext:
     """In what the cells start, their libraries and data loaded: that counts for none of them."""
     context = cell_context(plan.training.device.type, plan.training.config.data)
@@ -480,80 +297,11 @@ def _load(plan: ComparisonPlan, *, is_needed: bool) -> ProcessContext:
     return context
 
 
-def _run_task(comparison: _Comparison, task: _Task, context: ProcessContext) -> None:
-    folder = comparison.folder
-    spec = task.spec | {"key": task.key}
-    with folder.cell_released(task.name):
-        if folder.can_continue(task.name, task.key):
-            note(f"{task.name}: goes on where it was stopped")
-            spec["config"] = spec["config"] | {"resume": True}
-        else:
-            folder.clear(task.name)
+def _run_here(comparison: Comparison, task: Task, context: ProcessContext) -> None:
     try:
         with Waiting(task.name):
-            outcome, cell_run = run_cell(
-                spec,
-                folder.spec_file(task.name),
-                folder.log_file(task.name),
-                context,
-            )
+            outcome, cell_run = run_task(comparison.folder, task, context)
     except CellInterruptedError as interruption:
         comparison.record(task.name, interruption.outcome, interruption.cell_run)
-        folder.write_outcome(task.name, task.key, interruption.outcome)
         raise KeyboardInterrupt from interruption
-    folder.write_outcome(task.name, task.key, outcome)
     comparison.record(task.name, outcome, cell_run)
-
-
-def _was_disturbed(outcome: Outcome, cell_run: CellRun | None) -> bool:
-    """True where figures of the cell, or of the micro-benchmark, are marked."""
-    if cell_run is None:
-        return False
-    run = cell_run.run
-    if is_train(run):
-        return bool(list_disturbed_figures(run, outcome.other_cpu_cores))
-    return is_bench(run) and bool(find_disturbed_timing(run))
-
-
-def _report_progress(comparison: _Comparison, task: _Task, seconds: Seconds) -> None:
-    """One line on the cell that has ended, and on the time that is left."""
-    plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
-    cells = [*comparison.cells.values(), *comparison.list_cells(is_forecast=True)]
-    outcome, expected = outcomes[task.name], _by_name(cells, seconds)
-    done = [name for name in outcomes if outcomes[name].status == "ok"]
-    # the estimate, corrected by what the finished cells really took
-    taken = sum(outcomes[name].wall_seconds for name in done)
-    factor = taken / sum(expected[name] for name in done) if done else 1.0
-    left = factor * sum(value for name, value in expected.items() if name not in outcomes)
-    line = f"{len(outcomes)}/{len(expected)} {task.name}: {outcome.status}"
-    line += f", {format_duration(outcome.wall_seconds, 'en')}"
-    if not comparison.is_wanted(task.name):
-        note(f"{line}: it diverged, so a lower learning rate is taken")
-        return
-    if outcome.status != "ok":
-        warn(f"{line}: {outcome.error}; see {folder.log_file(task.name)}")
-        return
-    result = comparison.results.get(task.name)
-    if is_disturbed(outcome.other_cpu_cores, plan.environment.cpu_count) or (
-        result is not None and result.disturbed
-    ):
-        others = outcome.other_cpu_cores or 0.0
-        warn(f"{task.name}: something else kept {others:.1f} cores busy meanwhile")
-    note(f"{line}; about {format_duration(left, 'en')} left")
-
-
-def _write(comparison: _Comparison) -> ComparisonResults:
-    """Rewrite the comparison's two files with what there is."""
-    plan, folder, outcomes = comparison.plan, comparison.folder, comparison.outcomes
-    cells = comparison.cells.values()
-    results = [comparison.results.get(cell.name) or read_result(cell) for cell in cells]
-    content = build_results(
-        plan.config,
-        plan.configurations,
-        results,
-        plan.environment,
-        outcomes.get(BENCH),
-        plan.matches,
-    )
-    write_results(folder.path, content)
-    return content

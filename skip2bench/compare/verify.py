@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -393,7 +394,8 @@ def _only(one: Record, names: set[str]) -> Record:
 
 def _of_end(end: CellEnd) -> Outcome:
     own = end.outcome
-    return _make_outcome(own.status, own.error, own.wall_seconds or 0.0, own.other_cpu_cores)
+    made = _make_outcome(own.status, own.error, own.wall_seconds or 0.0, own.other_cpu_cores)
+    return replace(made, host=own.host, beside=own.beside)
 
 
 def _make_outcome(

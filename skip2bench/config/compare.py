@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from skip2bench.config.engine import EngineConfig
 from skip2bench.config.matrix import own_keys, read_given, split_given
 from skip2bench.config.methods import METHODS, TRADITIONAL, MethodName
 from skip2bench.config.options import (
@@ -45,7 +46,7 @@ FEW_SEEDS, MANY_SEEDS = 3, 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
+class CompareConfig(EngineConfig):
     """Which cells a comparison has: configurations × learning rates × seeds."""
 
     flow: Flow = option(
@@ -180,6 +181,7 @@ class CompareConfig:
     )
 
     def __post_init__(self) -> None:
+        self._check_engine()
         check_choice("flow", self.flow, get_args(Flow))
         for name in self.methods:
             check_choice("methods", name, get_args(MethodName))

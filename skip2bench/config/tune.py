@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from skip2bench.config.engine import EngineConfig
 from skip2bench.config.matrix import own_keys, read_given, split_given
 from skip2bench.config.methods import LORA_TARGETS, METHODS, MethodName, list_names
 from skip2bench.config.options import (
@@ -56,7 +57,7 @@ _TRIED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneConfig:
+class TuneConfig(EngineConfig):
     """Which configurations a sweep has, and how they are narrowed down."""
 
     budget: str = option(
@@ -124,6 +125,7 @@ class TuneConfig:
     )
 
     def __post_init__(self) -> None:
+        self._check_engine()
         check_choice("method", self.method, get_args(MethodName))
         self._check_method()
         self._check_tried()

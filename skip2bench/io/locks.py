@@ -77,3 +77,21 @@ def locked_folder(folder: Path, timeout_seconds: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_folder_locked(folder: Path) -> bool:
+    """True where a process works in `folder`; nothing is made there to find out."""
+    if not (folder / LOCK_FILE).exists():
+        return False
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+def name_holder(folder: Path) -> str | None:
+    """Who works in `folder`, in words; None where nobody does."""
+    return ProcessLock(folder / LOCK_FILE).holder if is_folder_locked(folder) else None

@@ -24,6 +24,10 @@ from skip2bench.machine.hardware import (
     run_command,
 )
 
+# Lightning's hint, wherever SLURM is installed, to call it by srun: ranks are started so, and
+# everything else here is one process
+warnings.filterwarnings("ignore", message="The `srun` command is available")
+
 
 def describe_environment(device: torch.device, arguments: Sequence[str]) -> Environment:
     """Describe this machine and process as the content of `environment.json`.

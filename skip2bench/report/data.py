@@ -111,6 +111,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "disturbed_sign": DISTURBED_SIGN,
         "busy_cells": [it for it in warnings if it.kind == "busy"],
         "resumed_runs": [it for it in warnings if it.kind == "resumed"],
+        "beside_cells": [it for it in warnings if it.kind == "beside"],
         "unequal_controls": [it for it in warnings if it.kind == "aa"],
         "mismatches": find_mismatches(selection),
         "peers": [entry for entry in entries if entry.differences],

@@ -256,6 +256,10 @@ class ComparedCell(Record):
     """True where the rate of its configuration was searched for with its seed alone."""
     is_left_out: Flag | None = None
     """True for a run that has helped to choose a rate and is in no figure therefore."""
+    host: Text | None = None
+    """Of the worker that ran it."""
+    beside: Count | None = None
+    """How many other runs had cores of the same machine meanwhile, at the most."""
     figures: Figures
 
 
@@ -272,9 +276,10 @@ class ComparisonWarning(Record):
     """What a reader must know before believing the figures.
 
     Kinds: "busy" (`cells` during which others used the processor), "disturbed" (`cells` in whose
-    timed parts they did, so that figures are marked), "resumed" (`cells` that were
-    stopped in between), "few_runs" (`label`, `n`), "edge" (`label`, `learning_rate`: the best one
-    is at the grid's end) and "aa" (`label`, `figure`: the same run twice differs beyond the noise).
+    timed parts they did, so that figures are marked), "resumed" (`cells` that were stopped in
+    between), "beside" (`cells` that ran beside others on pinned cores of one machine), "few_runs"
+    (`label`, `n`), "edge" (`label`, `learning_rate`: the best one is at the grid's end) and "aa"
+    (`label`, `figure`: the same run twice differs beyond the noise).
     """
 
     kind: Text
@@ -288,7 +293,7 @@ class ComparisonWarning(Record):
     def _check_kind(self, info: ValidationInfo) -> "ComparisonWarning":
         if not is_read(info):
             return self
-        of_cells = dict.fromkeys(("busy", "disturbed", "resumed"), ("cells",))
+        of_cells = dict.fromkeys(("busy", "disturbed", "resumed", "beside"), ("cells",))
         needed = {**of_cells, "aa": ("label", "figure")}
         for name in needed.get(self.kind, ()):
             if name not in self.model_fields_set or getattr(self, name) is None:

@@ -77,6 +77,10 @@ class CellResult:
     """Figures that were measured while something else used the processor."""
     scored: ScoredRun | None = None
     """Its answers' scores, where it was asked for answers."""
+    host: str | None = None
+    """Of the worker that ran it."""
+    beside: int | None = None
+    """How many other runs had cores of the same machine meanwhile, at the most."""
 
     @property
     def has_diverged(self) -> bool:
@@ -405,6 +409,9 @@ def find_warnings(
     resumed = [it.name for it in results if it.summary and it.summary.resumed_at_steps]
     if resumed:
         warnings.append(ComparisonWarning(kind="resumed", cells=tuple(resumed)))
+    beside = [result.name for result in counting if result.beside]
+    if beside:
+        warnings.append(ComparisonWarning(kind="beside", cells=tuple(beside)))
     for one in configurations:
         label, n, rate = one.label, len(one.seeds), one.learning_rate
         if n < FEW_RUNS:

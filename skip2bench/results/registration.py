@@ -77,6 +77,8 @@ class CellOutcome(Record):
     started_at: Time
     wall_seconds: float | None = None
     other_cpu_cores: float | None = None
+    host: Text | None = None
+    beside: Count | None = None
 
 
 class CellEnd(Record):

@@ -115,6 +115,7 @@ def run_finalists(
         methods=(config.method,),
         baseline=config.method,
         bench=False,
+        **config.engine_values(),
         seeds=config.seeds,
         configurations=tuple(entries),
         train=shared,

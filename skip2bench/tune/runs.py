@@ -179,6 +179,7 @@ class RunSweep:
             methods=(config.method,),
             baseline=config.method,
             bench=False,
+            **config.engine_values(),
             seeds=1,
             configurations=tuple(entries),
             train={"domain_text": "none"} | shared,

@@ -162,7 +162,7 @@ def test_a_search_of_rates_goes_on_where_it_was(settings, tmp_path, capsys, monk
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):
     """Its running cell ends too, and the next call repeats no cell that had ended."""
-    matrix = {"methods": "lora,last,lora-last", "learning_rates": [1e-2], "max_steps": 150}
+    matrix = {"methods": "lora,last", "learning_rates": [1e-2], "max_steps": 80}
     path = tmp_path / "matrix.yaml"
     path.write_text(yaml.safe_dump(settings | matrix))
     folder = tmp_path / "out"
@@ -189,7 +189,7 @@ def test_a_comparison_that_was_stopped_goes_on(settings, tmp_path, number):
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert stamps(folder)["lora-lr0.01-seed1337"] == before
-    assert "1 of 3 are done already" in done.stderr
+    assert "1 of 2 are done already" in done.stderr
     results = json.loads(done.stdout)
     assert {cell["status"] for cell in results["cells"].values()} == {"ok"}
     assert read_run(folder).summary.status == "ok"
@@ -233,3 +233,17 @@ def test_two_comparisons_do_not_work_in_one_folder(tmp_path):
         CompareFolder(tmp_path / "out").locked(),
     ):
         pass
+
+
+def test_a_seed_more_finds_the_cache_kept_though_the_comparison_had_ended(settings, tmp_path):
+    own = {"methods": "skip2", "baseline": "skip2", "blocks": ["0"], "learning_rates": [1e-2]}
+    own["out_dir"] = tmp_path / "out"
+    first = load_compare_config(settings | own)
+    run_comparison(first, ["compare"])
+    before = stamps(tmp_path / "out")["skip2-0-lr0.01-seed1337-reused"]
+    assert not (tmp_path / "out" / "cache").exists()
+    results = run_comparison(load_compare_config(settings | own | {"seeds": 2}), ["compare"])
+    assert results.statuses == {"ok": 5}
+    cells = tmp_path / "out" / "cells"
+    assert read_run(cells / "skip2-0-lr0.01-seed1338-reused").summary.cache_kept
+    assert stamps(tmp_path / "out")["skip2-0-lr0.01-seed1337-reused"] == before

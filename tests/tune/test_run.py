@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from skip2bench.compare import cell
-from skip2bench.compare import run as compare_run
+from skip2bench.compare import cell, task
 from skip2bench.compare.process import Outcome, read_cell_run
 from skip2bench.config.tune import DEFAULT_BLOCKS, TuneConfig
 from skip2bench.errors import Skip2BenchError
@@ -85,7 +84,7 @@ def test_a_sweep_of_runs_goes_on_where_it_was_stopped(tune, monkeypatch):
         **{"method": "lora-top", "budget": "2", "blocks": DEFAULT_BLOCKS, "top_blocks": (1,)},
         **{"ranks": (2,), "learning_rates": (1e-3, 1e-2)},
     }
-    run_cell, started = compare_run.run_cell, []
+    run_cell, started = task.run_cell, []
 
     def stop_at_second(spec, *args):
         started.append(spec["out_dir"])
@@ -93,7 +92,7 @@ def test_a_sweep_of_runs_goes_on_where_it_was_stopped(tune, monkeypatch):
             raise KeyboardInterrupt
         return run_cell(spec, *args)
 
-    monkeypatch.setattr(compare_run, "run_cell", stop_at_second)
+    monkeypatch.setattr(task, "run_cell", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         tune(**values)
     result, _, _ = tune(**values)
@@ -200,7 +199,7 @@ def test_where_all_diverge_it_is_said(tune):
         tune(learning_rates=(1e20,), screening=False)
 
 
-def run_here(spec, _spec_file, _log_file, _context):
+def run_here(spec, _spec_file, _log_file, _context, _should_stop):
     """A cell in this process, which saves starting one."""
     cell._run(spec)
     outcome = Outcome(
@@ -215,7 +214,7 @@ def run_here(spec, _spec_file, _log_file, _context):
 
 
 def test_the_finalists_are_runs_of_a_comparison(tune, monkeypatch):
-    monkeypatch.setattr("skip2bench.compare.run.run_cell", run_here)
+    monkeypatch.setattr("skip2bench.compare.task.run_cell", run_here)
     monkeypatch.setattr("skip2bench.compare.run.load_modules", lambda _context: None)
     result, _, folder = tune(finalists=1, seeds=1, blocks=("2,3",), ranks=(2,), screening=False)
     found = result.found
