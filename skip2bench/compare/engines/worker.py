@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ class _State:
 
 
 def _run_tasks(folder: Path, job: Job, state: _State, cores: OwnCores) -> None:
-    context = cell_context(_device_type(job), job.data)
+    # who only looks at its machine need not load what cells do
+    context = cell_context(_device_type(job), job.data) if job.tasks else get_context("spawn")
     machine = _look_at_machine(folder, job, context)
     state.set(status="running", machine=machine)
     if job.machine is not None and (different := list_differences(job.machine, machine)):
