@@ -191,15 +191,10 @@ def compare(**flags: Any) -> None:
 def _print_status(folder: Path, typed: dict[str, Any], *, as_json: bool) -> None:
     from skip2bench.cli.compare_screen import print_status
     from skip2bench.compare.engines.status import read_status
-    from skip2bench.io.whole import to_json
 
     if typed:
         raise Skip2BenchError(f"--status only looks; leave {', '.join(sorted(typed))} out")
-    found = read_status(folder)
-    if as_json:
-        print_text(to_json(found))
-    else:
-        print_status(found)
+    print_result(read_status(folder), as_json, print_status)
 
 
 @app.command()

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from skip2bench.compare.engines.engine import CellNeeds
 from skip2bench.compare.engines.kinds import list_differences, of_machine
-from skip2bench.compare.engines.on_ray import CellNeeds, _count_room
+from skip2bench.compare.engines.on_ray import _count_room
 from skip2bench.compare.engines.on_slurm import _minutes, _parameters
 from skip2bench.compare.engines.schedule import expect_seconds, list_ready
 from skip2bench.compare.engines.stage import stage_path

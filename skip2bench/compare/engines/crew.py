@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from skip2bench.compare.engines.engine import Ended, Engine, Slot
+from skip2bench.compare.engines.engine import CellNeeds, Ended, Engine, Slot
 from skip2bench.compare.engines.job import Call, Job, JobTask, Workers, WorkerState
 from skip2bench.compare.engines.kinds import list_differences
 from skip2bench.compare.engines.local import LocalEngine
-from skip2bench.compare.engines.on_ray import CellNeeds, RayEngine
+from skip2bench.compare.engines.on_ray import RayEngine
 from skip2bench.compare.engines.on_slurm import SlurmEngine
 from skip2bench.compare.engines.worker import LIBRARY_VARIABLES
 from skip2bench.compare.plan import ComparisonPlan

@@ -15,6 +15,8 @@ from skip2bench.machine.processes import interrupt
 
 _MODULE = "skip2bench.compare.engines.worker"
 _TAIL_BYTES = 4000
+LOST = 255
+"""Exit status of a worker of whose end nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,17 @@ class Ended:
     exit_status: int
     line: str
     """The last one that it printed; else what the engine says of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellNeeds:
+    """What a cell asks of a machine."""
+
+    cores: int | None
+    """None takes an equal share of it for each of its GPUs, or all of it."""
+    gpus: int
+    memory_bytes: int | None
+    resources: dict[str, float]
 
 
 class Engine(Protocol):

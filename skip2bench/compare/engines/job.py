@@ -145,14 +145,6 @@ class Workers:
             return None
         return str(content.get("token"))
 
-    def read_call(self) -> Call:
-        """The call that drives the comparison, or drove it last.
-
-        Raises:
-            DamagedFileError: there was none, or it cannot be read.
-        """
-        return Call.read(read_json(self.call_file))
-
     def read_state(self, name: str) -> WorkerState | None:
         """What a worker said last; None where it has said nothing that can be read."""
         try:

@@ -1,32 +1,20 @@
 """Workers on a Ray cluster: a task each, with the cores, GPUs and memory that a cell asks for."""
 
+import socket
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
-from dataclasses import dataclass
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from skip2bench.compare.engines.engine import Ended, Slot, launch_and_wait
+from skip2bench.compare.engines.engine import LOST, CellNeeds, Ended, Slot, launch_and_wait
 from skip2bench.config.engine import EngineConfig
 from skip2bench.errors import Skip2BenchError, printable
 from skip2bench.io.console import note
 from skip2bench.io.units import format_bytes
 
-_LOST = 255
-"""Exit status of a worker of whose end nobody knows."""
 _CANCEL_SECONDS = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellNeeds:
-    """What a cell asks of a machine."""
-
-    cores: int | None
-    """None takes an equal share of it for each of its GPUs, or all of it."""
-    gpus: int
-    memory_bytes: int | None
-    resources: dict[str, float]
+_CONNECT_SECONDS = 10.0
 
 
 class RayEngine:
@@ -41,9 +29,11 @@ class RayEngine:
         self._ray = _import_ray()
         self._needs = needs
         address = config.address or "auto"
+        _check_address(address)
+        self._open = ExitStack()
         # Ray prints what its nodes say; stdout is for results
-        self._redirection = redirect_stdout(sys.stderr)
-        self._redirection.__enter__()
+        self._open.enter_context(redirect_stdout(sys.stderr))
+        self._open.callback(self._ray.shutdown)
         try:
             self._ray.init(
                 address=address,
@@ -52,7 +42,7 @@ class RayEngine:
                 ignore_reinit_error=True,
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            self._redirection.__exit__(None, None, None)
+            self._open.close()
             reason = printable(str(error).strip().splitlines()[0])
             raise Skip2BenchError(
                 f"no Ray cluster at {address!r} ({reason}); start one with 'ray start --head', or "
@@ -65,7 +55,7 @@ class RayEngine:
         try:
             self.slots: Sequence[Slot] = self._find_slots(config.parallel)
         except BaseException:
-            self._disconnect()
+            self._open.close()
             raise
 
     def _find_slots(self, parallel: int | None) -> list[Slot]:
@@ -126,7 +116,7 @@ class RayEngine:
             cause = getattr(error, "cause", None) or error
             reason = printable(str(cause).strip().splitlines()[0])
             return Ended(
-                exit_status=_LOST, line=f"worker {slot.host}: {type(cause).__name__}: {reason}"
+                exit_status=LOST, line=f"worker {slot.host}: {type(cause).__name__}: {reason}"
             )
         return Ended(exit_status=status, line=line)
 
@@ -149,11 +139,25 @@ class RayEngine:
         """End all that is left, and disconnect."""
         for slot in self.slots:
             self.end(slot)
-        self._disconnect()
+        self._open.close()
 
-    def _disconnect(self) -> None:
-        self._ray.shutdown()
-        self._redirection.__exit__(None, None, None)
+
+def _check_address(address: str) -> None:
+    """Ray itself tries for minutes.
+
+    Raises:
+        Skip2BenchError: nobody answers there.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or "://" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise Skip2BenchError(
+            f"no Ray cluster at {address!r} ({error}); start one with 'ray start --head', or give "
+            "its --address"
+        ) from error
 
 
 def _import_ray() -> Any:

@@ -9,8 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from skip2bench.compare.engines.engine import Ended, Slot, launch_and_wait
-from skip2bench.compare.engines.on_ray import CellNeeds
+from skip2bench.compare.engines.engine import LOST, CellNeeds, Ended, Slot, launch_and_wait
 from skip2bench.config.engine import EngineConfig
 from skip2bench.errors import Skip2BenchError, printable
 from skip2bench.io.console import note
@@ -20,7 +19,6 @@ _PARALLEL = 8
 """Jobs at once where nobody says how many."""
 _MINUTES = 24 * 60
 """What a job may take where no time is given."""
-_LOST = 255
 _NEVER = ("BadConstraints", "PartitionConfig", "PartitionNodeLimit", "PartitionTimeLimit")
 """Reasons to wait that nothing but another request ends."""
 _QUEUE_SECONDS = 5.0
@@ -90,12 +88,12 @@ class SlurmEngine:
             return None
         if not job.paths.result_pickle.exists():
             said = self._says(job)
-            return Ended(exit_status=_LOST, line=f"job {job.job_id} left SLURM's queue{said}")
+            return Ended(exit_status=LOST, line=f"job {job.job_id} left SLURM's queue{said}")
         try:
             status, line = job.result()
         except Exception as error:  # noqa: BLE001 - whatever the job raised, or why it never ran
             reason = printable(str(error).strip().splitlines()[-1])
-            return Ended(exit_status=_LOST, line=f"job {job.job_id}: {reason}")
+            return Ended(exit_status=LOST, line=f"job {job.job_id}: {reason}")
         return Ended(exit_status=status, line=line)
 
     def _has_ended(self, slot: Slot) -> bool:

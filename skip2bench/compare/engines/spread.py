@@ -89,15 +89,12 @@ class _Spread:
             raise Skip2BenchError(f"no worker is left for {left[0].name}; call again when one is")
 
     def _give_out(self) -> None:
-        busy = {it.group for it in self._running.values()}
-        free = [
-            slot
-            for slot in self._crew.engine.slots
-            if slot.name not in self._running and self._crew.engine.is_alive(slot)
-        ]
+        engine = self._crew.engine
+        free = [slot for slot in engine.slots if slot.name not in self._running]
         if not free:
             return
-        ready = list_ready(self._comparison, busy)
+        ready = list_ready(self._comparison, {it.group for it in self._running.values()})
+        free = [slot for slot in free if ready and engine.is_alive(slot)]
         begun = []
         for group, names in ready.items():
             slot = self._choose(group, free)
@@ -163,7 +160,8 @@ class _Spread:
             outcome = folder.read_outcome(name, task.key)
             if outcome is None or outcome.status == "interrupted":
                 return  # half of it is there, or its worker stops
-            run = folder.finished_run(name) or read_cell_run(folder.run_folder(name))
+            is_ok = outcome.status == "ok"
+            run = folder.finished_run(name) if is_ok else read_cell_run(folder.run_folder(name))
             it.left.pop(0)
             comparison.record(name, outcome, run)
             comparison.list_further()

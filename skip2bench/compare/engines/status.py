@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from skip2bench.compare.engines.job import Call, Workers
@@ -11,10 +11,9 @@ from skip2bench.io.locks import is_folder_locked, name_holder
 from skip2bench.io.record import Count, Counts, Flag, Record, Seconds, Text
 from skip2bench.results.comparison_records import ComparisonResults
 from skip2bench.results.plain import DamagedFileError, read_optional
-from skip2bench.results.reading import ACROSS_FILE
+from skip2bench.results.reading import ACROSS_FILE, RESULTS_FILE
 from skip2bench.results.registration import read_ends
 
-_RESULTS_FILE = "comparison_results.json"
 _ALIVE_SECONDS = 30.0
 """A file that was rewritten so lately has a writer; clocks of file servers may be a little off."""
 
@@ -68,12 +67,13 @@ def _read_one(folder: Path) -> ComparisonStatus:
     ends = read_ends(folder)
     call = _read_call(folder)
     try:
-        results = read_optional(ComparisonResults, folder / _RESULTS_FILE)
+        results = read_optional(ComparisonResults, folder / RESULTS_FILE)
     except DamagedFileError:
         results = None
     known = len(results.cells) if results else 0
-    running = _list_workers(folder, call) if call else _list_begun(folder, ends)
-    is_driven = _is_fresh(folder / "workers" / "call.json") if call else is_folder_locked(folder)
+    ended = {name for name, end in ends.items() if end.outcome.status == "ok"}
+    running = _list_workers(folder, call, ended) if call else _list_begun(folder, ends)
+    is_driven = _is_fresh(Workers(folder).call_file) if call else is_folder_locked(folder)
     return ComparisonStatus(
         folder=str(folder),
         engine=call.engine if call else "local",
@@ -88,32 +88,36 @@ def _read_one(folder: Path) -> ComparisonStatus:
 
 def _read_call(folder: Path) -> Call | None:
     try:
-        return read_optional(Call, folder / "workers" / "call.json")
+        return read_optional(Call, Workers(folder).call_file)
     except DamagedFileError:
         return None
 
 
-def _list_workers(folder: Path, call: Call) -> tuple[RunningCell, ...]:
+def _list_workers(folder: Path, call: Call, ended: Collection[str]) -> tuple[RunningCell, ...]:
+    """What workers say they run; the last word of one that was lost is not the truth."""
     workers = Workers(folder)
-    found = []
+    found: dict[str, RunningCell] = {}
     for path in sorted(workers.path.glob("*.job.json")):
         name = path.name.removesuffix(".job.json")
         state = workers.read_state(name)
         if state is None or state.cell is None or state.status in ("ended", "refused"):
             continue
+        if state.cell in ended:
+            continue
         silent = max(0.0, time.time() - workers.state_file(name).stat().st_mtime)
         if state.token != call.token and silent > _ALIVE_SECONDS:
             continue  # of an earlier call, and gone
-        found.append(
-            RunningCell(
-                host=state.host,
-                cell=state.cell,
-                seconds=state.cell_seconds,
-                silent_seconds=silent,
-                cores=state.cores,
-            )
+        one = RunningCell(
+            host=state.host,
+            cell=state.cell,
+            seconds=state.cell_seconds,
+            silent_seconds=silent,
+            cores=state.cores,
         )
-    return tuple(found)
+        known = found.get(one.cell)
+        if known is None or silent < (known.silent_seconds or 0.0):
+            found[one.cell] = one
+    return tuple(found.values())
 
 
 def _list_begun(folder: Path, ends: Mapping[str, object]) -> tuple[RunningCell, ...]:
