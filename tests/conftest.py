@@ -1,5 +1,6 @@
 """A model, a tokenizer and a data set small enough for a test: made here, in a moment, offline."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Every run collects garbage before it is measured: let that pass the loaded modules by.
+
+    Going through them took 0.2 s each time, two fifths of the tests of training.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -70,8 +70,18 @@ _UNSUPPORTED = {
     "train.lr_warmup_fraction": "use lr_warmup_steps",
     "train.lr_warmup_iters": "micro-batches; use lr_warmup_steps",
     "data_dir": "use data",
+    **dict.fromkeys(
+        ("data.file_url", "data.file_name", "data.url", "data.repo_id", "data.subsets"),
+        "the module's own default is used; give other records as a file",
+    ),
+    "data.include_multiturn_conversations": "first turns are used; give whole ones as a file",
+    "data.access_token": "set HF_TOKEN in the environment",
 }
+"""Keys that cannot be had, and what to do instead; null and false ask for nothing."""
 _OF_PRETRAINING = ("model_name", "model_config", "initial_checkpoint_dir", "tokenizer_dir")
+_DATA_OF_PRETRAINING = (
+    *("TextFiles", "LitData", "TinyLlama", "TinyStories", "OpenWebText", "MicroLlama"),
+)
 _DEFAULTS: dict[str, Any] = {
     "lr_warmup_steps": 100,
     "save_interval": 1000,
@@ -106,7 +116,7 @@ class Translated:
                 why = _WITHOUT_EFFECT[key]
                 self.ignored.append(f"{key} ({why})" if why else key)
         elif key in _UNSUPPORTED:
-            if value is not None:
+            if value not in (None, False):
                 self.problems.append(
                     f"LitGPT's key {key!r} is not supported; leave it empty ({_UNSUPPORTED[key]})"
                 )
@@ -255,6 +265,10 @@ def _list_data(value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if unknown or "class_path" not in value or module not in ("", "litgpt.data"):
         raise Skip2BenchError(
             "data needs class_path (and init_args), such as class_path: litgpt.data.Alpaca2k"
+        )
+    if name in _DATA_OF_PRETRAINING:
+        raise Skip2BenchError(
+            f"data {name} is text to pretrain on; give records, as class_path: litgpt.data.JSON"
         )
     init_args = _read_arguments("data", value)
     source = init_args.pop("json_path", None) if name == "JSON" else name.lower()

@@ -124,6 +124,12 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def _only(trait: str) -> str:
+    """Which methods take an option, as a message says it."""
+    names = list_names(trait)
+    return f"only {names} {'take' if ' and ' in names else 'takes'} it"
+
+
 def _list_without_effect(names: Sequence[str], values: dict[str, Any]) -> list[str]:
     """Options for what the run does not have, of those that were given: nobody should rely on them.
 
@@ -132,11 +138,11 @@ def _list_without_effect(names: Sequence[str], values: dict[str, Any]) -> list[s
     method = find_method(values.get("method", TrainConfig.method))
     why = {
         "has_lora": f"{method.name} takes {method.rank_name or 'no rank'}",
-        "is_skip": f"only {list_names('is_skip')} take it",
-        "lora_is_configured": f"only {list_names('lora_is_configured')} takes it",
-        "is_top": f"only {list_names('is_top')} take it",
+        "is_skip": _only("is_skip"),
+        "lora_is_configured": _only("lora_is_configured"),
+        "is_top": _only("is_top"),
         "is_cached": f"{method.name} has no cache",
-        "serves_rows": f"only {list_names('serves_rows')} takes it",
+        "serves_rows": _only("serves_rows"),
         "walks_blocks_backward": f"no backward of {method.name} walks the blocks",
     }
     idle: dict[str, list[str]] = {taken_by: [] for taken_by in why}

@@ -237,6 +237,7 @@ def load_module(
         module = module_class(
             mask_prompt=bool(config.mask_prompt),
             prompt_style=PromptStyle.from_name(style),
+            **_find_share(config, module_class),
         )
         module.connect(tokenizer=tokenizer, batch_size=1, max_seq_length=max_seq_length)
         module.prepare_data()
@@ -257,6 +258,17 @@ def load_module(
             f"data {config.data!r} cannot be used ({error}); choose another, such as "
             f"{EMBEDDED_DATA} or a JSON file"
         ) from error
+
+
+def _find_share(config: TrainConfig, module_class: Any) -> dict[str, float]:
+    """The share to validate on as the module's argument, where it differs from the default here."""
+    share = config.val_split_fraction
+    if share == TrainConfig.val_split_fraction:
+        return {}
+    if "val_split_fraction" in module_class.__dataclass_fields__:
+        return {"val_split_fraction": share}
+    note(f"val_split_fraction {share:g} has no effect: {config.data} has a side to validate on")
+    return {}
 
 
 def _find_module(data: str) -> Any:

@@ -49,7 +49,7 @@ _CANDIDATES: dict[str, tuple[str, ...]] = {
 }
 """Fields of the instruction data sets that people have, the usual ones first: Alpaca, Dolly,
 OpenOrca, FLAN, SQuAD, GSM8K, MATH."""
-_BLANKS = frozenset(("nan", "none", "null", "n/a", "<na>", "<noinput>", "\\n"))
+_BLANKS = frozenset(("nan", "none", "null", "n/a", "#n/a", "nat", "<na>", "<noinput>", "\\n"))
 """What programs write into a field that may be empty, in small letters."""
 _MOST_DIGITS = 15
 """Of a whole number that a table of floats holds exactly."""

@@ -96,6 +96,8 @@ def save_style(name: str, folder: Path) -> None:
 def choose_prompt_style(name: str, model: str) -> str:
     """LitGPT's name of the style that `--prompt-style` names, or the path of a template file.
 
+    LitGPT's files may name a style by its class, as litgpt.prompts.Alpaca.
+
     `auto` is the style that LitGPT knows for a model of that name, as chat models have one; else
     Alpaca's.
 
@@ -107,6 +109,8 @@ def choose_prompt_style(name: str, model: str) -> str:
         return next((key for key, style in prompt_styles.items() if style is own), _DEFAULT)
     if os.path.isfile(name):
         return read_style(Path(name))
+    if name.startswith(_OF_CLASS):
+        name = _find_by_class(name)
     if name not in prompt_styles:
         raise Skip2BenchError(
             f"prompt_style is {name!r}; choose from auto, {', '.join(_LITGPTS)}, or give a file"
@@ -115,6 +119,14 @@ def choose_prompt_style(name: str, model: str) -> str:
 
 
 _LITGPTS = tuple(prompt_styles)
+_OF_CLASS = "litgpt.prompts."
+
+
+def _find_by_class(path: str) -> str:
+    """LitGPT's name of the style of a class, such as litgpt.prompts.Phi3; the path for none."""
+    wanted = path.removeprefix(_OF_CLASS)
+    found = (name for name in _LITGPTS if getattr(prompt_styles[name], "__name__", None) == wanted)
+    return next(found, path)
 
 
 def place_input(records: Sequence[Record], style: PromptStyle) -> list[Record]:

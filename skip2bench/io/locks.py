@@ -1,11 +1,12 @@
 """One process at a time in a folder; whoever comes second is told who is there.
 
 The lock is the operating system's and ends with the process that holds it, however that ends. The
-holder's process id stands beside it for people to read.
+holder's process id and machine stand beside it for people to read.
 """
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ LOCK_FILE = ".lock"
 
 
 class ProcessLock:
-    """A lock that one process holds, with that process's id beside it."""
+    """A lock that one process holds, with that process's id and machine beside it."""
 
     def __init__(self, path: Path) -> None:
         """Nothing is made yet; the folder of `path` exists when the lock is acquired."""
@@ -34,7 +35,8 @@ class ProcessLock:
         """
         self._lock.acquire(timeout=timeout_seconds)
         with contextlib.suppress(OSError):  # for people only: the lock holds all the same
-            self._holder_file.write_text(f"{os.getpid()}\n", encoding="utf-8")
+            text = f"{os.getpid()} {socket.gethostname()}\n"
+            self._holder_file.write_text(text, encoding="utf-8")
 
     def release(self) -> None:
         """Let the next process in."""
@@ -44,11 +46,16 @@ class ProcessLock:
 
     @property
     def holder(self) -> str:
-        """Who has it, in words: "process 1234", or "another process" where that is unknown."""
+        """Who has it, in words: "process 1234", "process 1234 on node7" for another machine's.
+
+        "another process" where that is unknown.
+        """
         try:
-            return f"process {int(self._holder_file.read_text(encoding='utf-8'))}"
+            number, _, host = self._holder_file.read_text(encoding="utf-8").strip().partition(" ")
+            name = f"process {int(number)}"
         except (OSError, ValueError):
             return "another process"
+        return name if host in ("", socket.gethostname()) else f"{name} on {host}"
 
 
 @contextmanager

@@ -90,11 +90,15 @@ def format_amount(number: int, noun: str) -> str:
 
 
 def format_tick(value: float) -> str:
-    """A number of an axis: "49,152", and from a million on "1.605M", so that neighbours differ."""
+    """A number of an axis, so that neighbours differ: "49,152", "1.605M", "12.5", "0.05".
+
+    Args:
+        value: What the axis marks: round for its range.
+    """
     for limit, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
         if abs(value) >= limit:
             return f"{value / limit:.5g}{letter}"
-    return f"{round(value):,}"
+    return f"{round(value):,}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def format_percent(ratio: float, *, signed: bool = False) -> str:

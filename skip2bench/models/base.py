@@ -44,6 +44,9 @@ class Base:
     """The checkpoint folder; None where the weights are random."""
 
 
+_GET_ONE = "get one with 'litgpt download <name>'"
+
+
 def check_checkpoint(folder: Path) -> None:
     """Check that `folder` is a LitGPT checkpoint with a tokenizer.
 
@@ -62,8 +65,10 @@ def check_checkpoint(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         missing.append("tokenizer.json or tokenizer.model")
     if missing:
+        is_some = len(missing) < len(names) + 1
+        remedy = "download it again" if is_some else _GET_ONE
         raise Skip2BenchError(
-            f"checkpoint folder {str(folder)!r} lacks {', '.join(missing)}; download it again"
+            f"checkpoint folder {str(folder)!r} lacks {', '.join(missing)}; {remedy}"
         )
 
 
@@ -77,7 +82,7 @@ def _remedy(folder: Path) -> str:
     if (known := name_to_config.get(folder.name)) is not None:
         whole = f"{known['hf_config']['org']}/{known['hf_config']['name']}"
         return f"a name has no weights, which bench and doctor alone can do without; {_get(whole)}"
-    return "get one with 'litgpt download <name>'"
+    return _GET_ONE
 
 
 def _get(name: str) -> str:

@@ -10,12 +10,12 @@ import io
 import re
 import unicodedata
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
 from skip2bench.io.units import Language, format_tick
-from skip2bench.report import charts
 from skip2bench.report.cells import find_bounds
 from skip2bench.report.markdown import shorten, to_line
 from skip2bench.results.bench_records import PhaseTimes
@@ -32,6 +32,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "--", "oo")
 LABEL_LENGTH = 80
+"""Of a label beside an axis."""
+LINE_WIDTH = 80
+"""Of a line in a legend, Japanese letters counted twice."""
+MAX_LINES = 3
+"""Of a label in a legend; the table has the whole of what is longer."""
+_LINE_HEIGHT, _USUAL_LINES = 0.21, 4
 LEGEND_LENGTH = 44
 """Of a label, Japanese letters counted twice, up to which two stand side by side in a legend."""
 _UNMEASURED_EM = 0.45
@@ -167,7 +173,7 @@ def draw_bars(bars: Sequence[Bars], groups: Sequence[str], unit: str, lang: Lang
             [one.values[i] or 0.0 for i in known],
             height=height * 0.92,
             xerr=_error_bars(one, known),
-            label=plain_label(one.label),
+            label=legend_label(one.label),
             color=COLOURS[number % len(COLOURS)],
             hatch=HATCHES[number % len(HATCHES)],
             edgecolor=INK,
@@ -216,7 +222,7 @@ def draw_tradeoff(points: Sequence[Point], lang: Language) -> str:
             linestyle="",
             markersize=9,
             capsize=3,
-            label=plain_label(point.label),
+            label=legend_label(point.label),
         )
     front = find_front(points)
     axes.plot(
@@ -298,7 +304,7 @@ def _line_style(number: int, label: str) -> dict[str, Any]:
     return {
         "marker": MARKERS[number % len(MARKERS)],
         "color": COLOURS[number % len(COLOURS)],
-        "label": plain_label(label),
+        "label": legend_label(label),
         "markersize": 4.5,
         "linewidth": 1.6,
     }
@@ -306,7 +312,42 @@ def _line_style(number: int, label: str) -> dict[str, Any]:
 
 def plain_label(label: str, length: int = LABEL_LENGTH) -> str:
     """A label as matplotlib draws it word for word, and as XML can hold it."""
-    text = shorten(to_line(label), length).replace("$", r"\$")  # which would start mathematics
+    return _as_drawn(shorten(to_line(label), length))
+
+
+def legend_label(label: str) -> str:
+    """The same for a legend: a long one in several lines, broken between words where it can be."""
+    lines = list(_break_lines(to_line(label)))
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], f"{lines[MAX_LINES - 1][:-1].rstrip()}…"]
+    return _as_drawn("\n".join(lines))
+
+
+def _break_lines(text: str) -> Iterator[str]:
+    """Lines of at most `LINE_WIDTH`."""
+    while (end := _find_end(text)) < len(text):
+        places = (i for i in range(end, end // 2, -1) if _may_break(text[i - 1], text[i]))
+        place = next(places, end)
+        yield text[:place].rstrip()
+        text = text[place:].lstrip()
+    yield text
+
+
+def _may_break(before: str, after: str) -> bool:
+    """True between words, and between Japanese letters but before a mark that ends something."""
+    if " " in (before, after):
+        return True
+    return (_is_wide(before) or _is_wide(after)) and after not in "、。，．）」』】・ー"
+
+
+def _find_end(text: str) -> int:
+    """How many letters a line has room for."""
+    widths = accumulate(2 if _is_wide(letter) else 1 for letter in text)
+    return sum(1 for _ in takewhile(lambda width: width <= LINE_WIDTH, widths))
+
+
+def _as_drawn(text: str) -> str:
+    text = text.replace("$", r"\$")  # which would start mathematics
     text = re.sub("[\ufdd0-\ufdef\ufffe\uffff]", "\ufffd", text)
     return f" {text}" if text.startswith("_") else text  # which would leave it out of the legend
 
@@ -322,9 +363,13 @@ def finish(axes: "Axes") -> None:
 
 
 def add_legend(figure: "Figure", axes: "Axes") -> None:
-    """A legend above the figure, in two columns where the labels leave room for them."""
+    """A legend above the figure, in two columns where the labels leave room for them.
+
+    The figure grows with a long one.
+    """
     handles, labels = axes.get_legend_handles_labels()
-    wide = max((_count_wide(label) for label in labels), default=0)
+    figure.set_figheight(figure.get_figheight() + _legend_room(labels))
+    wide = max((_count_wide(line) for line in _list_lines(labels)), default=0)
     figure.legend(
         handles,
         labels,
@@ -339,12 +384,30 @@ def add_legend(figure: "Figure", axes: "Axes") -> None:
 
 def count_columns(labels: Sequence[str]) -> int:
     """How many labels stand side by side in a legend."""
-    longest = max((len(label) + _count_wide(label) for label in labels), default=0)
+    longest = max((len(line) + _count_wide(line) for line in _list_lines(labels)), default=0)
     return 2 if longest <= LEGEND_LENGTH else 1
 
 
+def _legend_room(labels: Sequence[str]) -> float:
+    """Inches that a legend of these labels takes beyond the few lines that a figure has room for.
+
+    Args:
+        labels: As `legend_label` gives them.
+    """
+    rows = -(-len(_list_lines(labels)) // count_columns(labels))
+    return _LINE_HEIGHT * max(0, rows - _USUAL_LINES)
+
+
+def _list_lines(labels: Sequence[str]) -> list[str]:
+    return [line for label in labels for line in label.split("\n")]
+
+
 def _count_wide(text: str) -> int:
-    return sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return sum(map(_is_wide, text))
+
+
+def _is_wide(letter: str) -> bool:
+    return unicodedata.east_asian_width(letter) in "WF"
 
 
 def to_svg(figure: "Figure") -> str:
@@ -390,31 +453,31 @@ def draw_charts(
     bench_rows, entries = bench_rows[:MAX_SHOWN], entries[:MAX_SHOWN]
     if any(row["backward_seconds"] is not None for row in bench_rows):
         bars = [_phase_bars(row) for row in bench_rows]
-        drawn["phases"] = charts.draw_bars(bars, _PHASES, "milliseconds", lang)
+        drawn["phases"] = draw_bars(bars, _PHASES, "milliseconds", lang)
     if any(row["memory"]["peak_bytes"] is not None for row in bench_rows):
         bars = [_memory_bars(row) for row in bench_rows]
-        drawn["memory"] = charts.draw_bars(bars, ("peak", "saved"), "mebibytes", lang)
+        drawn["memory"] = draw_bars(bars, ("peak", "saved"), "mebibytes", lang)
     series = [
         _combine_curves(entry.label, curves[entry.name])
         for entry in entries
         if curves.get(entry.name)
     ]
     if series:
-        drawn["losses"] = charts.draw_losses(series, lang)
+        drawn["losses"] = draw_losses(series, lang)
     points = [_make_point(entry) for entry in entries if entry.figures]
     if len(points) > 1:
-        drawn["tradeoff"] = charts.draw_tradeoff(points, lang)
+        drawn["tradeoff"] = draw_tradeoff(points, lang)
     lines = make_cost_lines(entries)
     if len(lines) > 1:
         epochs = max(_COST_EPOCHS, *(_epochs(entry) for entry in entries if entry.figures))
-        drawn["costs"] = charts.draw_costs(lines, epochs, lang)
+        drawn["costs"] = draw_costs(lines, epochs, lang)
     return drawn
 
 
-def make_cost_lines(entries: Sequence[Entry]) -> list[charts.CostLine]:
+def make_cost_lines(entries: Sequence[Entry]) -> list[CostLine]:
     """What each configuration costs: its cache and its epochs; peers and controls left out."""
     return [
-        charts.CostLine(
+        CostLine(
             label=entry.label,
             start_seconds=_mean(entry, "cache_build_seconds"),
             epoch_seconds=_mean(entry, "epoch_seconds"),
@@ -424,35 +487,35 @@ def make_cost_lines(entries: Sequence[Entry]) -> list[charts.CostLine]:
     ]
 
 
-def _phase_bars(row: Mapping[str, Any]) -> charts.Bars:
+def _phase_bars(row: Mapping[str, Any]) -> Bars:
     phases = [row[phase] or PhaseTimes() for phase in _PHASES]
-    return charts.Bars(
+    return Bars(
         label=row["label"],
         values=[_times(phase.median_seconds, 1000) for phase in phases],
         bounds=[_scale_bounds(find_bounds(phase), 1000) for phase in phases],
     )
 
 
-def _memory_bars(row: Mapping[str, Any]) -> charts.Bars:
+def _memory_bars(row: Mapping[str, Any]) -> Bars:
     memory = row["memory"]
     sizes = (memory["peak_bytes"], memory["saved_bytes"])
-    return charts.Bars(
+    return Bars(
         label=row["label"],
         values=[_times(size, 2**-20) for size in sizes],
         bounds=[None] * len(sizes),
     )
 
 
-def _combine_curves(label: str, curves: Sequence[LossCurve]) -> charts.LossSeries:
+def _combine_curves(label: str, curves: Sequence[LossCurve]) -> LossSeries:
     """Means over the runs, point by point, of those that evaluated at the same steps.
 
     Of very many points some are left out, at equal distances, but never the first and the last.
     """
     same = [curve for curve in curves if curve.steps == curves[0].steps]
     last = len(curves[0].steps) - 1
-    shown = [*range(0, last, max(1, last // charts.MAX_POINTS)), last]
+    shown = [*range(0, last, max(1, last // MAX_POINTS)), last]
     val = [[curve.val_losses[i] for curve in same] for i in shown]
-    return charts.LossSeries(
+    return LossSeries(
         label=label,
         steps=[curves[0].steps[i] for i in shown],
         seconds=[_mean_of([curve.train_seconds[i] for curve in same]) for i in shown],
@@ -467,9 +530,9 @@ def _mean_of(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _make_point(entry: Entry) -> charts.Point:
+def _make_point(entry: Entry) -> Point:
     seconds, loss = entry.figures["train_seconds"], entry.figures["final_val_loss"]
-    return charts.Point(
+    return Point(
         label=entry.label,
         seconds=seconds.mean if seconds.median is None else seconds.median,
         loss=loss.mean,

@@ -16,8 +16,8 @@ from skip2bench.report.charts import (
     MARKERS,
     MAX_SHOWN,
     add_legend,
-    count_columns,
     finish,
+    legend_label,
     make_figure,
     plain_label,
     scale_costs,
@@ -60,7 +60,7 @@ WORDS: dict[Language, dict[str, str]] = {
 }
 _PALE = "#7F7F7F"
 _COLOURS = tuple(colour for colour in COLOURS if colour != _PALE)
-_LABEL_LENGTH, _VALUE_LENGTH = 72, 28
+_VALUE_LENGTH = 28
 _MAX_VALUES = 60
 """On the chart of sensitivity; with more, it would be a wall."""
 
@@ -109,8 +109,7 @@ def draw_frontier(found: TuneResults, lang: Language) -> str:
     """
     words, shown = WORDS[lang], _sort_out(found)
     is_far = bool(shown.losses) and shown.is_base_far
-    labels = [_label(entry) for _, entry in shown.finalists]
-    figure = make_figure(9.6, 5.4 + 0.21 * max(0, len(labels) - 4) / count_columns(labels))
+    figure = make_figure(9.6, 5.4)
     rows = figure.subplots(
         1 + is_far,
         2,
@@ -266,7 +265,7 @@ def _draw_finalists(axes: "Axes", shown: _Found, cost: _Cost) -> None:
 
 
 def _label(entry: ComparedConfiguration) -> str:
-    return f"{plain_label(entry.label, _LABEL_LENGTH)} (n={len(entry.seeds):,})"
+    return legend_label(f"{entry.label} (n={len(entry.seeds):,})")
 
 
 def _draw_base(axes: "Axes", base: float, words: dict[str, str]) -> None:

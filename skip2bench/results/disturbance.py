@@ -46,13 +46,19 @@ def find_disturbed(
 def list_disturbed_figures(run: TrainRun, other_cpu_cores: float | None = None) -> tuple[str, ...]:
     """Names of the figures of a cell that were disturbed.
 
+    A part that was too short to tell who used the processor goes by the whole process.
+
     Args:
         run: The cell's run.
         other_cpu_cores: What others kept busy during the cell's whole process, where that is known.
     """
     n_cores, processor = run.environment.cpu_count, run.summary.processor
-    names = [name for part in find_disturbed(processor, n_cores) for name in _FIGURES.get(part, ())]
-    if processor is not None and is_disturbed(other_cpu_cores, n_cores):
+    parts = list(find_disturbed(processor, n_cores))
+    is_whole = processor is not None and is_disturbed(other_cpu_cores, n_cores)
+    if is_whole:
+        parts += [name for name, use in (processor or {}).items() if use.others_cores is None]
+    names = [name for part in parts for name in _FIGURES.get(part, ())]
+    if is_whole:
         names.append("wall_seconds")
     return tuple(dict.fromkeys(names))
 

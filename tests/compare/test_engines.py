@@ -360,7 +360,8 @@ def test_a_silent_worker_is_taken_for_lost(settings, tmp_path, monkeypatch):
         os.kill(stopped[0], signal.SIGKILL)
 
     monkeypatch.setattr(LocalEngine, "end", end)
-    one = {"methods": ("lora",), "seeds": 1}
+    # long enough that it is stopped in the middle of the run
+    one = {"methods": ("lora",), "seeds": 1, "max_steps": 1000, "eval_interval": 500}
     results = run(settings | one, tmp_path / "out", parallel=1)
     assert results["statuses"] == {"ok": 1}
     assert any("has said nothing for" in text for text in said)

@@ -255,7 +255,7 @@ def test_the_forks_own_baseline(write):
 def test_keys_of_a_file_that_its_method_does_not_take_are_named(write):
     text = "method: skip2\nlora_key: true\nlora_mlp: false\n"
     assert load_train_config({}, write(text))[1] == [
-        "lora_key (only lora, lora-top and lora-top-uncached takes it)"
+        "lora_key (only lora, lora-top and lora-top-uncached take it)"
     ]
 
 

@@ -18,6 +18,7 @@ from skip2bench.report.charts import (
     draw_losses,
     draw_tradeoff,
     find_front,
+    legend_label,
 )
 
 LABELS = ("Traditional LoRA", "A $1 <b>configuration</b>", "Skip2-LoRA (8 blocks)")
@@ -131,6 +132,31 @@ def test_any_label_is_text_in_the_legend(label, shown):
     svg = draw_losses([make_series(label), make_series("other")], "en")
     texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
     assert shown in [text.strip() for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("label", "lines"),
+    [
+        ("Skip2-LoRA (8 blocks)", ["Skip2-LoRA (8 blocks)"]),
+        (f"{'a' * 50} {'b' * 40}", ["a" * 50, "b" * 40]),
+        ("長" * 39 + "LoRA、後", ["長" * 39, "LoRA、後"]),
+        ("長" * 40 + "、後", ["長" * 39, "長、後"]),
+        ("x" * 241, ["x" * 80, "x" * 80, "x" * 79 + "…"]),
+    ],
+)
+def test_a_long_label_has_several_lines(label, lines):
+    assert legend_label(label).split("\n") == lines
+    svg = draw_costs([CostLine(label=label, start_seconds=0.0, epoch_seconds=1.0)], 3, "ja")
+    texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.text]
+    assert [text for text in texts if text in lines] == lines
+
+
+def test_a_figure_grows_with_its_legend():
+    def height(label):
+        lines = [CostLine(label=label, start_seconds=0.0, epoch_seconds=1.0) for _ in range(9)]
+        return float(ElementTree.fromstring(draw_costs(lines, 3, "en")).get("height")[:-2])
+
+    assert height("x" * 160) == pytest.approx(height("x") + 72 * 0.21 * (18 - 5), abs=1)
 
 
 def test_a_line_over_very_many_epochs_has_few_points():

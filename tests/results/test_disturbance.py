@@ -51,6 +51,13 @@ def test_figures_are_those_of_the_part_that_was_disturbed():
     assert list_disturbed_figures(make_run(processor={}), 1.0) == ("wall_seconds",)
 
 
+def test_a_part_too_short_to_tell_goes_by_the_whole_process():
+    processor = {"training": use(0.0), "validation": use(None, 0.01)}
+    run = replace(make_run(processor=processor), environment=Environment(cpu_count=2))
+    assert list_disturbed_figures(run, 0.0) == ()
+    assert list_disturbed_figures(run, 1.0) == ("validation_seconds", "wall_seconds")
+
+
 def test_words_and_commands_to_repeat():
     lines = list(describe_disturbed({"cache_build": use(1.8, 46.7)}, "x"))
     assert lines == [
