@@ -18,7 +18,7 @@ from pathlib import Path
 
 from skip2bench.compare.comparison import Comparison, list_paces, list_tasks, write_comparison
 from skip2bench.compare.engines.crew import Crew, gather
-from skip2bench.compare.engines.kinds import of_machine
+from skip2bench.compare.engines.kinds import list_memory_differences, of_machine
 from skip2bench.compare.engines.spread import spread
 from skip2bench.compare.folder import BENCH, CompareFolder, find_folder
 from skip2bench.compare.harness import run_harness
@@ -46,6 +46,7 @@ from skip2bench.config.matrix import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Waiting, note
 from skip2bench.io.units import format_amount
+from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.processes import ProcessContext, load_modules
 from skip2bench.machine.signals import interrupted_by_sigterm
 from skip2bench.results.comparison_records import ComparisonResult, DryRun
@@ -107,11 +108,24 @@ def run_comparison(
             return _run(comparison, expected, started)
     with CompareFolder(path).locked(), gather(plan, path) as crew:
         assert crew.machine is not None
+        _check_measured_here(plan, crew.machine)
         settled = replace(plan.config, out_dir=path)
         environment = of_machine(plan.environment, crew.machine)
         comparison = _open(replace(plan, config=settled, environment=environment), path, cache)
         expected = _announce_again(comparison, cells, seconds, may_advise=within is None)
         return _run(comparison, expected, started, crew)
+
+
+def _check_measured_here(plan: ComparisonPlan, machine: Environment) -> None:
+    """What is found by trying it on this machine holds for workers on such a machine only."""
+    sizes = {plan.config.cell_config(one.values).micro_batch_size for one in plan.configurations}
+    found_here = ["micro_batch_size auto"] if "auto" in sizes else []
+    found_here += ["match memory"] if plan.config.matched == "memory" else []
+    if found_here and (different := list_memory_differences(plan.environment, machine)):
+        raise Skip2BenchError(
+            f"{' and '.join(found_here)} would be measured on this machine, and the workers' is "
+            f"another ({'; '.join(different)}); give a size or ranks, or call it on one of theirs"
+        )
 
 
 def _announce_again(

@@ -17,12 +17,14 @@ from tiny import as_written
 
 from skip2bench.compare.engines import crew as crews
 from skip2bench.compare.engines import spread as spreading
-from skip2bench.compare.engines.job import Workers
+from skip2bench.compare.engines.job import Workers, WorkerState
 from skip2bench.compare.engines.local import LocalEngine
+from skip2bench.compare.engines.stage import stage_path
 from skip2bench.compare.engines.status import read_status
 from skip2bench.compare.run import run_comparison
 from skip2bench.config.compare import load_compare_config
 from skip2bench.errors import Skip2BenchError
+from skip2bench.machine.environment_record import GpuRecord
 from skip2bench.results.reading import read_run
 
 CELLS = 13
@@ -311,6 +313,28 @@ def test_workers_of_two_kinds_are_refused(settings, tmp_path, monkeypatch):
     assert not list_left_over(folder)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"micro_batch_size": "auto"}, "micro_batch_size auto would be measured on this machine"),
+        ({"match": "memory"}, "match memory would be measured on this machine"),
+    ],
+)
+def test_what_is_tried_here_is_refused_for_other_machines(
+    settings, tmp_path, monkeypatch, given, says
+):
+    """As from a login node without a GPU."""
+    find = crews.Crew.find_machine
+
+    def find_a_gpu(self):
+        find(self)
+        self.machine = self.machine.model_copy(update={"gpu": GpuRecord(name="H100")})
+
+    monkeypatch.setattr(crews.Crew, "find_machine", find_a_gpu)
+    with pytest.raises(Skip2BenchError, match=rf"{says}, and the workers' is another \(GPU H100"):
+        run(settings | given, tmp_path / "out", parallel=2)
+
+
 def test_a_worker_that_does_not_see_the_folder_is_named(settings, tmp_path, monkeypatch):
     """As on a machine without the shared file system."""
     start = LocalEngine.start
@@ -323,6 +347,45 @@ def test_a_worker_that_does_not_see_the_folder_is_named(settings, tmp_path, monk
     monkeypatch.setattr(LocalEngine, "start", start_elsewhere)
     with pytest.raises(Skip2BenchError, match=r"worker .* finds no job in .*all workers share"):
         run(settings, tmp_path / "out", parallel=2)
+
+
+def test_a_worker_without_the_data_is_named(settings, tmp_path, monkeypatch):
+    """The data goes away before the worker looks, as on a machine that does not have it."""
+    data = tmp_path / "rows.json"
+    shutil.copy(settings["data"], data)
+    start = LocalEngine.start
+
+    def start_without(self, folder, jobs):
+        data.unlink(missing_ok=True)
+        start(self, folder, jobs)
+
+    monkeypatch.setattr(LocalEngine, "start", start_without)
+    host = socket.gethostname()
+    says = rf"worker {host}: does not see '.*rows.json', which the runs read; put it where all"
+    with pytest.raises(Skip2BenchError, match=says):
+        run(settings | {"data": str(data)}, tmp_path / "out", parallel=2)
+
+
+def test_a_worker_whose_disk_is_full_is_named(settings, tmp_path, monkeypatch):
+    """Its own disk, to which the data is to be copied."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(Skip2BenchError, match=r"takes .* KiB, and '.*stage' has 10 B free"):
+        stage_path(Path(settings["data"]), tmp_path / "stage")
+    assert not list((tmp_path / "stage").glob("*/whole"))
+
+
+def test_clocks_that_differ_are_said_once(monkeypatch):
+    said = []
+    monkeypatch.setattr(spreading, "warn", said.append)
+    it = spreading._Spread(None, None, None)
+    for host, ahead in (("node1", 0.0), ("node2", -3600.0), ("node2", -3600.0), ("node3", 120.0)):
+        clock = time.time() + ahead
+        fields = {"job": "a", "token": "b", "process": 1, "status": "running", "beats": 1}
+        it._compare_clock(WorkerState(host=host, clock=clock, **fields))
+    assert len(said) == 2
+    assert said[0].startswith("the clock of worker node2 is 1 h 0 min 0 s behind this machine's")
+    assert said[1].startswith("the clock of worker node3 is 2 min 0 s ahead of")
 
 
 @pytest.mark.slow

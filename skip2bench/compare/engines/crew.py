@@ -13,6 +13,7 @@ from skip2bench.compare.engines.kinds import list_differences
 from skip2bench.compare.engines.local import LocalEngine
 from skip2bench.compare.engines.on_ray import RayEngine
 from skip2bench.compare.engines.on_slurm import SlurmEngine
+from skip2bench.compare.engines.stage import list_read
 from skip2bench.compare.engines.worker import LIBRARY_VARIABLES
 from skip2bench.compare.plan import ComparisonPlan
 from skip2bench.config.compare import CompareConfig
@@ -53,6 +54,7 @@ class Crew:
             directory=str(Path.cwd()),
             device=training.device,
             data=training.data,
+            reads=list_read(training),
             machine=self.machine,
             cores=self.engine.cores,
             environment={k: v for k, v in os.environ.items() if k.startswith(LIBRARY_VARIABLES)},

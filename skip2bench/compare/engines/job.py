@@ -49,6 +49,8 @@ class Job(Record):
     device: Text
     """As --device takes it."""
     data: Text
+    reads: Texts
+    """Files and folders that its worker must see."""
     machine: Environment | None
     """What the worker must be like; None where it is to say what it is."""
     cores: Count | None

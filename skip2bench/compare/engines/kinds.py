@@ -21,12 +21,20 @@ def of_machine(environment: Environment, machine: Environment) -> Environment:
 
 def list_differences(wanted: Environment, found: Environment) -> list[str]:
     """Each difference that makes figures incomparable, in words; empty where there is none."""
-    return list(_differences(wanted, found))
+    computing = (
+        text
+        for name in (*_HARDWARE, *_VERSIONS)
+        for text in _differ(name, getattr(wanted, name), getattr(found, name))
+    )
+    return [*computing, *list_memory_differences(wanted, found)]
 
 
-def _differences(wanted: Environment, found: Environment) -> Iterator[str]:
-    for name in (*_HARDWARE, *_VERSIONS):
-        yield from _differ(name, getattr(wanted, name), getattr(found, name))
+def list_memory_differences(wanted: Environment, found: Environment) -> list[str]:
+    """The differences in what a run has room in, the GPU as a whole among them."""
+    return list(_differ_in_memory(wanted, found))
+
+
+def _differ_in_memory(wanted: Environment, found: Environment) -> Iterator[str]:
     one, other = wanted.memory_bytes or 0, found.memory_bytes or 0
     if abs(one - other) > _SAME_MEMORY * max(one, other):
         yield f"memory {format_bytes(other)}, not {format_bytes(one)}"

@@ -14,12 +14,13 @@ from typing import Any
 
 from filelock import FileLock
 
+from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import format_bytes
 from skip2bench.io.whole import hash_file
 
 _READ = ("checkpoint_dir", "data", "val_data", "test_data")
-"""Values of a run that may name files."""
+"""Values of a run that may name files, or what is no file."""
 _CACHE = "cache_dir"
 
 
@@ -41,6 +42,12 @@ def stage_spec(spec: dict[str, Any], stage: Path, *, reads_cache: bool) -> dict[
             continue
         config[name] = str(stage_path(Path(str(value)), stage))
     return spec | {"config": config}
+
+
+def list_read(config: TrainConfig) -> tuple[str, ...]:
+    """Paths of what runs of that configuration read, of those that are files or folders here."""
+    values = (getattr(config, name) for name in _READ)
+    return tuple(str(value) for value in values if value and Path(str(value)).exists())
 
 
 def stage_path(source: Path, stage: Path) -> Path:

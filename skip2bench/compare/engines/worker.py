@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
@@ -64,6 +64,7 @@ def _work(folder: Path, name: str) -> None:
     state = _State(workers, job)
     try:
         _enter(job.directory)
+        _look_for(job.reads)
         with own_cores(job.cores) as cores, state.beating(cores):
             _run_tasks(folder, job, state, cores)
     except (Skip2BenchError, OSError) as error:
@@ -90,6 +91,15 @@ def _enter(directory: str) -> None:
             f"cannot enter {directory!r} ({error.strerror}), where the comparison was called; call "
             "it in a folder that all workers share"
         ) from error
+
+
+def _look_for(paths: Sequence[str]) -> None:
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        raise Skip2BenchError(
+            f"does not see {', '.join(map(repr, missing))}, which the runs read; put it where all "
+            "workers see it under one path"
+        )
 
 
 def _set_variables(wanted: dict[str, str]) -> None:
