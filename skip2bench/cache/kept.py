@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -180,7 +181,8 @@ class CacheFolder:
         for name in names or ():
             if name not in entries:
                 raise Skip2BenchError(
-                    f"{str(self.root)!r} has no cache {name!r}; see skip2bench cache list"
+                    f"{str(self.root)!r} has no cache {name!r}; see "
+                    + shlex.join(["skip2bench", "cache", "list", "--cache-dir", str(self.root)])
                 )
         return [entries[name] for name in names or entries]
 
@@ -296,6 +298,19 @@ class CacheFolder:
             shutil.rmtree(folder)
         finally:
             lock.release()
+
+    def clear_left_over(self) -> int:
+        """Remove what killed builds and damaged entries have left; returns its bytes."""
+        freed = 0
+        for path in sorted(self.root.iterdir()):
+            files = [it for it in path.glob("*") if it.is_file()] if path.is_dir() else []
+            is_part = path.name.startswith(".") and path.name.endswith(".part")
+            is_husk = bool(files) and all(it.suffix == ".bin" for it in files)
+            name = path.name.removeprefix(".").removesuffix(".part")
+            if (is_part or is_husk) and self._is_free(name):
+                freed += sum(it.stat().st_size for it in files)
+                shutil.rmtree(path, ignore_errors=True)
+        return freed
 
     def _lock(self, name: str) -> ProcessLock:
         return ProcessLock(self.root / f"{name}.lock")

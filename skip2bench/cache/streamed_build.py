@@ -26,6 +26,7 @@ from skip2bench.io.console import Bar, note
 from skip2bench.io.units import format_amount, format_bytes
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.signals import StopRequest
+from skip2bench.models.precise import in_float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +200,7 @@ def streamed_validation_loss(backbone: StreamedBackbone, samples: Samples) -> fl
         loss = ServedLoss(model, "head")
         size = portion_rows(model, layout, "head", device)
         portions = torch.split(torch.arange(index.rows), size)
-        losses = [loss(cache.serve(rows, device)).double() for rows in portions]
+        losses = [in_float64(loss(cache.serve(rows, device))) for rows in portions]
         return float(torch.stack(losses).sum()) / index.rows
     finally:
         shutil.rmtree(folder, ignore_errors=True)

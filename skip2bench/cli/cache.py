@@ -1,5 +1,6 @@
 """The commands of `skip2bench cache`: list, verify and remove what runs have kept."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -7,6 +8,7 @@ import typer
 
 from skip2bench.cli.standard_output import print_text
 from skip2bench.errors import Skip2BenchError
+from skip2bench.io.units import format_bytes
 
 cache_app = typer.Typer(
     help="Skip-Caches that runs have kept with --cache-dir.",
@@ -44,10 +46,8 @@ def verify_caches(cache_dir: _CacheDir, names: _Names = None) -> None:
         else:
             print_text(f"{entry.name} ok\n")
     if damaged:
-        raise Skip2BenchError(
-            f"damaged: {', '.join(damaged)}; remove with: "
-            f"skip2bench cache remove --cache-dir {cache_dir} {' '.join(damaged)}"
-        )
+        words = ["skip2bench", "cache", "remove", "--cache-dir", str(cache_dir), *damaged]
+        raise Skip2BenchError(f"damaged: {', '.join(damaged)}; remove with: {shlex.join(words)}")
 
 
 @cache_app.command("remove")
@@ -65,3 +65,5 @@ def remove_caches(
     for entry in folder.select(names):
         folder.remove(entry.name)
         print_text(f"{entry.name} removed\n")
+    if all_caches and (freed := folder.clear_left_over()):
+        print_text(f"{format_bytes(freed)} that killed builds had left removed\n")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Optional, get_args, get_type_hints
 
 import typer
 
-from skip2bench.config.litgpt import Translated, translate
+from skip2bench.config.litgpt import OF_MODULES, Translated, read_betas, translate
 from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
@@ -67,14 +67,9 @@ def _normalise(word: str, left: list[str], ignored: list[str], *, is_train: bool
     key = typed.replace("-", "_").replace(".init_args.", ".")
     if key == "data.json_path":
         key = "data"
-    elif key == "data" and _peek(value, left) == "JSON" and _has_path(left):
-        _take_value(equals, left)
-        return []
-    elif key == "optimizer":
-        name = value or (left[0] if left else "")
-        _take_value(equals, left)
-        translate({"optimizer": name}).check()
-        return []
+    special = _find_special(key, equals, value, left, ignored)
+    if special is not None:
+        return special
     is_theirs = "." in key or key.startswith("skip2lora_") or key in ("logger_name", "access_token")
     found = Translated()
     if is_theirs or (is_train and key in _OF_TRAIN):
@@ -93,6 +88,28 @@ def _normalise(word: str, left: list[str], ignored: list[str], *, is_train: bool
         no = "" if is_on else "no-"
         return [f"--{no}{name.replace('_', '-')}"] if is_on or not _SWITCHES[name] else []
     return [f"--{name.replace('_', '-')}{equals}{value}"]
+
+
+def _find_special(
+    key: str, equals: str, value: str, left: list[str], ignored: list[str]
+) -> list[str] | None:
+    """Flags that stand for one of LitGPT's that says more than a value of one option here."""
+    told = value or (left[0] if left else "")
+    is_module = key == "data" and _peek(value, left) == "JSON" and _has_path(left)
+    made: list[str] = []
+    if key == "optimizer":
+        translate({"optimizer": told}).check()
+    elif key == "optimizer.betas":
+        first, second = read_betas(told)
+        made = ["--adam-beta1", str(first), "--adam-beta2", str(second)]
+    elif key.startswith("data.") and key.removeprefix("data.") in OF_MODULES:
+        made = ["--data-options", f"{key.removeprefix('data.')}={told}"]
+    elif key == "devices" and told == "auto":
+        ignored.append("--devices auto (one is used; give their number)")
+    elif not is_module:
+        return None
+    _take_value(equals, left)
+    return made
 
 
 _SAID = object()

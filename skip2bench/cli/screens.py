@@ -261,6 +261,10 @@ def _describe_oom(entry: BenchConfiguration) -> str:
     return f"oom: out of memory{f' in {phase}'.replace('_', ' ') if phase else ''}{asked}"
 
 
+_LABEL_WIDTH = 12
+"""Of the labels in a table that is too wide, at the least."""
+
+
 def build_table(
     title: str, columns: Sequence[Column], rows: Sequence[Row], *, has_whole_labels: bool = False
 ) -> Table:
@@ -269,9 +273,12 @@ def build_table(
     Where it is too narrow, either the labels are whole and figures wrap, or the reverse.
     """
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column(LABEL.title("screen"), overflow="fold", no_wrap=has_whole_labels)
+    table.add_column(
+        LABEL.title("screen"), overflow="fold", no_wrap=has_whole_labels, min_width=_LABEL_WIDTH
+    )
     for column in columns:
-        table.add_column(column.title("screen"), justify="right", no_wrap=not has_whole_labels)
+        no_wrap = not (has_whole_labels or column.is_text)
+        table.add_column(column.title("screen"), justify="right", no_wrap=no_wrap)
     cells = [render_cells(column, rows, "screen") for column in (LABEL, *columns)]
     for row in zip(*cells, strict=True):
         table.add_row(*row)

@@ -28,7 +28,7 @@ from skip2bench.compare.matrix import (
 )
 from skip2bench.compare.plan import ComparisonPlan
 from skip2bench.config.compare import CompareConfig
-from skip2bench.io.console import Waiting, note
+from skip2bench.io.console import Waiting, note, warn
 from skip2bench.io.whole import write_json
 from skip2bench.results.comparison_records import Limit, Matched, Matching
 from skip2bench.results.figures import CellResult, read_figures
@@ -240,6 +240,12 @@ def match_time(plan: ComparisonPlan, results: Mapping[str, CellResult]) -> Match
         plan: The comparison.
         results: Of the baseline's first run, which has ended well, and of the short ones, by cell.
     """
+    disturbed = [name for name, it in results.items() if "train_seconds" in it.disturbed]
+    if disturbed:
+        warn(
+            f"the epochs of equal time rest on {', '.join(disturbed)}, which something else "
+            "disturbed: they may be too many or too few; start anew on a quiet machine"
+        )
     baseline = find_baseline(plan.config, plan.configurations)
     first = read_figures(results[find_first_cell(plan).name], None)
     seconds = first["train_seconds"]

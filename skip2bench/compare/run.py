@@ -229,13 +229,14 @@ def _run(
         register(folder, describe_plan(plan, keys, is_open=comparison.is_open))
     if outcomes:
         note(f"{len(outcomes)} of {len(comparison.tasks)} are done already in {folder.path}")
+    device, precision = _find_device(plan, crew)
     known = CompareStart(
         kind="compare",
         label=f"compare --flow {plan.config.flow}",
         model=plan.training.model_name,
         data=plan.training.data.name,
-        device=str(plan.training.device),
-        precision=plan.training.precision,
+        device=device,
+        precision=precision,
         runs=len(comparison.tasks),
         error=None,
     )
@@ -268,6 +269,15 @@ def _run(
     if plan.config.lm_eval:
         run_harness(plan.config, folder.path, content, plan.training.device.type)
     return ComparisonResult.of(content, folder=str(folder.path), error=recording.summary.error)
+
+
+def _find_device(plan: ComparisonPlan, crew: Crew | None) -> tuple[str, str | None]:
+    """Where the runs are made, and in which precision; None where that is the workers' choice."""
+    training = plan.training
+    if crew is None or crew.machine is None or crew.machine.gpu is None:
+        return str(training.device), training.precision
+    is_theirs = training.config.precision == "auto" and training.device.type != "cuda"
+    return "cuda", None if is_theirs else training.precision
 
 
 def _run_left(comparison: Comparison, seconds: Seconds) -> None:

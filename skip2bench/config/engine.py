@@ -7,7 +7,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from skip2bench.config.options import check_choice, check_positive, option
+from skip2bench.config.options import (
+    check_choice,
+    check_pairs,
+    check_positive,
+    option,
+    read_pairs,
+)
 from skip2bench.errors import Skip2BenchError
 
 EngineName = Literal["local", "ray", "slurm"]
@@ -34,7 +40,8 @@ class EngineConfig:
     )
     cell_cores: int | None = option(
         None,
-        "Cores of a run, to which it is pinned (default: an equal share of the machine).",
+        "Cores of a run, to which it is pinned (default: an equal share of the machine; with slurm "
+        "there is none).",
         role="call",
     )
     address: str | None = option(
@@ -43,7 +50,7 @@ class EngineConfig:
     engine_options: tuple[str, ...] = option(
         (),
         "What to ask of the cluster, as NAME=VALUE: a custom resource of Ray, or an option of "
-        "sbatch such as partition=gpu; repeat the flag.",
+        "sbatch such as partition=gpu or exclusive; repeat the flag.",
         repeatable=True,
         role="call",
     )
@@ -71,17 +78,20 @@ class EngineConfig:
             raise Skip2BenchError(
                 "engine_options are for a cluster; add --engine ray or slurm, or leave them out"
             )
-        for text in self.engine_options:
-            if "=" not in text.strip("="):
-                raise Skip2BenchError(f"engine_options has {text!r}; write NAME=VALUE")
-        names = [text.partition("=")[0] for text in self.engine_options]
-        if len(set(names)) < len(names):
-            raise Skip2BenchError("engine_options has a name twice; give each once")
+        is_slurm = self.engine == "slurm"
+        check_pairs("engine_options", self.engine_options, may_be_bare=is_slurm)
+        sized = {"cpus-per-task", "exclusive"} & self.asked_of_engine.keys()
+        is_local = self.asked_of_engine.get("cluster") == "local"
+        if is_slurm and self.cell_cores is None and not (sized or is_local):
+            raise Skip2BenchError(
+                "a job of SLURM gets one core unless it asks for more; give --cell-cores, or "
+                "--engine-options exclusive for whole nodes"
+            )
 
     @property
     def asked_of_engine(self) -> dict[str, str]:
-        """What to ask of the cluster, by name."""
-        return dict(text.split("=", 1) for text in self.engine_options)
+        """What to ask of the cluster, by name; empty text for a switch of sbatch."""
+        return read_pairs(self.engine_options)
 
     @property
     def is_spread(self) -> bool:

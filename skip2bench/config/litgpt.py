@@ -5,7 +5,7 @@ leaves to LitGPT's defaults is taken from there. Spellings of every release are 
 outlive releases.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -70,15 +70,14 @@ _UNSUPPORTED = {
     "train.lr_warmup_fraction": "use lr_warmup_steps",
     "train.lr_warmup_iters": "micro-batches; use lr_warmup_steps",
     "data_dir": "use data",
-    **dict.fromkeys(
-        ("data.file_url", "data.file_name", "data.url", "data.repo_id", "data.subsets"),
-        "the module's own default is used; give other records as a file",
-    ),
-    "data.include_multiturn_conversations": "first turns are used; give whole ones as a file",
     "data.access_token": "set HF_TOKEN in the environment",
 }
 """Keys that cannot be had, and what to do instead; null and false ask for nothing."""
 _OF_PRETRAINING = ("model_name", "model_config", "initial_checkpoint_dir", "tokenizer_dir")
+OF_MODULES = (
+    *("file_url", "file_name", "url", "repo_id", "subsets", "include_multiturn_conversations"),
+)
+"""Arguments that some of LitGPT's data modules have, and others not."""
 _DATA_OF_PRETRAINING = (
     *("TextFiles", "LitData", "TinyLlama", "TinyStories", "OpenWebText", "MicroLlama"),
 )
@@ -127,7 +126,17 @@ class Translated:
             )
         elif key.startswith("log."):
             self.ignored += [key] if value not in (None, {}, False) else []
+        elif key.startswith("data.") and key.removeprefix("data.") in OF_MODULES:
+            if value is not None:
+                text = f"{key.removeprefix('data.')}={value}"
+                self.values.setdefault("data_options", []).append(text)
         else:
+            self._take_field(key, value)
+
+    def _take_field(self, key: str, value: Any) -> None:
+        if key == "devices" and value == "auto":
+            self.ignored.append("devices (auto: one is used; give their number)")
+        elif value is not None or key != "data":  # LitGPT writes null where it has a default
             self._add(find_field(key), key, value)
 
     def _add(self, name: str, key: str, value: Any) -> None:
@@ -298,7 +307,18 @@ def _list_optimizer(value: Any) -> Iterator[tuple[str, Any]]:
     betas = arguments.pop("betas", None)
     yield from ((f"optimizer.{key}", inner) for key, inner in arguments.items())
     if betas is not None:
-        if not isinstance(betas, list) or len(betas) != 2:
-            raise Skip2BenchError(f"optimizer betas {betas!r} is no pair; write [0.9, 0.95]")
-        yield "adam_beta1", betas[0]
-        yield "adam_beta2", betas[1]
+        yield from zip(("adam_beta1", "adam_beta2"), read_betas(betas), strict=True)
+
+
+def read_betas(value: Any) -> Sequence[Any]:
+    """AdamW's two decay rates, as LitGPT's files and flags give them.
+
+    Raises:
+        Skip2BenchError: they are no pair.
+    """
+    pair = value
+    if isinstance(value, str):
+        pair = value.strip("[]() ").replace(",", " ").split()
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        raise Skip2BenchError(f"optimizer betas {value!r} is no pair; write [0.9, 0.95]")
+    return pair

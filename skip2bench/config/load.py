@@ -4,7 +4,7 @@ A YAML file is either flat, with the field names of the configuration (what a ru
 `config.yaml`), or LitGPT's or the guide's fork's (see `litgpt`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,16 @@ def load_train_config(
     return config, ignored
 
 
-def read_matrix_file(path: Path) -> dict[str, Any]:
+def read_matrix_file(path: Path, tried: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Values of a YAML file of a command that makes many runs, by field name.
 
     A file of LitGPT's holds for every run: what it would train is one of the matrix's methods, its
     learning rate the grid.
+
+    Args:
+        path: The file.
+        tried: What of a file of LitGPT's does not hold, as the command tries values of its own, and
+            why.
 
     Raises:
         Skip2BenchError: the file cannot be read, or asks for what cannot be had.
@@ -73,12 +78,18 @@ def read_matrix_file(path: Path) -> dict[str, Any]:
         if values.get(name) in (1, "auto"):
             del values[name]
     ignored = list(found.ignored)
-    if values.pop("out_dir", None) is not None:
-        ignored.append("out_dir (it is one run's)")
+    for name, why in {"out_dir": "it is one run's", **(tried or {})}.items():
+        key = found.origin.get(_ORIGINS.get(name, name))
+        if values.pop(name, None) is not None and key is not None:
+            ignored.append(f"{key} ({why})")
     note(f"{path.name} is LitGPT's: its values hold for every run")
     if ignored:
         note(f"no effect here: {', '.join(ignored)}")
     return values
+
+
+_ORIGINS = {"skip_r": "lora_r", "learning_rates": "learning_rate"}
+"""What of a matrix follows from a key of LitGPT's under another name."""
 
 
 def _read_train_file(

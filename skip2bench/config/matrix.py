@@ -19,7 +19,12 @@ def own_keys(config_class: type) -> frozenset[str]:
     return frozenset(item.name for item in fields(config_class)) - {TRAIN}
 
 
-def read_given(flags: dict[str, Any], path: Path | None, own: Collection[str]) -> dict[str, Any]:
+def read_given(
+    flags: dict[str, Any],
+    path: Path | None,
+    own: Collection[str],
+    tried: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Values of a file, and flags over them, all on one level.
 
     Args:
@@ -27,11 +32,12 @@ def read_given(flags: dict[str, Any], path: Path | None, own: Collection[str]) -
         path: A YAML file with the same keys, or None; one that a run has written has those of
             `train` in a mapping.
         own: Keys that are not `train`'s.
+        tried: See `read_matrix_file`.
 
     Raises:
         Skip2BenchError: the file cannot be read, or a key is unknown.
     """
-    given = (read_matrix_file(path) if path else {}) | flags
+    given = (read_matrix_file(path, tried) if path else {}) | flags
     train = given.pop(TRAIN, None) or {}
     if not isinstance(train, dict):
         raise Skip2BenchError(f"train is {train!r}; write a mapping below it")

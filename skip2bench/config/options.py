@@ -6,7 +6,7 @@ Values from flags and YAML are brought to the types of the fields, or refused.
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -79,6 +79,27 @@ def option(default: Any, text: str, *, role: Role, **facets: Any) -> Any:
             flag's other name; `is_path`, for text that may be a path.
     """
     return field(default=default, metadata={"help": text, "role": role, **facets})
+
+
+def check_pairs(name: str, texts: Sequence[str], *, may_be_bare: bool = False) -> None:
+    """Raise a Skip2BenchError for what is not NAME=VALUE, or a NAME twice.
+
+    Args:
+        name: Of the option.
+        texts: Its values.
+        may_be_bare: A NAME alone is one, too.
+    """
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key.strip() or not (value.strip() or (may_be_bare and not equals)):
+            raise Skip2BenchError(f"{name} has {text!r}; write NAME=VALUE")
+    if len(read_pairs(texts)) < len(texts):
+        raise Skip2BenchError(f"{name} has a name twice; give each once")
+
+
+def read_pairs(texts: Sequence[str]) -> dict[str, str]:
+    """Values of an option that holds NAME=VALUE, by name; of a NAME alone the empty text."""
+    return {key.strip(): value for key, _, value in (text.partition("=") for text in texts)}
 
 
 def list_options(config: Any, *roles: Role) -> Iterator[Field[Any]]:

@@ -15,6 +15,7 @@ from skip2bench.config.options import (
     MAX_COUNT,
     MAX_RANKS,
     check_choice,
+    check_pairs,
     check_positive,
     coerce,
     expand_path,
@@ -104,6 +105,13 @@ class TrainConfig(RunConfig):
         "Leave out records that cannot be used, in place of an error.",
         role="input",
         one_way=True,
+    )
+    data_options: tuple[str, ...] = option(
+        (),
+        "Arguments of a LitGPT data module, as NAME=VALUE, such as subsets=aqua_train; repeat the "
+        "flag.",
+        role="input",
+        repeatable=True,
     )
     epochs: int = option(
         5, "Passes over the training samples.", role="condition", recorded_as="steps"
@@ -355,6 +363,7 @@ class TrainConfig(RunConfig):
             check_quantize(self)
         check_counts(self)
         check_optimizer(self)
+        check_pairs("data_options", self.data_options)
         if not 0 < self.val_split_fraction < 1:
             raise Skip2BenchError(
                 f"val_split_fraction is {self.val_split_fraction}; give a share between 0 and 1"

@@ -11,7 +11,13 @@ from typing import Any, get_args
 
 from skip2bench.config.engine import EngineConfig
 from skip2bench.config.matrix import own_keys, read_given, split_given
-from skip2bench.config.methods import LORA_TARGETS, METHODS, MethodName, list_names
+from skip2bench.config.methods import (
+    LORA_TARGETS,
+    METHODS,
+    TRADITIONAL,
+    MethodName,
+    list_names,
+)
 from skip2bench.config.options import (
     MAX_RANK,
     check_choice,
@@ -47,6 +53,14 @@ EMBEDDED_SIZES: dict[str, Any] = {"train_samples": 800, "val_samples": 100, "epo
 two minutes on two cores."""
 DEFAULT_BLOCKS = ("fast", "balanced", "accurate", "last:8", "even:8", "all")
 _MAX_CONFIGURATIONS = 100_000
+_TRIED_BY_ITSELF = {
+    "lora_r": "a sweep tries ranks",
+    "skip_r": "a sweep tries ranks",
+    "learning_rates": "a sweep tries rates",
+    "save_interval": "a sweep saves after every rung",
+}
+_OF_LORA = dict.fromkeys(LORA_TARGETS, "Skip adapters read whole blocks")
+"""What a file of LitGPT's says of its one run, and why it does not hold for a sweep."""
 _TRIED = {
     "learning_rates": "learning_rate",
     "alphas": "lora_alpha",
@@ -153,11 +167,12 @@ class TuneConfig(EngineConfig):
 
     def _check_method(self) -> None:
         method = METHODS[self.method]
+        beside = ",".join(dict.fromkeys((TRADITIONAL, self.method)))
         if not method.serves_rows and not (method.is_top and method.is_cached):
             raise Skip2BenchError(
                 f"method {self.method!r} has no Skip-Cache for many configurations to read "
                 f"({list_names('serves_rows')} has); compare runs of it instead: skip2bench "
-                f"compare --methods {self.method} --learning-rates 3e-4,1e-3,3e-3"
+                f"compare --methods {beside} --learning-rates 3e-4,1e-3,3e-3"
             )
         if not method.is_top:
             if self.top_blocks:
@@ -239,7 +254,8 @@ def load_tune_config(flags: dict[str, Any], path: Path | None = None) -> TuneCon
         Skip2BenchError: the file cannot be read, or a key or value is unknown.
     """
     keys = own_keys(TuneConfig)
-    given = read_given(flags, path, keys)
+    method = METHODS.get(flags.get("method", TuneConfig.method), METHODS[TuneConfig.method])
+    given = read_given(flags, path, keys, _TRIED_BY_ITSELF | ({} if method.is_top else _OF_LORA))
     if given.get("learning_rates") == "auto":
         del given["learning_rates"]
     own, train = split_given(given, keys, SET_BY_SWEEP, "is no option of a sweep")

@@ -5,6 +5,7 @@ a prompt style, else by the style, an exchange after another. Loss is on the ass
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,6 @@ from litgpt.data import SFTDataset
 from litgpt.prompts import Alpaca, ChatML, Llama3, PromptStyle
 from litgpt.tokenizer import Tokenizer
 from torch import Tensor
-
-from skip2bench.errors import Skip2BenchError
 
 TEMPLATE_FILE, TOKENIZER_FILE = "chat_template.jinja", "tokenizer_config.json"
 Message = dict[str, Any]
@@ -119,7 +118,7 @@ def _read_message(one: Any, number: int) -> Message:
         if not all(isinstance(part, str) for part in parts):
             raise ChatError(f"has a message {number} with a part that is no text")
         content = "\n".join(parts)
-    if content is None and (one.get("tool_calls") or one.get("function_call")):
+    if one.get("tool_calls") or one.get("function_call"):
         raise ChatError(f"has a message {number} that calls a tool")
     if not isinstance(content, str):
         raise ChatError(f"has a message {number} without text")
@@ -127,6 +126,31 @@ def _read_message(one: Any, number: int) -> Message:
     if one.get("weight", 1) == 0 or one.get("train") is False:
         message["trains"] = False
     return message
+
+
+_READ = frozenset(("role", "from", "content", "value", "text", "weight", "train"))
+
+
+def list_unread(messages: Sequence[Any]) -> set[str]:
+    """Keys of messages with something in them that reaches no model, such as reasoning_content."""
+    return {
+        str(key)
+        for one in messages
+        if isinstance(one, dict)
+        for key, value in one.items()
+        if key not in _READ and value not in (None, "", [], {}, False)
+    }
+
+
+def as_conversation(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as a conversation of one exchange; one that is a conversation stays as it is."""
+    if "messages" in record:
+        return record
+    asked = "\n\n".join(filter(None, (record["instruction"], record.get("input", ""))))
+    system = record.get("sys_prompt", "")
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": asked})
+    return {**record, "messages": [*messages, {"role": "assistant", "content": record["output"]}]}
 
 
 def summarise_messages(messages: list[Message]) -> dict[str, Any]:
@@ -200,12 +224,7 @@ class ChatRenderer:
 
     @cached_property
     def _compiled(self) -> Template:
-        """The template, with what it may ask for besides messages."""
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        tokens = {"bos_token": self.tokenizer.bos_id, "eos_token": self.tokenizer.eos_id}
-        names = {name: _name_token(self.tokenizer, id_) for name, id_ in tokens.items()}
-        environment.globals |= {"raise_exception": _refuse, **names}
-        return environment.from_string(self.template or "")
+        return compile_template(self.template or "", name_tokens(self.tokenizer))
 
     def _render(self, messages: Sequence[Mapping[str, str]], *, asks: bool) -> str:
         try:
@@ -231,8 +250,35 @@ class ChatRenderer:
             asked, is_first = [], False
 
 
+def compile_template(text: str, tokens: Mapping[str, str]) -> Template:
+    """A chat template.
+
+    Args:
+        text: Jinja.
+        tokens: What it may ask for besides messages.
+
+    Raises:
+        TemplateError: it is none.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals |= {"raise_exception": _refuse, **tokens}
+    # what is the assistant's is known here without transformers' own tag for it
+    plain = re.sub(r"\{%(-?)\s*generation\s*(-?)%\}", r"{%\1 if true \2%}", text)
+    return environment.from_string(
+        re.sub(r"\{%(-?)\s*endgeneration\s*(-?)%\}", r"{%\1 endif \2%}", plain)
+    )
+
+
 def _refuse(reason: str) -> None:
     raise TemplateError(reason)
+
+
+def name_tokens(tokenizer: Tokenizer) -> dict[str, str]:
+    """The tokens at the beginning and end of a text, as templates ask for them."""
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    return {name: _name_token(tokenizer, id_) for name, id_ in ids.items()}
 
 
 def _name(style: PromptStyle) -> str:
@@ -296,16 +342,19 @@ class RecordsDataset(SFTDataset):  # type: ignore[misc]
         self.masks_turns = masks_turns
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
-        """Token ids and labels of a sample."""
+        """Token ids and labels of a sample.
+
+        Raises:
+            ChatError: it is a conversation that the template or the style cannot say.
+        """
         record = self.data[idx]
         if "messages" not in record:
             return dict(super().__getitem__(idx))
         try:
             ids, is_answer, _ = self.renderer.encode(record["messages"])
         except ChatError as error:
-            raise Skip2BenchError(
-                f"a conversation that begins {record['messages'][0]['content'][:60]!r} {error}; "
-                "give --prompt-style, or take it out of the data"
+            raise ChatError(
+                f"the conversation that begins {record['messages'][0]['content'][:60]!r} {error}"
             ) from error
         labels = ids.clone()
         if self.masks_turns:

@@ -26,7 +26,7 @@ _SIDES = {
     "test": ("test",),
 }
 """Names of files and splits, by what they are for."""
-_SAVED = ("dataset_dict.json", "dataset_info.json")
+_SAVED = ("dataset_dict.json", "state.json")
 """One of these lies in a folder that `datasets` has saved."""
 _EXTRA = "install it with: pip install 'skip2bench[data]'"
 _NULL = "\\N"

@@ -9,24 +9,34 @@ import hashlib
 import json
 import os
 from contextlib import suppress
+from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from litgpt.data import SFTDataset
 from litgpt.prompts import PromptStyle
 from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
+from skip2bench.config.options import read_pairs
 from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig
-from skip2bench.data.chat import ChatRenderer, RecordsDataset, read_template
+from skip2bench.data.chat import ChatError, ChatRenderer, RecordsDataset, read_template
 from skip2bench.data.files import SUFFIXES, is_data_place
-from skip2bench.data.records import Record, RecordSides, load_records
+from skip2bench.data.records import Record, RecordSides, judge_faults, load_records
 from skip2bench.data.samples import IGNORE_INDEX, Samples, TokenizedData
 from skip2bench.data.stdlib import INSTRUCTION, read_modules, sample_documented_functions
-from skip2bench.data.styles import choose_prompt_style, note_style, place_input
+from skip2bench.data.styles import (
+    CHAT_STYLE,
+    ChatTemplateStyle,
+    choose_prompt_style,
+    keep_chat_style,
+    note_style,
+    place_input,
+)
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.units import format_amount
@@ -63,17 +73,20 @@ def load_data(
         )
     sides, renderer, conversations = RecordSides(train=[], val=[], test=None), None, 0
     if config.data == EMBEDDED_DATA or is_data_place(config.data):
+        if config.data_options:
+            raise Skip2BenchError(
+                f"data_options are of a LitGPT data module, and data {config.data!r} is none; "
+                "leave them out"
+            )
         is_own = config.data == EMBEDDED_DATA
         name = EMBEDDED_DATA if is_own else Path(config.data).name
         sides = embedded_sides(config) if is_own else load_records(config)
-        template = read_template(folder) if folder and config.prompt_style == "auto" else None
-        form = PromptStyle.from_name(style)
-        renderer = ChatRenderer(tokenizer=tokenizer, style=form, template=template)
+        own = read_template(folder) if folder and config.prompt_style == "auto" else None
+        renderer = _make_renderer(tokenizer, style, own)
+        if isinstance(renderer.style, ChatTemplateStyle):
+            sides = sides.as_conversations()
         conversations = _count_chat(sides)
-        if conversations:
-            by = "the checkpoint's chat template" if template else f"prompt style {style}"
-            amount = format_amount(conversations, "conversation")
-            note(f"{amount}, rendered by {by}; loss on the assistant's turns")
+        style = _settle_style(config, style, renderer, sides, model)
         train, val = _datasets(sides, config, renderer, max_seq_length, is_pydoc=is_own)
     else:
         _check_sides_of_module(config)
@@ -84,9 +97,14 @@ def load_data(
         for dataset, side in zip((train, val), both, strict=True)
         for placed, record in zip(dataset.data, side, strict=False)  # a module has its own records
     )
-    note_style(config.prompt_style, style, moved)
-    train_samples, dropped = _tokenize(train, config.train_samples)
-    val_samples, dropped_val = _tokenize(val, config.val_samples)
+    if style != CHAT_STYLE:
+        note_style(config.prompt_style, style, moved)
+    faults: list[str] = []
+    train_samples, dropped = _tokenize(train, config.train_samples, faults)
+    val_samples, dropped_val = _tokenize(val, config.val_samples, faults)
+    if faults:
+        all_of_them = format_amount(conversations, "conversation")
+        judge_faults(faults, all_of_them, conversations, config.drop_records)
     for side, samples in (("training", train_samples), ("validation", val_samples)):
         if not len(samples):
             raise Skip2BenchError(
@@ -107,6 +125,7 @@ def load_data(
         held_out=tuple(sides.asked),
         conversations=conversations,
         renderer=renderer,
+        prompt_style=style,
     )
 
 
@@ -129,6 +148,38 @@ def _check_sides_of_module(config: TrainConfig) -> None:
                 f"{name} {value!r} is of a data file, and data {config.data!r} is none; leave it "
                 "out, or give --data FILE"
             )
+
+
+def _make_renderer(tokenizer: Tokenizer, style: str, own: str | None) -> ChatRenderer:
+    """What brings conversations to tokens.
+
+    Args:
+        tokenizer: Of the model.
+        style: LitGPT's name of the style; a chat template stands before the checkpoint's own.
+        own: The checkpoint's chat template, where it is to be used.
+    """
+    form = PromptStyle.from_name(style)
+    template = form.text if isinstance(form, ChatTemplateStyle) else own
+    return ChatRenderer(tokenizer=tokenizer, style=form, template=template)
+
+
+def _settle_style(
+    config: TrainConfig, style: str, renderer: ChatRenderer, sides: RecordSides, model: str
+) -> str:
+    """The style in which the model will be asked: a chat template where it rendered all records."""
+    template, conversations = renderer.template, _count_chat(sides)
+    is_file = isinstance(renderer.style, ChatTemplateStyle)
+    if conversations:
+        by = f"chat template {style}" if is_file else "the checkpoint's chat template"
+        amount = format_amount(conversations, "conversation")
+        note(
+            f"{amount}, rendered by {by if template else f'prompt style {style}'}; loss on the "
+            "assistant's turns"
+        )
+    if template is None or conversations < len(sides.train) + len(sides.val):
+        return style
+    name = style if is_file else CHAT_STYLE
+    return keep_chat_style(name, template, renderer.tokenizer, choose_prompt_style("auto", model))
 
 
 def _count_chat(sides: RecordSides) -> int:
@@ -157,14 +208,19 @@ def _sampled_pydoc() -> tuple[list[tuple[str, str]], ...]:
     return tuple([(f.source, f.summary) for f in functions] for functions in sides)
 
 
-def _tokenize(dataset: SFTDataset, limit: int | None) -> tuple[Samples, int]:
+def _tokenize(dataset: SFTDataset, limit: int | None, faults: list[str]) -> tuple[Samples, int]:
+    """Samples, and how many have nothing to learn; what cannot be tokenized is added to faults."""
     input_ids: list[Tensor] = []
     labels: list[Tensor] = []
     dropped = 0
     for i in range(len(dataset)):
         if limit is not None and len(input_ids) == limit:
             break
-        item = dataset[i]
+        try:
+            item = dataset[i]
+        except ChatError as error:
+            faults.append(str(error))
+            continue
         if bool((item["labels"][1:] != IGNORE_INDEX).any()):
             input_ids.append(item["input_ids"])
             labels.append(item["labels"])
@@ -233,11 +289,12 @@ def load_module(
         Skip2BenchError: there is none of that name, or its data cannot be had.
     """
     module_class = _find_module(config.data)
+    arguments = _read_arguments(config, module_class)
     try:
         module = module_class(
             mask_prompt=bool(config.mask_prompt),
             prompt_style=PromptStyle.from_name(style),
-            **_find_share(config, module_class),
+            **arguments,
         )
         module.connect(tokenizer=tokenizer, batch_size=1, max_seq_length=max_seq_length)
         module.prepare_data()
@@ -260,15 +317,35 @@ def load_module(
         ) from error
 
 
-def _find_share(config: TrainConfig, module_class: Any) -> dict[str, float]:
-    """The share to validate on as the module's argument, where it differs from the default here."""
+_SHARE = "val_split_fraction"
+_SET_HERE = ("mask_prompt", "prompt_style", "ignore_index", "seed", "num_workers")
+"""Arguments of modules that have an option of their own, or no effect."""
+
+
+def _read_arguments(config: TrainConfig, module_class: Any) -> dict[str, Any]:
+    """What the user has given of a module's own arguments.
+
+    The share to validate on is one, where it differs from the default here.
+
+    Raises:
+        Skip2BenchError: the module has no such argument.
+    """
+    known = {item.name for item in dataclass_fields(module_class) if item.init} - {*_SET_HERE}
+    given: dict[str, Any] = {}
+    for name, text in read_pairs(config.data_options).items():
+        if name not in known:
+            raise Skip2BenchError(
+                f"data_options names {name!r}, and data {config.data!r} has "
+                f"{', '.join(sorted(known)) or 'no argument'}"
+            )
+        given[name] = Path(text) if name.endswith("_dir") else yaml.safe_load(text)
     share = config.val_split_fraction
-    if share == TrainConfig.val_split_fraction:
-        return {}
-    if "val_split_fraction" in module_class.__dataclass_fields__:
-        return {"val_split_fraction": share}
-    note(f"val_split_fraction {share:g} has no effect: {config.data} has a side to validate on")
-    return {}
+    if share != TrainConfig.val_split_fraction and _SHARE not in given:
+        if _SHARE in known:
+            given[_SHARE] = share
+        else:
+            note(f"{_SHARE} {share:g} has no effect: {config.data} has a side to validate on")
+    return given
 
 
 def _find_module(data: str) -> Any:
@@ -281,7 +358,7 @@ def _find_module(data: str) -> Any:
         for name, kind in listed
         if name != "JSON" and is_dataclass(kind) and "mask_prompt" in kind.__dataclass_fields__
     }
-    if (module := modules.get(data.lower())) is not None:
+    if (module := modules.get(data.removeprefix("litgpt.data.").lower())) is not None:
         return module
     known = ", ".join(SUFFIXES)
     if os.path.isdir(data):

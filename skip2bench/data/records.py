@@ -14,7 +14,14 @@ import torch
 from torch.utils.data import Dataset, random_split
 
 from skip2bench.config.train import TrainConfig
-from skip2bench.data.chat import ChatError, find_messages, read_messages, summarise_messages
+from skip2bench.data.chat import (
+    ChatError,
+    as_conversation,
+    find_messages,
+    list_unread,
+    read_messages,
+    summarise_messages,
+)
 from skip2bench.data.files import Entries, is_nothing, read_entries, read_sides
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note, warn
@@ -68,6 +75,12 @@ class RecordSides:
     def asked(self) -> list[Record]:
         """Records that `--score` asks."""
         return self.val if self.test is None else self.test
+
+    def as_conversations(self) -> "RecordSides":
+        """The same, each record a conversation."""
+        train, val = ([as_conversation(one) for one in side] for side in (self.train, self.val))
+        test = None if self.test is None else [as_conversation(one) for one in self.test]
+        return RecordSides(train=train, val=val, test=test)
 
 
 def load_records(config: TrainConfig) -> RecordSides:
@@ -171,7 +184,7 @@ class _Reader:
             except _FaultError as fault:
                 faults.append(f"record {number} {fault}")
         if faults:
-            self._judge(faults, n, name)
+            judge_faults(faults, f"{format_amount(n, 'record')} in {name}", n, self.may_drop)
         if n > 1 and records and not any(record["output"].strip() for record in records):
             raise Skip2BenchError(
                 f"{name} has nothing under {places.get('output', 'output')!r} in any record; fill "
@@ -192,17 +205,6 @@ class _Reader:
                 f"fields that do not reach the model: {', '.join(map(str, names))}{more}; --fields "
                 "input=FIELD brings one in"
             )
-
-    def _judge(self, faults: list[str], n: int, name: str) -> None:
-        shown = "; ".join(faults[:_SHOWN])
-        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        text = f"{len(faults)} of {format_amount(n, 'record')} in {name} cannot be used: "
-        text += f"{shown}{more}"
-        if not self.may_drop:
-            raise Skip2BenchError(f"{text}; mend them, or leave them out with --drop-records")
-        if len(faults) == n:
-            raise Skip2BenchError(f"{text}; none is left")
-        warn(f"{text}; left out")
 
     def _find_fields(self, entries: Entries) -> dict[str, str]:
         """By role, the field of a file that has it.
@@ -278,11 +280,11 @@ class _Reader:
         record: Record = {role: texts.get(role, "") for role in ("instruction", "input", "output")}
         if texts.get("system"):
             record["sys_prompt"] = texts["system"]
-        choices = _get(entry, places.get("choices", "choices"))
-        if _are_choices(choices):
+        if choices := _read_choices(_get(entry, places.get("choices", "choices"))):
             record["choices"] = choices
         self._check_texts(record)
-        self._count_unused(entry, places)
+        used = places if choices else {k: v for k, v in places.items() if k != "choices"}
+        self._count_unused(entry, used)
         return record
 
     def _read_texts(self, entry: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, str]:
@@ -341,6 +343,8 @@ class _Reader:
             self.counts[remark] += 1
         record = summarise_messages(messages)
         self._check_texts(record)
+        for key in list_unread(value):
+            self.unused[f"{name}.{key}"] += 1
         self._count_unused(entry, {"messages": name, **_only(places, "system")})
         return record
 
@@ -362,6 +366,28 @@ class _Reader:
         for name, value in entry.items():
             if name and name not in used and not is_nothing(value) and value not in ("", [], {}):
                 self.unused[name] += 1
+
+
+def judge_faults(faults: Sequence[str], what: str, n: int, may_drop: bool) -> None:
+    """Refuse data with records that cannot be used, or say that they were left out.
+
+    Args:
+        faults: Of each such record.
+        what: All records, in words.
+        n: How many they are.
+        may_drop: The user has said that such records may be left out.
+
+    Raises:
+        Skip2BenchError: they may not, or none is left.
+    """
+    shown = "; ".join(faults[:_SHOWN])
+    more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    text = f"{len(faults)} of {what} cannot be used: {shown}{more}"
+    if not may_drop:
+        raise Skip2BenchError(f"{text}; mend them, or leave them out with --drop-records")
+    if len(faults) == n:
+        raise Skip2BenchError(f"{text}; none is left")
+    warn(f"{text}; left out")
 
 
 def _get(entry: Mapping[str, Any], name: str) -> Any:
@@ -398,7 +424,15 @@ def _list_texts(record: Record) -> Iterator[tuple[str, str]]:
             yield from ((key, message["content"]) for message in value)
 
 
-def _are_choices(value: Any) -> bool:
-    """True for two texts or more to choose from."""
+def _read_choices(value: Any) -> list[str] | None:
+    """Two texts or more to choose from; None for what is no such thing.
+
+    ARC's have their letters beside them, in order.
+    """
+    if isinstance(value, dict) and isinstance(labels := value.get("label"), list):
+        letters = [chr(ord("A") + i) for i in range(len(labels))]
+        value = value.get("text") if labels == letters else None
     is_list = isinstance(value, list) and len(value) > 1
-    return is_list and all(isinstance(text, str) and text.strip() for text in value)
+    if not is_list or not all(isinstance(text, str) and text.strip() for text in value):
+        return None
+    return list(value)

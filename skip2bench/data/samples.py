@@ -65,6 +65,8 @@ class TokenizedData:
     """Records of both sides that are some."""
     renderer: ChatRenderer | None = None
     """Of conversations, where records are known as text."""
+    prompt_style: str | None = None
+    """LitGPT's name of the style in which all of it asks; None where nobody has chosen one."""
 
     @property
     def sides(self) -> dict[str, Samples]:

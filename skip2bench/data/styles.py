@@ -2,10 +2,13 @@
 
 LitGPT's styles are written for one text; all but Alpaca's leave a record's `input` out of the
 prompt, and some its system prompt. Here they stand around the instruction, as people write it by
-hand. A file is a style, too: a Jinja template of `instruction`, `input` and `system`.
+hand. A file is a style, too: a Jinja template of `instruction`, `input` and `system`, or a chat
+template, which asks for `messages`.
 """
 
+import json
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +21,9 @@ from litgpt.prompts import (
     prompt_styles,
     save_prompt_style,
 )
+from litgpt.tokenizer import Tokenizer
 
+from skip2bench.data.chat import compile_template, encode_as_written, name_tokens
 from skip2bench.data.records import Record
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
@@ -29,6 +34,7 @@ from skip2bench.io.whole import write_bytes
 _DEFAULT = "alpaca"
 TEMPLATE_FILE = "prompt_template.jinja"
 """Beside an adapter, the template that it was trained with."""
+_ASKS_FOR_MESSAGES = re.compile(r"\{[%{][^}]*\bmessages\b")
 _MARK = "\N{SYMBOL FOR UNIT SEPARATOR}input"
 """Text that no style has of its own."""
 
@@ -63,6 +69,72 @@ class FileStyle(PromptStyle):  # type: ignore[misc]
         )
 
 
+class ChatTemplateStyle(PromptStyle):  # type: ignore[misc]
+    """A chat template as a style: what it makes of one exchange, with its own special tokens."""
+
+    def __init__(self, text: str, stands_for: str = _DEFAULT) -> None:
+        """Nothing is rendered yet.
+
+        Args:
+            text: The template; what it asks for besides `messages` is in it, or empty.
+            stands_for: LitGPT's name of the style that LitGPT itself would ask the model in.
+
+        Raises:
+            TemplateError: it is none.
+        """
+        self.text, self.stands_for = text, stands_for
+        self._template = compile_template(text, {})
+
+    def apply(self, prompt: str, *, sys_prompt: str | None = None, **_: str) -> str:
+        """The prompt as the template asks it.
+
+        Raises:
+            TemplateError: the template refuses it.
+        """
+        messages = [*self._begin(sys_prompt), {"role": "user", "content": prompt}]
+        return self._template.render(messages=messages, add_generation_prompt=True)
+
+    def stop_tokens(self, tokenizer: Tokenizer) -> tuple[list[int], ...]:
+        """The end of text, and what the template writes behind an answer."""
+        exchange = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
+        whole = self._template.render(messages=exchange, add_generation_prompt=False)
+        _, mark, rest = whole.rpartition(_MARK)
+        end = encode_as_written(tokenizer, rest.strip()) if mark else []
+        return ([tokenizer.eos_id], *([end] if end else []))
+
+    @staticmethod
+    def _begin(system: str | None) -> list[dict[str, str]]:
+        return [{"role": "system", "content": system}] if system else []
+
+
+CHAT_STYLE = "chat_template"
+"""Name of the style that a checkpoint's own chat template is."""
+_TOKENS = "{%- set bos_token = "
+
+
+def keep_chat_style(name: str, text: str, tokenizer: Tokenizer, stands_for: str) -> str:
+    """Make a chat template a style of LitGPT's from now on, and return its name.
+
+    Args:
+        name: Under which it is kept.
+        text: The template; the tokens that it asks for are written into it.
+        tokenizer: Which has them.
+        stands_for: See `ChatTemplateStyle`.
+    """
+    whole = write_tokens_into(text, tokenizer)
+    prompt_styles[name] = partial(ChatTemplateStyle, whole, stands_for)
+    return name
+
+
+def write_tokens_into(text: str, tokenizer: Tokenizer) -> str:
+    """A chat template that says itself which tokens begin and end a text."""
+    if text.startswith(_TOKENS):
+        return text
+    tokens = name_tokens(tokenizer)
+    bos, eos = (json.dumps(tokens[key], ensure_ascii=False) for key in ("bos_token", "eos_token"))
+    return f"{_TOKENS}{bos} %}}{{%- set eos_token = {eos} %}}{text}"
+
+
 def read_style(path: Path) -> str:
     """The name under which a template file is a style of LitGPT's from now on: its path.
 
@@ -71,25 +143,31 @@ def read_style(path: Path) -> str:
     """
     text = read_text(path, "prompt style")
     try:
-        made = FileStyle(text).apply(_MARK)
+        kind = ChatTemplateStyle if _ASKS_FOR_MESSAGES.search(text) else FileStyle
+        made = kind(text).apply(_MARK)
     except TemplateError as error:
         raise Skip2BenchError(
-            f"prompt style {str(path)!r} is no template of instruction, input and system ({error})"
+            f"prompt style {str(path)!r} is no template of instruction, input and system, nor of "
+            f"messages ({error})"
         ) from error
     if _MARK not in made:
         raise Skip2BenchError(
             f"prompt style {str(path)!r} has no place for the instruction; write "
             "{{ instruction }} where it goes"
         )
-    prompt_styles[str(path)] = partial(FileStyle, text)
+    prompt_styles[str(path)] = partial(kind, text)
     return str(path)
 
 
 def save_style(name: str, folder: Path) -> None:
-    """Write which style an adapter was trained with, as LitGPT does; a file's with its template."""
+    """Write which style an adapter was trained with, as LitGPT does; a file's with its template.
+
+    LitGPT knows no chat templates: it is told the style that it has for the model.
+    """
     style = PromptStyle.from_name(name)
-    save_prompt_style(style, folder)
-    if isinstance(style, FileStyle):
+    stands_for = getattr(style, "stands_for", None)
+    save_prompt_style(PromptStyle.from_name(stands_for) if stands_for else style, folder)
+    if isinstance(style, FileStyle | ChatTemplateStyle):
         write_bytes(folder / TEMPLATE_FILE, style.text.encode())
 
 
@@ -136,6 +214,8 @@ def place_input(records: Sequence[Record], style: PromptStyle) -> list[Record]:
         records: Of one side of the data; conversations stay as they are.
         style: LitGPT's.
     """
+    if all("messages" in record for record in records):
+        return list(records)
     has_input = _MARK in style.apply("", instruction="", input=_MARK, output="")
     has_system = _MARK in style.apply("", sys_prompt=_MARK)
     return [_place(record, has_input, has_system) for record in records]

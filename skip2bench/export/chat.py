@@ -8,6 +8,7 @@ from litgpt.prompts import PromptStyle
 from litgpt.tokenizer import Tokenizer
 
 from skip2bench.data.chat import read_template
+from skip2bench.data.styles import ChatTemplateStyle, write_tokens_into
 from skip2bench.models.tokenizer import load_tokenizer
 
 _MARK = "\N{SYMBOL FOR UNIT SEPARATOR}prompt"
@@ -35,9 +36,13 @@ def describe_chat(base_folder: Path, style: str, *, is_own_style: bool) -> Chat:
         is_own_style: It is the style of the base model, whose own template stays then.
     """
     tokenizer = load_tokenizer(base_folder)
-    prompt = PromptStyle.from_name(style).apply(_MARK)
-    adds_bos = bool(tokenizer.use_bos) and not _begins_with_bos(tokenizer, str(prompt))
     own = read_template(base_folder)
+    form = PromptStyle.from_name(style)
+    if isinstance(form, ChatTemplateStyle):
+        if own is not None and write_tokens_into(own, tokenizer) == form.text:
+            return Chat(template=own, is_base_template=True, adds_bos=False)
+        return Chat(template=form.text, is_base_template=False, adds_bos=False)
+    adds_bos = bool(tokenizer.use_bos) and not _begins_with_bos(tokenizer, str(form.apply(_MARK)))
     if is_own_style and own is not None:
         return Chat(template=own, is_base_template=True, adds_bos=adds_bos)
     return Chat(template=make_chat_template(style), is_base_template=False, adds_bos=adds_bos)

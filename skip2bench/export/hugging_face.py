@@ -98,6 +98,7 @@ def describe_model(config: Config, base_folder: Path, dtype: torch.dtype) -> dic
     described = _describe(config, known)
     if described.get("model_type") == known.get("model_type"):
         described = known | described
+    described.pop("dtype", None)  # the base's, which transformers would take before ours
     return described | {
         "tie_word_embeddings": False,
         "torch_dtype": str(dtype).removeprefix("torch."),

@@ -11,6 +11,7 @@ import torch
 from litgpt.config import Config
 from litgpt.model import GPT
 from litgpt.utils import save_config
+from safetensors import SafetensorError
 
 from skip2bench.data.styles import choose_prompt_style, save_style
 from skip2bench.errors import Skip2BenchError
@@ -125,9 +126,10 @@ def run_export(
             if to in ("hf", "peft"):
                 write_card(aside, source, result)
             write_json(aside / "export.json", result)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # of a full disk, either
+        reason = getattr(error, "strerror", None) or error
         raise Skip2BenchError(
-            f"cannot write {str(out_dir)!r} ({error.strerror or error}); choose another --out-dir"
+            f"cannot write {str(out_dir)!r} ({reason}); choose another --out-dir"
         ) from error
     return result
 

@@ -67,13 +67,20 @@ def return_freed_memory() -> None:
 
 
 def read_peak_memory(device: torch.device) -> int:
-    """Peak bytes since `reset_peak_memory`: allocated on CUDA, else resident in this process."""
+    """Peak bytes since `reset_peak_memory`: allocated on CUDA, else resident in this process.
+
+    Windows and macOS know the peak since the process began alone.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":
         # not getrusage: its maximum is inherited from the process that started this one
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    elif sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes there
     else:
         memory = psutil.Process().memory_info()
         return int(getattr(memory, "peak_wset", memory.rss))

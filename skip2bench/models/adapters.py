@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from skip2bench.config.methods import METHODS, TRADITIONAL
 from skip2bench.data.styles import save_style
-from skip2bench.errors import Skip2BenchError
+from skip2bench.errors import Skip2BenchError, printable
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.text import read_yaml
 from skip2bench.io.whole import hash_file, replacing, write_bytes, write_json, write_yaml
@@ -330,8 +330,6 @@ def merge_adapter(folder: Path, checkpoint_dir: Path | None = None) -> Path:
     Raises:
         Skip2BenchError: `folder` holds a Skip adapter (which cannot be merged) or none.
     """
-    from litgpt.scripts.merge_lora import merge_lora
-
     folder = folder / "final" if (folder / "final").is_dir() else folder  # of a run
 
     saved = _read_settings(folder)
@@ -347,14 +345,35 @@ def merge_adapter(folder: Path, checkpoint_dir: Path | None = None) -> Path:
         save_whole(weights, folder / WEIGHTS_FILE)
     elif (folder / LORA_FILE).is_file():
         _check_lora(folder, checkpoint_dir)
-        with redirect_stdout(sys.stderr):  # it prints its arguments
-            merge_lora(folder, pretrained_checkpoint_dir=checkpoint_dir)
+        _merge_lora(folder, checkpoint_dir)
         _bring_to_base_dtypes(folder, checkpoint_dir or _find_lora_base(folder))
     else:
         raise Skip2BenchError(
             f"{str(folder)!r} holds no adapter; give the 'final' folder of a lora run"
         )
     return folder / WEIGHTS_FILE
+
+
+def _merge_lora(folder: Path, checkpoint_dir: Path | None) -> None:
+    """LitGPT's merging, which would take what a killed one has left for a whole model."""
+    from litgpt.scripts.merge_lora import merge_lora
+
+    target = folder / WEIGHTS_FILE
+    try:
+        target.unlink(missing_ok=True)
+        with redirect_stdout(sys.stderr):  # it prints its arguments
+            merge_lora(folder, pretrained_checkpoint_dir=checkpoint_dir)
+    except BaseException as error:
+        target.unlink(missing_ok=True)
+        # torch says of a full disk what it was writing
+        if isinstance(error, OSError) or (
+            isinstance(error, RuntimeError) and "write" in str(error)
+        ):
+            raise Skip2BenchError(
+                f"cannot write {str(target)!r} ({printable(str(error).splitlines()[0])}); make "
+                "room and merge again"
+            ) from error
+        raise
 
 
 def _bring_to_base_dtypes(folder: Path, base_folder: Path) -> None:

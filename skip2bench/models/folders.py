@@ -4,7 +4,8 @@ import difflib
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ _SAME_SIZES = (
     ("intermediate_size", "intermediate_size"),
 )
 """Of Hugging Face's `config.json` and of LitGPT's."""
+_OF_NAME = ("name", "hf_config", "block_size")
+"""Of LitGPT's configuration, what computes nothing."""
 
 
 def describe_wrong_model(path: Path) -> str | None:
@@ -93,44 +96,90 @@ def is_hugging_face(path: Path) -> bool:
 
 
 def convert_command(path: Path) -> str:
-    """LitGPT's command that converts a Hugging Face folder where it lies."""
+    """LitGPT's command that converts a Hugging Face folder where it lies.
+
+    Where its model may be one of several that compute differently, they follow the command.
+    """
     words = ["litgpt", "convert_to_litgpt", str(path)]
-    name = find_model_name(path)
-    if name is not None and name != path.name:
-        words += ["--model_name", name]
+    names = list_model_names(path)
+    if len(names) > 1:
+        return f"{shlex.join([*words, '--model_name'])} NAME, with {_join(names)} for NAME"
+    if names and names[0] != path.name:
+        words += ["--model_name", names[0]]
     return shlex.join(words)
 
 
-def find_model_name(path: Path) -> str | None:
-    """LitGPT's name of the model in a Hugging Face folder, by the sizes in its `config.json`.
+def _join(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
-    Of several of those sizes, the one that is called most like it. None where LitGPT has none.
+
+def list_model_names(path: Path) -> list[str]:
+    """LitGPT's names of what the model in a Hugging Face folder may be, by its `config.json`.
+
+    One where it is known, or where all that fit compute the same: that which is called most like
+    it, or else LitGPT's first. None where LitGPT has no such model.
     """
+    path = path.resolve()
     if path.name in name_to_config:
-        return path.name
+        return [path.name]
     try:
         content = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return []
     if not isinstance(content, dict):
-        return None
-    alike = [name for name, own in name_to_config.items() if _has_sizes(content, own)]
-    wanted = [path.name, str(content.get("_name_or_path", "")).rpartition("/")[2]]
-    close = difflib.get_close_matches(
-        max(wanted, key=len).lower(), [name.lower() for name in alike], n=1, cutoff=0.0
-    )
-    return next((name for name in alike if name.lower() in close), None)
+        return []
+    alike = {
+        name: config
+        for name, own in name_to_config.items()
+        if (config := _read_config(own)) and _has_sizes(content, config)
+    }
+    own_name = str(content.get("_name_or_path", "")).rpartition("/")[2]
+    called = [text.lower() for text in (own_name, path.name) if text] or [""]
+    inside = [name for name in alike if any(name.lower() in text for text in called)]
+    if inside:
+        return [max(inside, key=len)]
+    if len({_describe_computing(config) for config in alike.values()}) > 1:
+        return sorted(alike)
+    close = difflib.get_close_matches(called[0], [name.lower() for name in alike], n=1)
+    return ([name for name in alike if name.lower() in close] or list(alike))[:1]
 
 
-def _has_sizes(content: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+def _read_config(own: Mapping[str, Any]) -> Config | None:
     try:
-        config = Config(**own)
+        return Config(**own)
     except (TypeError, ValueError, AssertionError):
-        return False
+        return None
+
+
+def _describe_computing(config: Config) -> str:
+    """All that decides what a model computes."""
+    named = asdict(config)
+    return repr({key: value for key, value in named.items() if key not in _OF_NAME})
+
+
+def _has_sizes(content: Mapping[str, Any], config: Config) -> bool:
     heads = content.get("num_attention_heads")
     known = {"num_key_value_heads": heads, **content}
     if any(known.get(theirs) != getattr(config, ours) for theirs, ours in _SAME_SIZES):
         return False
-    vocabulary = content.get("vocab_size")
-    padded = config.padded_vocab_size
-    return isinstance(vocabulary, int) and config.vocab_size <= vocabulary <= (padded or 0)
+    vocabulary, padded = content.get("vocab_size"), config.padded_vocab_size
+    if not isinstance(vocabulary, int) or not config.vocab_size <= vocabulary <= (padded or 0):
+        return False
+    return _has_positions(content, config)
+
+
+def _has_positions(content: Mapping[str, Any], config: Config) -> bool:
+    """False where the rotary embedding differs in its base or its stretching, as far as told."""
+    given = content.get("rope_parameters") or content
+    bases = (given.get(name) for name in ("rope_theta", "rotary_emb_base"))
+    base = next((value for value in bases if value is not None), None)
+    if base is not None and base != config.rope_base:
+        return False
+    if "rope_parameters" not in content and "rope_scaling" not in content:
+        return True
+    stretched = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    adjusted = config.rope_adjustments or {}
+    factor = adjusted.get("factor", config.rope_condense_ratio)
+    plain = None if stretched.get("rope_type", stretched.get("type", "default")) != "default" else 1
+    told = stretched.get("factor", plain)
+    return told is None or told == factor

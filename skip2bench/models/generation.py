@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from jinja2 import TemplateError
 from litgpt.config import Config
 from litgpt.generate.base import generate_fn
 from litgpt.model import GPT
@@ -14,7 +15,8 @@ from litgpt.tokenizer import Tokenizer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor, nn
 
-from skip2bench.data.styles import place_input
+from skip2bench.data.chat import encode_as_written
+from skip2bench.data.styles import ChatTemplateStyle, place_input
 from skip2bench.errors import Skip2BenchError
 
 
@@ -70,16 +72,26 @@ def encode_question(
         system: The system prompt; empty for the style's own.
 
     Raises:
-        Skip2BenchError: the prompt leaves no room in the model's context.
+        Skip2BenchError: the prompt leaves no room in the model's context, or is refused by a chat
+            template.
     """
     _check_text(prompt, own_input, system)
     form = PromptStyle.from_name(style)
     asked = {"instruction": prompt, "input": own_input, "output": "", "sys_prompt": system}
-    (record,) = place_input([asked], form)
-    text = form.apply(
-        record["instruction"], input=record["input"], sys_prompt=record.get("sys_prompt") or None
-    )
-    return make_question(tokenizer, config, style, tokenizer.encode(text))
+    try:
+        (record,) = place_input([asked], form)
+        text = form.apply(
+            record["instruction"],
+            input=record["input"],
+            sys_prompt=record.get("sys_prompt") or None,
+        )
+    except TemplateError as error:
+        raise Skip2BenchError(f"the chat template refuses the prompt ({error})") from error
+    if isinstance(form, ChatTemplateStyle):
+        ids = torch.tensor(encode_as_written(tokenizer, text))
+    else:
+        ids = tokenizer.encode(text)
+    return make_question(tokenizer, config, style, ids)
 
 
 def make_question(tokenizer: Tokenizer, config: Config, style: str, ids: Tensor) -> Question:
@@ -121,7 +133,8 @@ def _stop_sequences(form: PromptStyle, tokenizer: Tokenizer) -> tuple[list[int],
     """What ends an answer in a style; of a tokenizer without its tokens, the end of text alone."""
     try:
         return tuple(form.stop_tokens(tokenizer))
-    except ValueError:  # LitGPT's, of a token that the tokenizer does not have
+    except (ValueError, TemplateError):
+        # LitGPT's, of a token that the tokenizer does not have; a template's, of an exchange
         return ([tokenizer.eos_id],)
 
 

@@ -17,14 +17,25 @@ def build_optimizer(
     learning_rate: float,
     weight_decay: float,
     betas: tuple[float, float],
+    is_scaled: bool = False,
 ) -> torch.optim.Optimizer:
-    """AdamW over what trains on a device."""
+    """AdamW over what trains on a device.
+
+    Args:
+        trained: What trains.
+        device: Where it lies.
+        learning_rate: Of the first update.
+        weight_decay: AdamW's.
+        betas: AdamW's.
+        is_scaled: Gradients are scaled, as in 16-mixed: the fused update would undo that itself,
+            after they were to be clipped.
+    """
     return torch.optim.AdamW(
         trained,
         lr=learning_rate,
         betas=betas,
         weight_decay=weight_decay,
-        fused=device.type in ("cpu", "cuda"),
+        fused=device.type in ("cpu", "cuda") and not is_scaled,
     )
 
 

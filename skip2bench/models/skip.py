@@ -34,6 +34,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from skip2bench.config.run import Features, Target
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models.dropout import dropped, keep_scale
+from skip2bench.models.precise import in_float64
 
 RELATIVE_SIZES = "relative_sizes"
 """Name of the buffer with the ρ_k."""
@@ -177,7 +178,7 @@ class SkipAdapters(nn.Module):
         A = self.lora_A.detach()
         if self.projection is None:
             return A.float()
-        return torch.bmm(A.double(), self.projection.double()).float()
+        return torch.bmm(in_float64(A), in_float64(self.projection)).float().to(A.device)
 
     def divided_A(self) -> Tensor:
         """A_k / ρ_k, (K, r, d)."""

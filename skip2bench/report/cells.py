@@ -356,6 +356,11 @@ def is_by_mean(name: str) -> bool:
     return name in _BY_MEAN
 
 
+def centre(figure: FigureSummary, name: str) -> float:
+    """A figure over runs as tables show it: its mean, or its median."""
+    return figure.mean if is_by_mean(name) or figure.median is None else figure.median
+
+
 def figure_over_runs(name: str, en: str, ja: str, show: Format, **more: Any) -> Column:
     """A figure over a configuration's runs, as `stats.Summary` has it."""
     shown = over_runs(show, by_mean=is_by_mean(name))

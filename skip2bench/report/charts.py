@@ -16,7 +16,7 @@ from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any
 
 from skip2bench.io.units import Language, format_tick
-from skip2bench.report.cells import find_bounds
+from skip2bench.report.cells import centre, find_bounds
 from skip2bench.report.markdown import shorten, to_line
 from skip2bench.results.bench_records import PhaseTimes
 from skip2bench.results.comparison_records import ComparedConfiguration, FigureSummary
@@ -468,7 +468,7 @@ def draw_charts(
     if len(points) > 1:
         drawn["tradeoff"] = draw_tradeoff(points, lang)
     lines = make_cost_lines(entries)
-    if len(lines) > 1:
+    if len(lines) > 1 and lines[0].label == entries[0].label:  # else there is none to cross
         epochs = max(_COST_EPOCHS, *(_epochs(entry) for entry in entries if entry.figures))
         drawn["costs"] = draw_costs(lines, epochs, lang)
     return drawn
@@ -479,8 +479,8 @@ def make_cost_lines(entries: Sequence[Entry]) -> list[CostLine]:
     return [
         CostLine(
             label=entry.label,
-            start_seconds=_mean(entry, "cache_build_seconds"),
-            epoch_seconds=_mean(entry, "epoch_seconds"),
+            start_seconds=_centre(entry, "cache_build_seconds"),
+            epoch_seconds=_centre(entry, "epoch_seconds"),
         )
         for entry in entries
         if not entry.peer and not entry.is_aa and "epoch_seconds" in entry.figures
@@ -534,7 +534,7 @@ def _make_point(entry: Entry) -> Point:
     seconds, loss = entry.figures["train_seconds"], entry.figures["final_val_loss"]
     return Point(
         label=entry.label,
-        seconds=seconds.mean if seconds.median is None else seconds.median,
+        seconds=centre(seconds, "train_seconds"),
         loss=loss.mean,
         seconds_bounds=_find_ends(seconds),
         loss_error=loss.std,
@@ -558,12 +558,12 @@ def _scale_bounds(
 
 
 def _epochs(entry: Entry) -> int:
-    return round(_mean(entry, "epochs"))
+    return round(_centre(entry, "epochs"))
 
 
-def _mean(entry: Entry, name: str) -> float:
+def _centre(entry: Entry, name: str) -> float:
     figure = entry.figures.get(name)
-    return figure.mean if figure else 0.0
+    return centre(figure, name) if figure else 0.0
 
 
 def _times(value: float | None, factor: float) -> float | None:

@@ -100,7 +100,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
             for pick in (pick_presets(figures) if figures else [])
         ],
         "claims": [
-            {**asdict(claim), "words": CLAIMS[claim.name]}
+            {**asdict(claim), "is_undecided": claim.is_undecided, "words": CLAIMS[claim.name]}
             for claim in check_claims(figures, bench, inference)
         ],
         "findings": [
@@ -116,6 +116,12 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "mismatches": find_mismatches(selection),
         "peers": [entry for entry in entries if entry.differences],
         "answers": sample_answers(selection),
+        "cut_answers": count_cut_answers(selection, entries),
+        "unfinished": [
+            name
+            for name, cell in (figures.cells.items() if figures else ())
+            if cell.status in ("waiting", "interrupted")
+        ],
         "failed": [
             (name, cell)
             for name, cell in (figures.cells.items() if figures else ())
@@ -165,12 +171,34 @@ def collect_disturbed(selection: Selection) -> list[dict[str, Any]]:
     return [{"runs": names, "command": command} for command, names in found.items()]
 
 
+def count_cut_answers(
+    selection: Selection, entries: Sequence[ComparedConfiguration]
+) -> list[dict[str, Any]]:
+    """Of each configuration, how many answers were cut at the limit: `label`, `cut` and `all`."""
+    found = []
+    for entry in entries:
+        results, runs = selection.results, selection.shown.runs
+        names = list_shown(results, entry) if results else ()
+        scored = [runs[name].summary for name in names if name in runs]
+        counts = [it.score_cut_answers for it in scored if it.score_cut_answers is not None]
+        if counts and entry.score is not None:
+            found.append(
+                {
+                    "label": entry.label,
+                    "cut": sum(counts),
+                    "all": entry.score.questions * len(counts),
+                }
+            )
+    return found
+
+
 def collect_registration(selection: Selection) -> dict[str, Any] | None:
     """Whether the comparison follows the plan that was registered for it; None where none was.
 
     Returns:
-        `registered_at`, `sha256`, `started_at` (of the first run, or None), and `deviations`: in
-        what it does not follow, with names; or `error`, why the file cannot be read.
+        `registered_at`, `sha256`, `started_at` (of the first run, or None), `is_open` (which runs
+        there are follows from others), and `deviations`: in what it does not follow, with names;
+        or `error`, why the file cannot be read.
     """
     comparison, results = selection.comparison, selection.results
     if comparison is None or results is None:
@@ -187,6 +215,7 @@ def collect_registration(selection: Selection) -> dict[str, Any] | None:
         "registered_at": registration.registered_at,
         "sha256": registration.sha256,
         "started_at": find_first_start(ends),
+        "is_open": registration.plan.cells_follow,
         "deviations": [asdict(it) for it in find_deviations(registration, results, ends)],
     }
 
@@ -226,7 +255,9 @@ def collect_environment(selection: Selection) -> dict[str, Any]:
     found["commit"] = _distinct(
         (it.commit[:HASH_LENGTH], bool(it.dirty)) for it in environments if it.commit
     )
-    found["started_at"] = sorted(_distinct(run.summary.started_at for run in runs))
+    found["started_at"] = sorted(
+        {run.summary.started_at for run in (*runs, *selection.shown.runs.values())} - {None}
+    )
     loads = [it.load_average[0] for it in environments if it.load_average]
     found["highest_load"] = max(loads, default=None)
     found["commands"] = _distinct(run.environment.command for run in selection.runs)
@@ -367,8 +398,9 @@ def _build_parameters(
 
 
 def _find_break_even(entries: Sequence[ComparedConfiguration]) -> list[dict[str, Any]]:
-    lines = make_cost_lines([entry for entry in entries if is_measured(entry, "train_seconds")])
-    if not entries or not entries[0].is_baseline or len(lines) < 2:
+    measured = [entry for entry in entries if is_measured(entry, "train_seconds")]
+    lines = make_cost_lines(measured)
+    if not measured or not measured[0].is_baseline or len(lines) < 2:
         return []
     return [
         {"label": line.label, "epoch": charts.break_even_epoch(line, lines[0])}

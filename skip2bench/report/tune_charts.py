@@ -265,7 +265,7 @@ def _draw_finalists(axes: "Axes", shown: _Found, cost: _Cost) -> None:
 
 
 def _label(entry: ComparedConfiguration) -> str:
-    return legend_label(f"{entry.label} (n={len(entry.seeds):,})")
+    return f"{legend_label(entry.label)} (n={len(entry.seeds):,})"
 
 
 def _draw_base(axes: "Axes", base: float, words: dict[str, str]) -> None:

@@ -13,7 +13,12 @@ from typing import Any, Literal, TypeVar
 from skip2bench.config.blocks import BLOCK_PRESETS
 from skip2bench.config.methods import find_method
 from skip2bench.io.units import Language
-from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
+from skip2bench.report.cells import centre
+from skip2bench.results.comparison_records import (
+    ComparedConfiguration,
+    ComparisonResults,
+    FigureRatio,
+)
 from skip2bench.results.stats import SIGNIFICANCE, Ratio, adjust_p_values, paired_ratio
 
 Entry = ComparedConfiguration
@@ -93,8 +98,14 @@ class Claim:
     low: float | None = None
     high: float | None = None
     holds: bool | None
-    """None where it was not measured, in one run alone, or while something else ran."""
+    """None where it was not measured, in one run alone, or while something else ran; or where the
+    interval has both what it says and what contradicts it."""
     is_disturbed: bool = False
+
+    @property
+    def is_undecided(self) -> bool:
+        """True where it was tested, and the runs are too few, or too far apart, to tell."""
+        return self.holds is None and self.low is not None and not self.is_disturbed
 
 
 def find_conclusion(content: ComparisonResults) -> Entry | None:
@@ -107,8 +118,8 @@ def find_conclusion(content: ComparisonResults) -> Entry | None:
     entries = [entry for entry in _skip2(content) if entry.against_baseline]
     good = [e for e in entries if not _is_worse(e) and is_measured(e, "train_seconds")]
     if good and content.matched != "time":
-        return min(good, key=lambda entry: _mean(entry, "train_seconds"))
-    return min(entries, key=lambda entry: _mean(entry, "final_val_loss"), default=None)
+        return min(good, key=lambda entry: _centre(entry, "train_seconds"))
+    return min(entries, key=lambda entry: _centre(entry, "final_val_loss"), default=None)
 
 
 def is_measured(entry: Entry, figure: str) -> bool:
@@ -133,15 +144,15 @@ def pick_presets(content: ComparisonResults) -> list[Pick]:
     entries = [entry for entry in _skip2(content) if entry.figures]
     if len(entries) < 2:
         return []
-    best = min(entries, key=lambda entry: _mean(entry, "final_val_loss"))
+    best = min(entries, key=lambda entry: _centre(entry, "final_val_loss"))
     as_good = [best, *_find_tied(content, best, entries, "final_val_loss")]
     accurate = Pick(purpose="accuracy", entry=best, tied=as_good[1:])
     timed = [entry for entry in entries if is_measured(entry, "train_seconds")]
     # the fastest may be one of those whose time nobody knows
     if content.matched == "time" or len(timed) < len(entries):
         return [accurate]
-    fastest = min(entries, key=lambda entry: _mean(entry, "train_seconds"))
-    balanced = min(as_good, key=lambda entry: _mean(entry, "train_seconds"))
+    fastest = min(entries, key=lambda entry: _centre(entry, "train_seconds"))
+    balanced = min(as_good, key=lambda entry: _centre(entry, "train_seconds"))
     return [
         Pick(
             purpose="speed",
@@ -213,7 +224,8 @@ def check_claims(
     skip2 = list(_skip2(content)) if content else []
     baseline = _find_baseline(content)
     matched = content.matched if content else None
-    counted = [] if matched == "memory" else skip2  # at ranks that were not set by memory
+    # at ranks that nobody has set so that something else is equal
+    counted = [] if matched in ("memory", "params") else skip2
     return [
         _parameters("fast_parameters", 0.75, counted, baseline, blocks=4),
         _parameters("balanced_parameters", 0.625, counted, baseline, blocks=6),
@@ -281,7 +293,7 @@ def _eight_blocks(content: ComparisonResults | None, skip2: Sequence[Entry]) -> 
         if content is None or eight is None or figure not in eight.figures or not others:
             claims.append(Claim(name=name, label=None, found=None, holds=None))
             continue
-        rival = min(others, key=lambda e, figure=figure: _mean(e, figure))  # type: ignore[misc]
+        rival = min(others, key=lambda e, figure=figure: _centre(e, figure))  # type: ignore[misc]
         ratio = compare_entries(content, eight, rival, figure)
         claims.append(
             Claim(
@@ -290,9 +302,7 @@ def _eight_blocks(content: ComparisonResults | None, skip2: Sequence[Entry]) -> 
                 found=ratio.ratio if ratio else None,
                 low=ratio.low if ratio else None,
                 high=ratio.high if ratio else None,
-                holds=None
-                if ratio is None or ratio.low is None
-                else ratio.is_difference and ratio.ratio < 1,
+                holds=_judge_below(ratio, 1 - _ROUNDING),
             )
         )
     return claims
@@ -335,12 +345,23 @@ def _training_time(skip2: Sequence[Entry], baseline: Entry | None) -> list[Claim
                 found=1 - ratio.ratio,
                 low=None if ratio.high is None else 1 - ratio.high,
                 high=None if ratio.low is None else 1 - ratio.low,
-                # contradicted only where the whole interval falls short
-                holds=None if ratio.low is None or ratio.is_disturbed else 1 - ratio.low >= 0.9,
+                holds=None if ratio.is_disturbed else _judge_below(ratio, 0.1 + _ROUNDING),
                 is_disturbed=bool(ratio.is_disturbed),
             )
         )
     return claims or [Claim(name="training_time", label=None, found=None, holds=None)]
+
+
+def _judge_below(ratio: Ratio | FigureRatio | None, limit: float) -> bool | None:
+    """Whether a ratio is below a limit: told where the whole interval lies on one side of it."""
+    if ratio is None or ratio.low is None or ratio.high is None:
+        return None
+    if ratio.high <= limit:
+        return True
+    return False if ratio.low > limit else None
+
+
+_ROUNDING = 1e-9
 
 
 def _inference(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
@@ -373,8 +394,8 @@ def _find_baseline(content: ComparisonResults | None) -> Entry | None:
     return next((entry for entry in entries if entry.is_baseline), None)
 
 
-def _mean(entry: Entry, figure: str) -> float:
-    return entry.figures[figure].mean
+def _centre(entry: Entry, figure: str) -> float:
+    return centre(entry.figures[figure], figure)
 
 
 Row = Mapping[str, Any]

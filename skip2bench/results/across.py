@@ -1,18 +1,19 @@
 """`across.json`: one comparison on several data sets, summed up over them.
 
 A run's gain is the share it reached of what the baseline gained on the same data: its fall of the
-validation loss / the mean fall of the baseline's runs, so that data sets of any loss weigh alike.
-Runs of all data sets together are summed up by the interquartile mean, with intervals of a
-bootstrap that draws runs anew within each data set, and compared by the probability of improvement
-(Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS
-2021).
+validation loss / the mean fall of the baseline's runs, so that losses of any size compare. Runs of
+all data sets together are summed up by the interquartile mean, each data set with the same weight
+however many runs it has, with intervals of a bootstrap that draws runs anew within each data set,
+the baseline's among them, and compared by the probability of improvement (Agarwal et al., "Deep
+Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021).
 """
 
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -160,6 +161,7 @@ def summarise_across(
         found: Comparisons of the same configurations; one that lacks some counts for the others.
     """
     data_sets, measured = [], []
+    found = _name_apart(found)
     for one in found:
         runs = _read_baseline(one.results)
         unit = statistics.fmean(run["gain"] for run in runs.values()) if runs else None
@@ -183,6 +185,15 @@ def summarise_across(
         _summarise(entry, [(one.name, one.results) for one in measured])
         for entry in entries.values()
     )
+
+
+def _name_apart(found: Sequence[DataSetResults]) -> list[DataSetResults]:
+    """The same, those of one name with their folder behind it."""
+    shared = Counter(one.name for one in found)
+    return [
+        replace(one, name=f"{one.name} ({one.folder})") if shared[one.name] > 1 else one
+        for one in found
+    ]
 
 
 Runs = Mapping[int, Mapping[str, float]]
@@ -211,7 +222,7 @@ def _read_runs(results: ComparisonResults, entry: ComparedConfiguration) -> Runs
 def _summarise(
     entry: ComparedConfiguration, measured: Sequence[tuple[str, ComparisonResults]]
 ) -> AcrossConfiguration:
-    gains: dict[str, list[float]] = {}
+    gains: dict[str, tuple[list[float], list[float]]] = {}
     scores: dict[str, list[float]] = {}
     losses: dict[str, tuple[list[float], list[float]]] = {}
     ratios: dict[str, list[float]] = {}
@@ -222,8 +233,9 @@ def _summarise(
         if own is None or not runs:
             continue
         base = _read_baseline(results)
-        unit = statistics.fmean(run["gain"] for run in base.values())
-        gains[name] = [run["gain"] / unit for run in runs.values()]
+        gains[name] = tuple(  # type: ignore[assignment]
+            [run["gain"] for run in side.values()] for side in (runs, base)
+        )
         if all("score" in run for run in runs.values()):
             scores[name] = [run["score"] for run in runs.values()]
         losses[name] = tuple(  # type: ignore[assignment]
@@ -245,9 +257,12 @@ def _summarise(
         method=entry.method,
         is_baseline=entry.is_baseline,
         data_sets=tuple(gains),
-        runs=sum(map(len, gains.values())),
-        gain=estimate(gains, _interquartile_mean_of_all) if gains else None,
-        by_data={name: statistics.fmean(values) for name, values in gains.items()},
+        runs=sum(len(own) for own, _ in gains.values()),
+        gain=_estimate_gain(gains, is_baseline=entry.is_baseline) if gains else None,
+        by_data={
+            name: statistics.fmean(own) / statistics.fmean(base)
+            for name, (own, base) in gains.items()
+        },
         improvement=_estimate_improvement(losses) if losses and is_other else None,
         time_ratio=estimate(ratios, _geometric_mean) if ratios and is_other else None,
         is_disturbed=is_disturbed,
@@ -255,7 +270,7 @@ def _summarise(
     )
 
 
-def interquartile_mean(values: Sequence[float]) -> float:
+def interquartile_mean(values: Sequence[float], weights: Sequence[float] | None = None) -> float:
     """The mean of the middle half.
 
     Where a quarter of the values is no whole number, those at the ends of the middle half count
@@ -263,13 +278,16 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
     Args:
         values: At least one.
+        weights: Of each; None for all alike.
     """
-    ordered, cut = sorted(values), len(values) / 4
-    weights = [
-        max(0.0, min(place + 1, len(ordered) - cut) - max(place, cut))
-        for place in range(len(ordered))
-    ]
-    return sum(w * value for w, value in zip(weights, ordered, strict=True)) / sum(weights)
+    pairs = sorted(zip(values, weights or [1.0] * len(values), strict=True))
+    total = sum(weight for _, weight in pairs)
+    inside, begin = [], 0.0
+    for _, weight in pairs:
+        end = begin + weight
+        inside.append(max(0.0, min(end, 0.75 * total) - max(begin, 0.25 * total)))
+        begin = end
+    return sum(w * value for w, (value, _) in zip(inside, pairs, strict=True)) / sum(inside)
 
 
 def probability_of_improvement(own: Sequence[float], baseline: Sequence[float]) -> float:
@@ -290,6 +308,30 @@ def estimate(by_data: ByData, figure: Callable[[ByData], float]) -> AcrossFigure
         [*by_data.values()],
         lambda drawn: figure(dict(zip(by_data, drawn, strict=True))),
     )
+
+
+def _estimate_gain(
+    gains: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, is_baseline: bool
+) -> AcrossFigure:
+    """Of falls of the loss, a configuration's own and the baseline's by data set."""
+    units = [statistics.fmean(base) for _, base in gains.values()]
+
+    def share(sides: Sequence[Sequence[float]]) -> float:
+        owns = sides if is_baseline else sides[::2]
+        bases = sides if is_baseline else sides[1::2]
+        drawn = [statistics.fmean(base) for base in bases]
+        return _interquartile_mean_of_all(
+            {
+                number: [gain / (unit if unit > 0 else known) for gain in own]
+                for number, (own, unit, known) in enumerate(zip(owns, drawn, units, strict=True))
+            }
+        )
+
+    if is_baseline:
+        sides = [own for own, _ in gains.values()]
+    else:
+        sides = [side for pair in gains.values() for side in pair]
+    return _bootstrap(share(sides), sides, share)
 
 
 def _estimate_improvement(
@@ -318,8 +360,12 @@ def _bootstrap(
     return AcrossFigure(value=value, low=found[edge], high=found[-1 - edge])
 
 
-def _interquartile_mean_of_all(by_data: ByData) -> float:
-    return interquartile_mean([value for values in by_data.values() for value in values])
+def _interquartile_mean_of_all(by_data: Mapping[Any, Sequence[float]]) -> float:
+    """Over all runs, each data set with the same weight."""
+    return interquartile_mean(
+        [value for values in by_data.values() for value in values],
+        [1 / len(values) for values in by_data.values() for _ in values],
+    )
 
 
 def _geometric_mean(logs: ByData) -> float:

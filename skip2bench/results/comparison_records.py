@@ -106,7 +106,7 @@ class ScoreDifference(Record):
     """Clustered by record: over the records, of their means over seeds."""
     questions: Count
     is_difference: Flag
-    """True where the interval leaves 0 out."""
+    """True where a t test on it does, corrected by Holm over the configurations of the table."""
 
 
 class ComparedScore(Record):

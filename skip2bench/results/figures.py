@@ -7,6 +7,7 @@ baseline are paired by seed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 from skip2bench.results.answers import ScoredRun, summarise_scores
 from skip2bench.results.comparison_records import (
@@ -24,6 +25,7 @@ from skip2bench.results.stats import (
     SIGNIFICANCE,
     adjust_p_values,
     paired_ratio,
+    student_t_p_value,
     summarise,
 )
 
@@ -130,11 +132,26 @@ def find_best_rate(results: Iterable[CellResult]) -> tuple[float | None, list[Gr
                 std_final_val_loss=summary.std if summary else None,
             )
         )
-    usable = [row for row in grid if row.ok]
+    usable = [row.learning_rate for row in grid if row.ok]
     if not usable:
         return None, grid
-    best = min(usable, key=lambda row: (-row.ok, _known(row.mean_final_val_loss)))
-    return best.learning_rate, grid
+    ended = {
+        rate: {r.seed: r.final_val_loss for r in by_rate[rate] if r.status == "ok"}
+        for rate in usable
+    }
+    # seeds that one rate has run and another not yet say nothing on which is better
+    common = set.intersection(*(set(losses) for losses in ended.values()))
+    failed = {rate: sum(r.status not in _MAY_END_WELL for r in by_rate[rate]) for rate in usable}
+
+    def place(rate: float) -> tuple[int, int, float]:
+        losses = ended[rate]
+        compared = [losses[seed] for seed in sorted(common)] or [*losses.values()]
+        return failed[rate], 0 if common else -len(losses), fmean(compared)
+
+    return min(usable, key=place), grid
+
+
+_MAY_END_WELL = ("ok", "waiting", "interrupted")
 
 
 def read_figures(result: CellResult, target_loss: float | None) -> Figures:
@@ -250,16 +267,22 @@ def summarise_configuration(
         **_compare_scores(cells, base_cells),
     )
     reused = _chosen(own, None, "reused")
-    return _mark_disturbed(measured, [*cells.values(), *reused.values()], base_cells.values())
+    return _mark_disturbed(measured, cells.values(), reused.values(), base_cells.values())
 
 
 def _mark_disturbed(
-    measured: Measured, own: Iterable[CellResult], baseline: Iterable[CellResult]
+    measured: Measured,
+    own: Iterable[CellResult],
+    reused: Iterable[CellResult],
+    baseline: Iterable[CellResult],
 ) -> Measured:
     """The figures and ratios that a disturbed run is in say so."""
-    names, base_names = (
-        {name for it in cells for name in it.disturbed} for cells in (own, baseline)
+    own_names, reused_names, base_names = (
+        {name for it in cells for name in it.disturbed} for cells in (own, reused, baseline)
     )
+    # a run that found its cache kept gives the clocks of that alone, and no other run gives those
+    names = {name for name in own_names if not name.startswith(_OF_REUSED)}
+    names |= {name for name in reused_names if name.startswith(_OF_REUSED)}
     names &= measured.figures.keys()
     ratios = {
         name
@@ -273,6 +296,9 @@ def _mark_disturbed(
     figures |= {name: figures[name].model_copy(update=mark) for name in names}
     compared |= {name: compared[name].model_copy(update=mark) for name in ratios}
     return measured.model_copy(update={"figures": figures, "against_baseline": compared})
+
+
+_OF_REUSED = "reused_"
 
 
 def _compare_scores(
@@ -344,14 +370,15 @@ def correct_for_rows(
 
     Of each figure, the ratios of all but the baseline are one family: Holm's correction keeps the
     chance of calling any of them a difference that is none below SIGNIFICANCE. A ratio of a single
-    pair has no test, and is in no family.
+    pair has no test, and is in no family; nor is a control run, which is to raise the alarm.
     """
     changed: dict[tuple[int, str], FigureRatio] = {}
     for name in FIGURES:
         tested = [
             (number, ratio, ratio.paired.p_value)
             for number, entry in enumerate(entries)
-            if not entry.is_baseline and (ratio := entry.against_baseline.get(name))
+            if not (entry.is_baseline or entry.is_aa)
+            and (ratio := entry.against_baseline.get(name))
         ]
         family = [(number, ratio, p) for number, ratio, p in tested if p is not None]
         adjusted = adjust_p_values([p for _, _, p in family])
@@ -371,11 +398,32 @@ def correct_for_rows(
                 "against_baseline": {
                     name: changed.get((number, name), ratio)
                     for name, ratio in entry.against_baseline.items()
-                }
+                },
+                "score": score,
             }
         )
-        for number, entry in enumerate(entries)
+        for number, (entry, score) in enumerate(zip(entries, _correct_scores(entries), strict=True))
     )
+
+
+def _correct_scores(entries: Sequence[ComparedConfiguration]) -> list[ComparedScore | None]:
+    """The same of the differences of scores: those of one table are one family."""
+    tested = {
+        number: student_t_p_value(abs(one.difference) / one.standard_error, one.questions - 1)
+        for number, entry in enumerate(entries)
+        if entry.score and (one := entry.score.difference) and one.standard_error
+    }
+    adjusted = dict(zip(tested, adjust_p_values([*tested.values()]), strict=True))
+    found = []
+    for number, entry in enumerate(entries):
+        score = entry.score
+        if score is not None and score.difference is not None and number in adjusted:
+            told = {"is_difference": adjusted[number] < SIGNIFICANCE}
+            score = score.model_copy(
+                update={"difference": score.difference.model_copy(update=told)}
+            )
+        found.append(score)
+    return found
 
 
 def _known(value: float | None) -> float:
@@ -422,6 +470,6 @@ def find_warnings(
             warnings += [
                 ComparisonWarning(kind="aa", label=label, figure=name)
                 for name in ("train_seconds", "final_val_loss")
-                if (ratio := one.against_baseline.get(name)) and ratio.is_difference
+                if (ratio := one.against_baseline.get(name)) and ratio.paired.is_difference
             ]
     return tuple(warnings)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from skip2bench.io.record import Count, Flag, Record, Text, Texts, Time, parse_time
+from skip2bench.io.record import Count, Flag, Record, Text, Texts, Time, parse_time, walk
 from skip2bench.machine.environment_record import CheckpointRecord, DataRecord
 from skip2bench.results.comparison_records import ComparisonResults
 from skip2bench.results.plain import DamagedFileError, read_json, read_optional
@@ -21,7 +21,9 @@ from skip2bench.results.run_records import Versioned
 REGISTRATION_FILE = "registration.json"
 _BENCH = "bench"
 """Name of the micro-benchmark among the cells."""
-Kind = Literal["hash", "left_out", "failed", "added", "another", "analysis", "late", "no_start"]
+Kind = Literal[
+    "hash", "config", "left_out", "failed", "added", "another", "analysis", "late", "no_start"
+]
 
 
 class Analysis(Record):
@@ -138,11 +140,12 @@ def find_deviations(
     statuses = {name: cell.status for name, cell in results.cells.items()}
     if results.bench is not None:
         statuses[_BENCH] = results.bench.status
+    # where runs follow from others, those that there are were to be
+    planned = statuses if plan.cells_follow else plan.cells
     found = {
-        "left_out": [name for name in plan.cells if statuses.get(name, "waiting") == "waiting"],
-        "failed": [
-            name for name in plan.cells if statuses.get(name) not in ("ok", "waiting", None)
-        ],
+        "config": _find_other_values(plan.config, results.config),
+        "left_out": [name for name in planned if statuses.get(name, "waiting") == "waiting"],
+        "failed": [name for name in planned if statuses.get(name) not in ("ok", "waiting", None)],
         "added": [] if plan.cells_follow else [it for it in statuses if it not in plan.cells],
         "another": [
             name for name, key in plan.cells.items() if name in ends and ends[name].key != key
@@ -161,6 +164,25 @@ def find_deviations(
     if (parse_time(registration.registered_at) or 0.0) > (parse_time(started) or 0.0):
         deviations.append(Deviation(kind="late"))
     return deviations
+
+
+def _find_other_values(planned: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Options of which results were made with another value than was registered."""
+    sides = [
+        {".".join(map(str, keys)): value for keys, value in walk(_as_read(it))}
+        for it in (planned, own)
+    ]
+    return sorted(
+        name
+        for name in sides[0].keys() | sides[1].keys()
+        if not any(isinstance(side.get(name), dict | list) for side in sides)
+        and sides[0].get(name) != sides[1].get(name)
+    )
+
+
+def _as_read(values: Mapping[str, Any]) -> Any:
+    """As a file has them: lists for tuples."""
+    return json.loads(json.dumps(values))
 
 
 def find_first_start(ends: Mapping[str, CellEnd]) -> str | None:

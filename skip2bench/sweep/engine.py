@@ -24,6 +24,7 @@ from skip2bench.cache.skip_cache import Served, SkipCache
 from skip2bench.data.samples import TokenizedData
 from skip2bench.models.loss import head_loss, logits_loss
 from skip2bench.models.optimizer import learning_rate_factor
+from skip2bench.models.precise import in_float64
 from skip2bench.models.skip import SkipGPT
 from skip2bench.sweep.folded import FoldedLoss
 from skip2bench.sweep.folds import Folds, Way, choose_way
@@ -115,7 +116,7 @@ class Sweep:
             folds = Folds(self._model, trials, self.ways(trials), with_gradient=False)
         sums = torch.zeros(len(trials), dtype=torch.float64)
         for served in self.serve("val", range(len(val))):
-            sums += torch.stack(self._portion(served, trials, folds, 1.0)).double().cpu()
+            sums += in_float64(torch.stack(self._portion(served, trials, folds, 1.0))).cpu()
         mean: list[float] = (sums / sum(val.supervised_counts)).tolist()
         return mean
 

@@ -26,6 +26,7 @@ from skip2bench.config.train import ProjectionName
 from skip2bench.data.samples import Samples
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models.loss import logits_loss
+from skip2bench.models.precise import in_float64
 from skip2bench.models.skip import SkipGPT
 from skip2bench.train.cached_objective import CachedObjective
 from skip2bench.train.ranks.ranks import Ranks, share
@@ -79,7 +80,7 @@ def set_relative_sizes(model: SkipGPT, frozen: Iterable[Served], ranks: Ranks) -
     sums = torch.zeros(len(model.settings.blocks), dtype=torch.float64)
     positions = 0
     for served in frozen:
-        sums += model.measure_relative_sizes(served.features).double().sum(0).cpu()
+        sums += in_float64(model.measure_relative_sizes(served.features)).sum(0).cpu()
         positions += len(served.targets)
     *totals, n = ranks.sum(*sums.tolist(), positions)
     model.adapters.relative_sizes.copy_(torch.tensor(totals) / n)
@@ -129,7 +130,7 @@ def probe(
     relative_sizes = None
     if model.adapters.relative_sizes is not None:
         measured = [model.measure_relative_sizes(served.features) for served in own]
-        relative_sizes = torch.cat(measured).double().mean(0).float().cpu()
+        relative_sizes = in_float64(torch.cat(measured)).mean(0).float().cpu()
     features = torch.cat([served.features.cpu() for served in everything])[:_MOST_PROBED]
     found = torch.cat([_loss_gradients(place, model, served) for served in everything])
     gradients = found[:_MOST_PROBED]

@@ -288,6 +288,8 @@ class Projector:
                     )
         except RuntimeError as error:  # shapes that depend on values, as in mixtures of experts
             problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        # a GPU's memory holds what lies on it, the machine's all but the disk's
+        tiers = ("device",) if self.device.type == "cuda" else ("device", "ram")
         return MethodProjection(
             method=settings.method.name,
             label=settings.label,
@@ -299,7 +301,7 @@ class Projector:
             pass_positions=positions,
             process_bytes=read_memory(self.device) if self.device.type == "cpu" else 0,
             shared_bytes=0 if settings.method.weights else self.shared_bytes,
-            cached_bytes=sum(c.needed_bytes for c in caches if c.is_automatic and c.tier != "disk"),
+            cached_bytes=sum(c.needed_bytes for c in caches if c.is_automatic and c.tier in tiers),
             passing_bytes=_count_passing(model, self.device, self.base),
             caches=caches,
         )

@@ -15,6 +15,7 @@ from skip2bench.cache.portions import Portion, token_portion
 from skip2bench.cache.skip_cache import supervised_rows, token_budget
 from skip2bench.data.samples import Samples, TokenizedData, collate, length_buckets, micro_batches
 from skip2bench.models.loss import counting_hits
+from skip2bench.models.precise import in_float64
 from skip2bench.results.run_records import ObjectiveFigures
 from skip2bench.train.ranks.ranks import Ranks, share
 from skip2bench.train.ranks.sharded import even_out_passes
@@ -136,7 +137,7 @@ def _token_portion(
 def validate_portions(portions: Iterable[Portion], samples: Samples, ranks: Ranks) -> Validation:
     """Of the supervised positions of `samples`, which the ranks' portions cover."""
     with counting_hits() as hits:
-        losses = [portion.loss().double() for portion in portions]
+        losses = [in_float64(portion.loss()) for portion in portions]
     own = float(torch.stack(losses).sum()) if losses else 0.0
     positions = sum(samples.supervised_counts)
     return Validation(*(part / positions for part in ranks.sum(own, hits())))

@@ -224,4 +224,5 @@ def build_run_optimizer(
         learning_rate=usual_learning_rate(config) if given == "auto" else given,
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
+        is_scaled=config.precision == "16-mixed",
     )

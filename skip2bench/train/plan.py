@@ -204,8 +204,8 @@ def plan_training(config: TrainConfig) -> TrainingPlan:
     check_weights(base_folder / WEIGHTS_FILE, model_config)
     length = limit_length(config, model_config)
     tokenizer = load_tokenizer(base_folder)
-    style = choose_prompt_style(config.prompt_style, model_config.name)
     data = load_data(config, tokenizer, length, model_config.name, base_folder)
+    style = data.prompt_style or choose_prompt_style(config.prompt_style, model_config.name)
     plan = TrainingPlan(
         config=config,
         base_folder=base_folder,

@@ -1,5 +1,6 @@
 """A fine-tuning run from its configuration to its run folder; the loop itself is `loop`'s."""
 
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -119,7 +120,7 @@ def _record(attempt: Attempt) -> TrainResult | None:
             ),
             attempt.started,
             earlier_seconds=place.earlier_seconds,
-            go_on=f"skip2bench train --resume --out-dir {place.folder}",
+            go_on=shlex.join(["skip2bench", "train", "--resume", "--out-dir", str(place.folder)]),
         ) as recording,
     ):
         with watch_anonymous_memory() if plan.config.stream_blocks else nullcontext() as read_peak:

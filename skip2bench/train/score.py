@@ -31,6 +31,7 @@ from skip2bench.machine.clock import Clock
 from skip2bench.machine.out_of_memory import DoesNotFitError, fitting
 from skip2bench.models.generation import Question, answer_together, encode_question, make_question
 from skip2bench.models.loss import position_losses
+from skip2bench.models.precise import in_float64
 from skip2bench.results.answers import AnswerRecord, standard_error
 from skip2bench.results.run_records import ScoreFigures
 
@@ -313,7 +314,7 @@ def choose_option(model: GPT, one: ExamQuestion, device: torch.device) -> int:
         rows, targets = supervised_rows(own)
         each = position_losses(model, *(it.to(device) for it in (input_ids, rows, targets)))
         counts = [samples.supervised_counts[i] for i in bucket]
-        parts = torch.split(each.double().cpu(), counts)
+        parts = torch.split(in_float64(each).cpu(), counts)
         for i, part in zip(bucket, parts, strict=True):
             losses[i] = part.mean()
     return int(losses.argmin())

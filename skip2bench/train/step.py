@@ -43,7 +43,12 @@ def take_step(
         read_sums = _add_up(run, own)
     with run.clock.part("optimizer"):
         if run.config.max_norm is not None:
-            run.fabric.clip_gradients(run.model, run.optimizer, max_norm=run.config.max_norm)
+            run.fabric.clip_gradients(
+                run.model,
+                run.optimizer,
+                max_norm=run.config.max_norm,
+                error_if_nonfinite=False,  # the loss says so, and where
+            )
         run.optimizer.step()
         run.optimizer.zero_grad()
     # last, and the only time that the host waits for the device: the clock's events are past then

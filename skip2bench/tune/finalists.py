@@ -13,7 +13,7 @@ from typing import Any
 from skip2bench.compare.run import Within, run_comparison
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.options import default_of
-from skip2bench.config.train import TrainConfig
+from skip2bench.config.train import TrainConfig, make_train_config
 from skip2bench.config.tune import TuneConfig
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResult
 from skip2bench.results.tune_records import GAIN_SHARES, Pick
@@ -170,7 +170,7 @@ def recommend(
 
 def make_command(config: TuneConfig, choice: Choice) -> str:
     """The command that trains a configuration: what was typed for the sweep, and its choices."""
-    values = config.train | choice.values()
+    values = make_train_values(config.train) | choice.values()
     defaults = {item.name: default_of(item) for item in fields(TrainConfig)}
     words = ["skip2bench", "train", "--method", config.method]
     for name, value in values.items():
@@ -180,9 +180,21 @@ def make_command(config: TuneConfig, choice: Choice) -> str:
     return shlex.join(words)
 
 
+def make_train_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given of `train`'s options, as its configuration has it, but for nulls."""
+    config = make_train_config(given)
+    return {name: getattr(config, name) for name, value in given.items() if value is not None}
+
+
 def _flag(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
+    flag = f"--{name.replace('_', '-')}"
+    options = {item.name: item for item in fields(TrainConfig)}
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return [f"--{flag}", text]
+        if not value and options[name].metadata.get("one_way"):
+            return []
+        return [flag if value else f"--no-{name.replace('_', '-')}"]
+    if isinstance(value, tuple):
+        if options[name].metadata.get("repeatable"):
+            return [word for one in value for word in (flag, str(one))]
+        return [flag, ",".join(map(str, value))]
+    return [flag, f"{value:.12g}" if isinstance(value, float) else str(value)]

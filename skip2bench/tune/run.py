@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import yaml
 
@@ -38,6 +39,7 @@ from skip2bench.models.methods import resolve_method
 from skip2bench.report.charts import on_paper
 from skip2bench.report.tune_charts import draw_frontier
 from skip2bench.results.comparison_records import ComparedConfiguration
+from skip2bench.results.plain import DamagedFileError, read_json
 from skip2bench.results.run_folder import (
     RESULTS,
     Recording,
@@ -138,7 +140,7 @@ def run_tune(config: TuneConfig, arguments: Sequence[str] = ()) -> TuneResult:
     with locked_folder(folder):
         if config.force:
             _clear(folder)
-        elif config.out_dir is not None and holds_run(folder) and not _can_go_on(folder):
+        elif config.out_dir is not None and holds_run(folder) and not _can_go_on(folder, config):
             raise Skip2BenchError(
                 f"{str(folder)!r} holds a run already, or a sweep that is done; choose another "
                 "--out-dir, or --force to replace it"
@@ -172,20 +174,35 @@ def _find_folder(config: TuneConfig, plan: TrainingPlan) -> Path:
         wanted = json.loads(json.dumps(to_plain(config)))
         for folder in sorted((RESULTS / "tune").glob(f"*-{plan.model_name}-*"), reverse=True):
             try:
-                stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+                stored = _read_config(folder)
             except (OSError, ValueError, yaml.YAMLError):
                 continue
-            if stored == wanted and _can_go_on(folder):
+            if stored == wanted and _can_go_on(folder, config):
                 note(f"going on with {folder}")
                 return folder
     return create_run_folder("tune", plan.model_name, config.method, config.out_dir)
 
 
-def _can_go_on(folder: Path) -> bool:
+def _can_go_on(folder: Path, config: TuneConfig) -> bool:
     """True for a sweep that has not ended and whose work so far is there."""
-    return bool(StateFolder(folder).files()) or (
-        (folder / EXPLORATION).is_dir() and not (folder / FRONTIER_FILE).exists()
-    )
+    if StateFolder(folder).files():
+        return True
+    has_begun = (folder / EXPLORATION).is_dir() or _was_stopped(folder, config)
+    return has_begun and not (folder / FRONTIER_FILE).exists()
+
+
+def _was_stopped(folder: Path, config: TuneConfig) -> bool:
+    """True for a sweep of this configuration that was ended before its first rung."""
+    try:
+        summary = read_json(folder / "summary.json")
+        is_same = _read_config(folder) == json.loads(json.dumps(to_plain(config)))
+    except (OSError, ValueError, DamagedFileError, yaml.YAMLError):
+        return False
+    return bool(is_same and summary.get("kind") == "tune" and summary.get("status") != "ok")
+
+
+def _read_config(folder: Path) -> Any:
+    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
 
 
 def _clear(folder: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -253,7 +254,8 @@ def test_jobs_come_to_the_same_though_their_driver_is_killed(settings, tmp_path,
 @pytest.mark.slow
 def test_an_interrupt_stops_all_workers_and_leaves_what_is_done(settings, tmp_path):
     folder = tmp_path / "out"
-    long = settings | {"methods": ("lora",), "max_steps": 4000, "eval_interval": 2000}
+    long = settings | {"methods": ("lora",), "epochs": 800, "max_steps": 4000}
+    long |= {"eval_interval": 2000}
     driver = begin(long, folder, "--parallel", "2")
     wait_until(lambda: find_worker(folder) is not None, what="a worker")
     wait_until(lambda: list(folder.glob("cells/*/logs/version_0/steps.csv")), what="a step")
@@ -284,7 +286,9 @@ def test_what_this_machine_has_no_room_for_is_said(settings, tmp_path):
         ({"retries": -1}, "retries is -1; give 0 to 100"),
         ({"address": "auto"}, "address 'auto' is of a Ray cluster; add --engine ray"),
         ({"engine_options": ("a=1",)}, "engine_options are for a cluster"),
-        ({"engine": "slurm", "engine_options": ("partition",)}, "write NAME=VALUE"),
+        ({"engine": "ray", "engine_options": ("partition",)}, "write NAME=VALUE"),
+        ({"engine": "slurm", "engine_options": ("partition=",)}, "write NAME=VALUE"),
+        ({"engine": "slurm", "engine_options": ("partition=a",)}, "gets one core unless it asks"),
         ({"engine": "slurm", "engine_options": ("a=1", "a=2")}, "has a name twice"),
     ],
 )
@@ -420,12 +424,13 @@ def test_a_silent_worker_is_taken_for_lost(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(spreading._Spread, "_look_after", stop_first)
 
     def end(_self, _slot):
-        os.kill(stopped[0], signal.SIGKILL)
+        with suppress(ProcessLookupError):  # asked again when all is over
+            os.kill(stopped[0], signal.SIGKILL)
 
     monkeypatch.setattr(LocalEngine, "end", end)
     # long enough that it is stopped in the middle of the run
-    one = {"methods": ("lora",), "seeds": 1, "max_steps": 1000, "eval_interval": 500}
-    results = run(settings | one, tmp_path / "out", parallel=1)
+    one = {"methods": ("lora",), "seeds": 1, "epochs": 200, "max_steps": 1000}
+    results = run(settings | one | {"eval_interval": 500}, tmp_path / "out", parallel=1)
     assert results["statuses"] == {"ok": 1}
     assert any("has said nothing for" in text for text in said)
     assert any("given out again" in text for text in said)

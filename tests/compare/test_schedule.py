@@ -144,11 +144,15 @@ def test_what_submitit_is_told():
         "name": "skip2bench",
         "timeout_min": 60,
         "cpus_per_task": 4,
+        "slurm_srun_args": ["--cpus-per-task=4"],
         "gpus_per_node": 1,
         "slurm_mem": "3073M",
         "slurm_partition": "gpu",
         "slurm_additional_parameters": {"account": "a"},
     }
+    bare = _parameters({"exclusive": "", "gres": "gpu:2"}, needs, is_local=False)
+    assert bare["slurm_additional_parameters"] == {"exclusive": True, "gres": "gpu:2"}
+    assert "gpus_per_node" not in bare
     with pytest.raises(Skip2BenchError, match="time='soon'"):
         _minutes("soon")
 

@@ -269,6 +269,22 @@ def test_older_releases_spelled_it_otherwise(write):
     assert (config.data, config.val_split_fraction) == ("x.json", 0.2)
 
 
+def test_what_litgpt_writes_where_nobody_has_said_anything(write):
+    text = "lora_r: 4\ndata: null\ntrain: {epochs: 2}\noptimizer: AdamW\ndevices: auto\n"
+    config, ignored = load_train_config({}, write(text))
+    assert config.data == "alpaca"
+    assert ignored == ["devices (auto: one is used; give their number)"]
+
+
+def test_arguments_of_a_module_reach_it(write):
+    text = "lora_r: 4\ndata:\n  class_path: litgpt.data.FLAN\n"
+    text += "  init_args: {subsets: aqua_train, url: null, num_workers: 4}\n"
+    config, _ = load_train_config({}, write(text))
+    assert (config.data, config.data_options) == ("flan", ("subsets=aqua_train",))
+    with pytest.raises(Skip2BenchError, match="data_options has 'subsets'; write NAME=VALUE"):
+        load_train_config({"data_options": ["subsets"]})
+
+
 def test_a_file_of_pretraining_is_called_that(write):
     with pytest.raises(Skip2BenchError, match="litgpt pretrain"):
         load_train_config({}, write("model_name: pythia-14m\ntrain:\n  max_tokens: 100\n"))

@@ -11,13 +11,16 @@ from skip2bench.data.chat import (
     ChatError,
     ChatRenderer,
     apply_style,
+    compile_template,
     encode_as_written,
     find_messages,
+    name_tokens,
     read_messages,
     read_template,
 )
 from skip2bench.data.load import load_data
 from skip2bench.data.samples import IGNORE_INDEX
+from skip2bench.data.styles import CHAT_STYLE, read_style, save_style
 from skip2bench.errors import Skip2BenchError
 
 TEMPLATE = (
@@ -99,6 +102,70 @@ def test_the_checkpoints_own_template_stands_before_the_style(load, tiny_checkpo
     assert data.train.input_ids[0].tolist() == wanted
     by_style = load([FORMS["openai"]] * 2, folder=tmp_path, prompt_style="alpaca")
     assert by_style.train.input_ids[0].tolist() != wanted
+
+
+def test_what_a_template_has_rendered_is_asked_by_it(load, tiny_checkpoint, tmp_path):
+    """In training, in an adapter's folder, and when that is read again."""
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "chat_template.jinja").write_text("{{ bos_token }}" + TEMPLATE)
+    tokenizer = Tokenizer(tiny_checkpoint)
+    data = load([FORMS["openai"]] * 2, folder=own)
+    assert data.prompt_style == CHAT_STYLE
+    final = tmp_path / "final"
+    final.mkdir()
+    save_style(CHAT_STYLE, final)
+    assert "Alpaca" in (final / "prompt_style.yaml").read_text()  # what LitGPT would ask in
+    begin = name_tokens(tokenizer)["bos_token"]
+    for name in (CHAT_STYLE, read_style(final / "prompt_template.jinja")):
+        style = PromptStyle.from_name(name)
+        assert style.apply("3+4?", sys_prompt="be brief") == (
+            f"{begin}[system] be brief;[user] 3+4?;[assistant] "
+        )
+        assert style.stop_tokens(tokenizer) == (
+            [tokenizer.eos_id],
+            encode_as_written(tokenizer, ";"),
+        )
+    mixed = load([FORMS["openai"], {"instruction": "a", "output": "b"}] * 2, folder=own)
+    assert mixed.prompt_style == "alpaca"
+
+
+def test_a_chat_template_of_ones_own_is_a_style(load, tiny_checkpoint, tmp_path, capsys):
+    path = tmp_path / "mine.jinja"
+    path.write_text(TEMPLATE)
+    records = [{"instruction": "add", "input": "3 and 4", "output": "7"}] * 2
+    data = load(records, prompt_style=str(path))
+    text = "[user] add\n\n3 and 4;[assistant] ", "7;"
+    tokenizer = Tokenizer(tiny_checkpoint)
+    wanted = [id_ for piece in text for id_ in encode_as_written(tokenizer, piece)]
+    assert data.train.input_ids[0].tolist() == wanted
+    assert data.prompt_style == str(path)
+    assert f"2 conversations, rendered by chat template {path}" in capsys.readouterr().err
+
+
+def test_what_a_template_refuses_is_counted_and_may_be_left_out(load, tmp_path, capsys):
+    text = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    (tmp_path / "chat_template.jinja").write_text(text + TEMPLATE)
+    plain = {"messages": OPENAI[1:]}
+    entries = [plain, FORMS["openai"]] * 4
+    with pytest.raises(Skip2BenchError, match=r"4 of 8 conversations cannot be used: the conv"):
+        load(entries, folder=tmp_path)
+    data = load(entries, folder=tmp_path, drop_records=True)
+    assert len(data.train) + len(data.val) == 4
+    assert "4 of 8 conversations cannot be used" in capsys.readouterr().err
+
+
+def test_tags_that_transformers_knows_are_read():
+    text = "{% for m in messages %}{%- generation -%}{{ m['content'] }}{%- endgeneration %}"
+    text += "{% if m['content'] == 'b' %}{% break %}{% endif %}{% endfor %}"
+    messages = [{"content": letter} for letter in "abc"]
+    assert compile_template(text, {}).render(messages=messages) == "ab"
+
+
+def test_what_of_a_message_reaches_no_model_is_named(load, capsys):
+    thinks = [{**OPENAI[1]}, {**OPENAI[2], "reasoning_content": "3 and 4", "name": ""}]
+    load([{"messages": thinks}] * 2)
+    assert "do not reach the model: messages.reasoning_content;" in capsys.readouterr().err
 
 
 def test_what_is_asked_ends_where_the_last_answer_begins(tiny_checkpoint):

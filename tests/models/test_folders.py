@@ -9,7 +9,7 @@ from litgpt.config import name_to_config
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models import convert
 from skip2bench.models.base import check_checkpoint
-from skip2bench.models.folders import convert_command, describe_wrong_model, find_model_name
+from skip2bench.models.folders import convert_command, describe_wrong_model, list_model_names
 
 LLAMA = {
     **{"hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32},
@@ -67,14 +67,13 @@ def test_a_checkpoint_and_an_empty_folder_are_nothing_else(tiny_checkpoint, tmp_
 def test_a_model_is_known_by_its_sizes(tmp_path):
     folder = make(tmp_path / "my-own-chat", "model.safetensors")
     (folder / "config.json").write_text(json.dumps(LLAMA))
-    name = find_model_name(folder)
-    assert name is not None
+    (name,) = list_model_names(folder)
     assert name.startswith("tiny-llama")
     assert convert_command(folder).endswith(f"my-own-chat --model_name {name}")
     (folder / "config.json").write_text(json.dumps(LLAMA | {"hidden_size": 2049}))
-    assert find_model_name(folder) is None
+    assert list_model_names(folder) == []
     named = make(tmp_path / "pythia-14m", "model.safetensors", "config.json")
-    assert find_model_name(named) == "pythia-14m"
+    assert list_model_names(named) == ["pythia-14m"]
     assert "--model_name" not in convert_command(named)
 
 
@@ -91,7 +90,45 @@ def test_every_model_of_litgpts_is_found_among_those_of_its_sizes(tmp_path):
         }
         folder = make(tmp_path / "x", "model.safetensors")
         (folder / "config.json").write_text(json.dumps(sizes))
-        assert find_model_name(folder) == name
+        assert list_model_names(folder) == [name]
+
+
+LLAMA_2 = {
+    **{"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32},
+    **{"num_key_value_heads": 32, "intermediate_size": 11008, "vocab_size": 32000},
+}
+LLAMA_3 = LLAMA_2 | {"num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}
+STRETCHED = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_type": "llama3"}
+
+
+@pytest.mark.parametrize(
+    ("content", "begins"),
+    [
+        (LLAMA_3 | {"rope_theta": 5e5, "rope_scaling": STRETCHED}, "Llama-3.1-8B"),
+        (LLAMA_3 | {"rope_parameters": STRETCHED | {"rope_theta": 5e5}}, "Llama-3.1-8B"),
+        (LLAMA_3 | {"rope_theta": 5e5, "rope_scaling": None}, "Llama-3-8B"),
+        (LLAMA_3 | {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, "Llama-3-8B"),
+        (LLAMA_2 | {"_name_or_path": "meta-llama/Llama-2-7b-chat-hf"}, "Llama-2-7b-chat-hf"),
+    ],
+)
+@pytest.mark.parametrize("name", ["my-model", "3b2c1f" * 7])
+def test_models_of_the_same_sizes_are_told_by_their_positions(tmp_path, content, begins, name):
+    folder = make(tmp_path / name, "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(content))
+    (found,) = list_model_names(folder)
+    assert found.startswith(begins)
+
+
+def test_a_model_that_may_be_several_is_not_guessed(tmp_path):
+    folder = make(tmp_path / "my-model", "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(LLAMA_2))
+    names = list_model_names(folder)
+    assert {"Llama-2-7b-hf", "CodeLlama-7b-Python-hf"} <= set(names)
+    says = r"may be one of several models.*--model_name NAME, with .*Llama-2-7b-hf.* for NAME"
+    with pytest.raises(Skip2BenchError, match=says):
+        convert.convert_checkpoint(folder)
+    (folder / "config.json").write_text(json.dumps(LLAMA_2 | {"rope_theta": 10000.0}))
+    assert "CodeLlama-7b-Python-hf" not in list_model_names(folder)
 
 
 def test_converting_leaves_the_folder_as_it_is(tiny_checkpoint, tmp_path, monkeypatch):

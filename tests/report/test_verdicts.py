@@ -5,6 +5,7 @@ import random
 import pytest
 from made_records import make_configuration, make_results, make_summary
 
+from skip2bench.report.data import _find_break_even
 from skip2bench.report.verdicts import (
     check_claims,
     compare_entries,
@@ -183,8 +184,27 @@ def test_the_papers_claim_is_contradicted_only_beyond_the_noise():
     fast = claims_of([(5, 2.0), (5.5, 2.0), (5.25, 2.0)])["training_time"]
     assert fast.holds
     near = claims_of([(10, 2.0), (13, 2.0), (11.5, 2.0)])["training_time"]
-    assert near.holds  # 89 %, with 90 % inside the interval
+    assert near.holds is None  # 89 %, with 90 % inside the interval
+    assert near.is_undecided
     assert near.low < 0.9 < near.high
+
+
+def test_what_was_set_equal_is_no_claim():
+    content = make_content({"lora": LORA, "four": (4, 100, [(5, 2.0)] * 3)})
+    config = content.config | {"match": "params"}
+    claims = check_claims(content.model_copy(update={"config": config}), [])
+    assert next(c for c in claims if c.name == "fast_parameters").found is None
+
+
+def test_there_is_no_break_even_with_a_baseline_that_is_not_there():
+    content = make_content(
+        {
+            "lora": (None, 100, []),
+            "four": (4, 100, [(5, 2.0)] * 3),
+            "six": (6, 100, [(6, 2.0)] * 3),
+        }
+    )
+    assert _find_break_even(content.configurations) == []
 
 
 def test_a_claim_on_equal_parameters_is_not_tested_on_others():

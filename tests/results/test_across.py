@@ -4,6 +4,7 @@ import json
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 from made_records import make_configuration, make_results, plain
@@ -56,6 +57,36 @@ def test_the_middle_half():
     assert interquartile_mean([0.0, 10.0, 1.0, 1.0, 20.0, 90.0]) == pytest.approx(
         (0.5 * 1 + 1 + 10 + 0.5 * 20) / 3
     )
+
+
+def test_data_sets_weigh_alike_however_many_runs_they_have():
+    # nine runs of one data set have the weight of the other's three
+    values, weights = [0.0] * 9 + [1.0] * 3, [1 / 9] * 9 + [1 / 3] * 3
+    assert interquartile_mean(values, weights) == pytest.approx(0.5)
+    many = make_data_set("a", [(1.0,) * 9, (1.5,) * 9])
+    few = make_data_set("b", [(1.0,) * 3, (1.0,) * 3])
+    _, (_, skip2) = summarise_across([many, few])
+    assert skip2.gain.value == pytest.approx(0.75)
+
+
+def test_data_sets_of_one_name_are_told_apart():
+    found = [
+        make_data_set("a", [(1.0, 1.0), (1.5, 1.5)]),
+        make_data_set("b", [(1.8, 1.8), (1.8, 1.7)]),
+    ]
+    same = [replace(one, name="train.json") for one in found]
+    data_sets, (_, skip2) = summarise_across(same)
+    assert [it.name for it in data_sets] == ["train.json (a)", "train.json (b)"]
+    assert skip2.by_data == pytest.approx({"train.json (a)": 0.5, "train.json (b)": 1.25})
+    assert skip2.gain == summarise_across(found)[1][1].gain
+
+
+def test_the_baselines_own_scatter_is_in_the_interval():
+    steady = make_data_set("a", [(1.0, 1.0, 1.0), (1.5, 1.5, 1.5)])
+    shaky = make_data_set("a", [(0.8, 1.0, 1.2), (1.5, 1.5, 1.5)])
+    (_, (_, first)), (_, (_, second)) = summarise_across([steady]), summarise_across([shaky])
+    assert first.gain.low == first.gain.high
+    assert second.gain.low < 0.5 < second.gain.high
 
 
 def test_who_is_below_whom():

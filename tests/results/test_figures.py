@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from made_records import make_configuration, make_summary, plain
@@ -77,6 +78,17 @@ def test_a_rate_at_which_runs_failed_is_not_the_best():
     rate, grid = find_best_rate(cells)
     assert rate == 1e-3
     assert [(row.ok, row.runs) for row in grid] == [(2, 2), (1, 2)]
+
+
+def test_a_rate_that_has_run_more_seeds_so_far_is_not_the_best_for_that():
+    """As where a grid is stopped in the middle of a seed, or a run waits to be made again."""
+    cells = [
+        cell(rate=1e-3, seed=1, loss=3.0),
+        cell(rate=1e-3, seed=2, loss=1.0),
+        cell(rate=1e-2, seed=1, loss=2.0),
+        cell(rate=1e-2, seed=2, status="interrupted"),
+    ]
+    assert find_best_rate(cells)[0] == 1e-2
 
 
 def test_no_cell_that_ended_well_has_no_best_rate():
@@ -170,6 +182,21 @@ def test_a_run_that_had_to_build_its_cache_does_not_count_as_one_that_found_it()
     ]
     result = summarise_configuration(own, [cell()], None)
     assert "reused_train_seconds" not in result.figures
+
+
+def test_a_disturbed_clock_marks_the_figures_of_its_own_kind_of_run():
+    baseline = [cell(seed=seed) for seed in (1, 2)]
+    both = ("train_seconds", "reused_train_seconds")
+    built = [cell("skip2", seed=seed, seconds=2.0) for seed in (1, 2)]
+    kept = [cell("skip2", seed=s, seconds=0.5, role="reused", cache_kept=True) for s in (1, 2)]
+    one = [*built, *(replace(it, disturbed=both) for it in kept)]
+    found = summarise_configuration(one, baseline, None)
+    assert not found.figures["train_seconds"].is_disturbed
+    assert found.figures["reused_train_seconds"].is_disturbed
+    other = [*(replace(it, disturbed=both) for it in built), *kept]
+    found = summarise_configuration(other, baseline, None)
+    assert found.figures["train_seconds"].is_disturbed
+    assert not found.against_baseline["reused_train_seconds"].is_disturbed
 
 
 def test_only_seeds_that_both_have_are_paired():
@@ -289,7 +316,11 @@ def test_runs_that_were_stopped_in_between_are_named():
         (
             [
                 make_configuration(
-                    is_aa=True, against_baseline={"train_seconds": {"is_difference": True}}
+                    is_aa=True,
+                    against_baseline={
+                        "train_seconds": {"ratio": 0.5, "low": 0.4, "high": 0.6, "n": 3}
+                        | {"is_difference": False}  # corrected, which an alarm is not
+                    },
                 )
             ],
             0.0,
@@ -298,7 +329,11 @@ def test_runs_that_were_stopped_in_between_are_named():
         (
             [
                 make_configuration(
-                    is_aa=True, against_baseline={"train_seconds": {"is_difference": False}}
+                    is_aa=True,
+                    against_baseline={
+                        "train_seconds": {"ratio": 1.0, "low": 0.9, "high": 1.1, "n": 3}
+                        | {"is_difference": False}
+                    },
                 )
             ],
             0.0,

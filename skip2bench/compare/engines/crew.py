@@ -1,8 +1,9 @@
 """The workers of a call: an engine, what its machines are, and the jobs they are given."""
 
+import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ _LOOK_SECONDS = 600.0
 """What a worker gets to say what machine it is, once it has begun."""
 _GPU = "GPU"
 """Among the options of an engine: how many each run has, where there is none here."""
+_OWN_FLAGS = {"CPU": "--cell-cores", "memory": "--max-memory"}
+"""Resources of Ray's that have an option of their own."""
 
 
 @dataclass(kw_only=True)
@@ -190,13 +193,7 @@ def _find_needs(config: CompareConfig, device_type: str) -> CellNeeds:
     devices = config.cell_config({}).devices
     gpus = (devices if isinstance(devices, int) else 1) if device_type == "cuda" else 0
     limit = config.max_memory
-    asked = config.asked_of_engine if config.engine == "ray" else {}
-    try:
-        resources = {name: float(value) for name, value in asked.items()}
-    except ValueError as error:
-        raise Skip2BenchError(
-            f"engine_options of Ray are amounts of resources ({error}); write NAME=1"
-        ) from error
+    resources = _read_resources(config.asked_of_engine) if config.engine == "ray" else {}
     gpus = int(resources.pop(_GPU, gpus))
     return CellNeeds(
         cores=config.cell_cores,
@@ -204,6 +201,34 @@ def _find_needs(config: CompareConfig, device_type: str) -> CellNeeds:
         memory_bytes=None if limit is None else parse_bytes("max_memory", limit),
         resources=resources,
     )
+
+
+def _read_resources(asked: Mapping[str, str]) -> dict[str, float]:
+    """Amounts of Ray's resources, by name.
+
+    Raises:
+        Skip2BenchError: one is none, or has an option of its own.
+    """
+    for name, flag in _OWN_FLAGS.items():
+        if name in asked:
+            raise Skip2BenchError(f"engine_options has {name}; give it as {flag}")
+    found = {}
+    for name, value in asked.items():
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = math.nan
+        if not 0 < found[name] < math.inf:
+            raise Skip2BenchError(
+                f"engine_options of Ray are amounts of resources, and {name} is {value!r}; write "
+                "NAME=1"
+            )
+    if not found.get(_GPU, 1.0).is_integer():
+        raise Skip2BenchError(
+            f"engine_options has {_GPU}={asked[_GPU]}; runs that share a GPU do not compare: give "
+            "a whole number"
+        )
+    return found
 
 
 def _describe(machine: Environment) -> str:

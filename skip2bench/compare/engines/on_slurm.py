@@ -188,6 +188,8 @@ def _parameters(asked: dict[str, str], needs: CellNeeds, *, is_local: bool) -> d
         return found
     if needs.cores is not None:
         found["cpus_per_task"] = needs.cores
+        # srun takes nothing of that from sbatch since SLURM 22.05
+        found["slurm_srun_args"] = [f"--cpus-per-task={needs.cores}"]
     if needs.gpus and not asked.keys() & {"gres", "gpus", "gpus-per-node"}:
         found["gpus_per_node"] = needs.gpus
     if needs.memory_bytes:
@@ -196,7 +198,7 @@ def _parameters(asked: dict[str, str], needs: CellNeeds, *, is_local: bool) -> d
         found["slurm_partition"] = asked.pop("partition")
     if asked:
         found["slurm_additional_parameters"] = {
-            name.replace("-", "_"): value for name, value in asked.items()
+            name.replace("-", "_"): value or True for name, value in asked.items()
         }
     return found
 

@@ -11,6 +11,7 @@ end it at once. The barrier serves at the end, where the wait has a limit.
 """
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -216,7 +217,8 @@ class Ranks:
         """The error line of a run whose rank has gone."""
         remedy = ""
         if self.folder is not None:
-            remedy = f"; go on with: skip2bench train --resume --out-dir {self.folder}"
+            words = ["skip2bench", "train", "--resume", "--out-dir", str(self.folder)]
+            remedy = f"; go on with: {shlex.join(words)}"
         return f"{who}; the run was stopped at step {self.step}{remedy}"
 
 
