@@ -148,7 +148,13 @@ def drive(cells: int, workers: int) -> None:
         seeds = cells // len(methods)
         config = load_compare_config(
             shared
-            | {"methods": methods, "seeds": seeds, "bench": False, "engine": "slurm", "cell_cores": 1}
+            | {
+                "methods": methods,
+                "seeds": seeds,
+                "bench": False,
+                "engine": "slurm",
+                "cell_cores": 1,
+            }
             | {"out_dir": Path(folder) / "out"}
         )
         engine = CopyingEngine(template, workers)
