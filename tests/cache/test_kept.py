@@ -1,8 +1,10 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -172,6 +174,24 @@ def test_what_is_being_built_is_not_removed(folder, samples):
         folder.remove(entry.name)
     lock.release()
     folder.remove(entry.name)
+
+
+def test_what_killed_builds_and_damage_have_left_is_cleared(folder, samples):
+    _, entry = keep(folder, make_model(), samples)
+    damaged = replace(entry, folder=folder.root / "damaged")
+    shutil.copytree(entry.folder, damaged.folder)
+    damaged.discard()
+    part = folder.find_aside("abc")
+    part.mkdir()
+    (part / "x.bin").write_bytes(b"12345")
+    (folder.root / "mine").mkdir()
+    (folder.root / "mine" / "notes.txt").write_text("not a cache")
+    husk = sum(it.stat().st_size for it in damaged.folder.iterdir())
+    assert folder.clear_left_over() == husk + 5
+    assert not part.exists()
+    assert not damaged.folder.exists()
+    assert (folder.root / "mine" / "notes.txt").exists()
+    assert [it.name for it in folder.entries()] == [entry.name]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):

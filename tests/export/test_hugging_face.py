@@ -60,12 +60,13 @@ def test_falcon_shares_its_keys_and_is_refused(tiny_checkpoint, tmp_path):
 
 def test_what_the_base_says_beyond_sizes_is_kept(tmp_path):
     config = adapted_model("llama-2").config
-    known = {"model_type": "llama", "hidden_size": 5, "pretraining_tp": 1}
+    known = {"model_type": "llama", "hidden_size": 5, "pretraining_tp": 1, "dtype": "float32"}
     (tmp_path / "config.json").write_text(json.dumps(known))
     described = describe_model(config, tmp_path, torch.bfloat16)
     assert described["pretraining_tp"] == 1
     assert described["hidden_size"] == config.n_embd
     assert described["torch_dtype"] == "bfloat16"
+    assert "dtype" not in described  # newer transformers would take it first
     assert described["tie_word_embeddings"] is False
 
 

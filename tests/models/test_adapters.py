@@ -117,6 +117,14 @@ def test_a_merged_checkpoint_gives_the_logits_of_the_trained_model(save, method)
     torch.testing.assert_close(merged(tokens), model(tokens), rtol=1e-4, atol=1e-4)
 
 
+def test_a_merge_that_was_killed_can_be_made_again(save):
+    """LitGPT's takes any file of the name for the model that it would make."""
+    _, folder = save("lora")
+    (folder / "lit_model.pth").write_bytes(b"half of one")
+    merged = torch.load(merge_adapter(folder), weights_only=True)
+    assert "lm_head.weight" in merged
+
+
 @pytest.mark.parametrize("method", ["lora", "last"])
 def test_a_merged_checkpoint_has_the_dtype_of_its_base(train, tmp_path, method):
     base = shutil.copytree(train.checkpoint, tmp_path / "narrow")

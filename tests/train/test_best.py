@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from skip2bench.errors import DivergedError
 from skip2bench.results.reading import read_run
 from skip2bench.train.cached_objective import CachedObjective
 from skip2bench.train.objective import TokenObjective, Validation
@@ -154,6 +155,12 @@ def test_runs_with_the_same_patience_compare_and_others_do_not(train, rising):
     )
     assert early == other
     assert early != without
+
+
+@pytest.mark.parametrize("method", ["skip2", "lora"])
+def test_what_diverges_with_clipping_is_named(train, method):
+    with pytest.raises(DivergedError, match=r"the loss is \w+ at step \d+; lower"):
+        train(method=method, learning_rate=1e30, max_norm=1.0, max_steps=8)
 
 
 @pytest.mark.parametrize("method", ["skip2", "lora"])
