@@ -144,7 +144,7 @@ def drive(cells: int, workers: int) -> None:
         shared = {"train_samples": 32, "val_samples": 8, "max_steps": 20, "eval_interval": 10}
         template = Path(folder) / "run"
         run_training(make_train_config(shared | {"method": "lora", "out_dir": template}), ())
-        methods = ("lora", "lora-all", "last", "bitfit")
+        methods = ("lora", "lora-all", "last", "lora-last")
         seeds = cells // len(methods)
         config = load_compare_config(
             shared
