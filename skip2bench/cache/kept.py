@@ -230,8 +230,7 @@ class CacheFolder:
 
         So are those that killed processes left, whichever entries they were building.
         """
-        for path in self.root.glob(".*.part"):
-            other = path.name.removeprefix(".").removesuffix(".part")
+        for path, other in self._list_asides():
             if other == name or self._is_free(other):
                 shutil.rmtree(path, ignore_errors=True)
         folder = self.find_aside(name)
@@ -302,15 +301,17 @@ class CacheFolder:
     def clear_left_over(self) -> int:
         """Remove what killed builds and damaged entries have left; returns its bytes."""
         freed = 0
-        for path in sorted(self.root.iterdir()):
-            files = [it for it in path.glob("*") if it.is_file()] if path.is_dir() else []
-            is_part = path.name.startswith(".") and path.name.endswith(".part")
-            is_husk = bool(files) and all(it.suffix == ".bin" for it in files)
-            name = path.name.removeprefix(".").removesuffix(".part")
-            if (is_part or is_husk) and self._is_free(name):
-                freed += sum(it.stat().st_size for it in files)
+        husks = [(path, path.name) for path in sorted(self.root.iterdir()) if _is_husk(path)]
+        for path, name in (*self._list_asides(), *husks):
+            if self._is_free(name):
+                freed += sum(it.stat().st_size for it in path.glob("*"))
                 shutil.rmtree(path, ignore_errors=True)
         return freed
+
+    def _list_asides(self) -> list[tuple[Path, str]]:
+        """Folders in which entries are being made, or were, and the entries' names."""
+        found = sorted(self.root.glob(".*.part"))
+        return [(path, path.name.removeprefix(".").removesuffix(".part")) for path in found]
 
     def _lock(self, name: str) -> ProcessLock:
         return ProcessLock(self.root / f"{name}.lock")
@@ -402,3 +403,9 @@ def hash_sample(samples: Samples, i: int) -> str:
     for tensor in (samples.input_ids[i], samples.labels[i]):
         digest.update(tensor.numpy().astype("<i8").tobytes())
     return digest.hexdigest()[:32]
+
+
+def _is_husk(path: Path) -> bool:
+    """True for an entry without its manifest: arrays, and nothing else."""
+    files = [*path.glob("*")] if path.is_dir() and not path.name.startswith(".") else []
+    return bool(files) and all(it.suffix == ".bin" for it in files)
