@@ -89,6 +89,8 @@ def _row(option: Any, kind: type) -> str:
     default, text = "required" if option.required else "", option.help
     if match := DEFAULT.search(text):
         default, text = match["value"], text[: match.start()]
+    elif isinstance(option.default, str | int | float) and not isinstance(option.default, bool):
+        default = default or str(option.default)  # of a command whose options are its arguments
     if option.multiple and "repeat" not in text:
         text += " Repeatable."
     cells = (cell.replace("|", "\\|") for cell in (" ".join(names), default, text))

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skip2bench.bench.run import run_bench as run_bench
+    from skip2bench.compare.across import run_across as run_across
     from skip2bench.compare.run import run_comparison as run_comparison
     from skip2bench.config.commands import BenchConfig as BenchConfig
     from skip2bench.config.commands import DoctorConfig as DoctorConfig
     from skip2bench.config.commands import ReportConfig as ReportConfig
     from skip2bench.config.compare import CompareConfig as CompareConfig
+    from skip2bench.config.compare import load_compare_config as load_compare_config
     from skip2bench.config.load import load_train_config as load_train_config
     from skip2bench.config.train import TrainConfig as TrainConfig
     from skip2bench.config.tune import TuneConfig as TuneConfig
@@ -48,10 +50,12 @@ _HOMES = {
     "SkipSettings": "models.skip",
     "TrainConfig": "config.train",
     "TuneConfig": "config.tune",
+    "load_compare_config": "config.compare",
     "load_skip_model": "models.adapters",
     "load_train_config": "config.load",
     "load_tune_config": "config.tune",
     "render_report": "report.run",
+    "run_across": "compare.across",
     "run_bench": "bench.run",
     "run_comparison": "compare.run",
     "run_doctor": "doctor.run",

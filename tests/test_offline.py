@@ -89,17 +89,25 @@ def test_every_command_runs_without_a_network(run, tiny_checkpoint, tiny_data):
     common += ["--max-steps", "2", "--device", "cpu", "--lr-warmup-steps", "1"]
     bench = ["--model", str(tiny_checkpoint), "--blocks", "0", "--rounds", "1", "--iterations", "1"]
     bench += ["--methods", "skip2", "--seq-length", "8", "--batch-size", "1", "--device", "cpu"]
+    compared = ["--out-dir", "results/compared", *common]
     commands = [
         ["bench", *bench],
         ["train", "--method", "lora", "--out-dir", "results/lora", *common],
         ["train", "--blocks", "0,1", "--cache-dir", "kept", "--out-dir", "results/skip2", *common],
-        ["compare", "--methods", "lora", "--seeds", "1", "--no-bench", "--json", *common],
+        ["compare", "--methods", "lora", "--seeds", "1", "--no-bench", "--json", *compared],
         ["merge", "results/lora/final"],
         ["cache", "list", "--cache-dir", "kept"],
         ["report", "--lang", "en"],
     ]
-    if any(command.name == "doctor" for command in cli.app.registered_commands):
-        commands.append(["doctor"])
+    commands += [
+        ["doctor", "--data", str(tiny_data)],
+        ["tune", "--finalists", "0", "--ranks", "2", "--out-dir", "results/tune", *common[:4]],
+        ["generate", "results/lora", "--prompt", "Hello", "--max-new-tokens", "2"],
+        ["export", "results/skip2", "--to", "litgpt", "--out-dir", "exported"],
+        ["verify", "results/compared"],
+    ]
+    known = {it.callback.__name__ for it in cli.app.registered_commands} | {"cache"}
+    assert {command[0] for command in commands} == known - {"fetch"}  # which is there to use it
     printed = run("-c", DRIVER, json.dumps(commands)).split("=== next ===\n")
     cells = json.loads(printed[3])["cells"]
     assert [cell["status"] for cell in cells.values()] == ["ok"]

@@ -78,7 +78,8 @@ def test_commands_are_ones_that_parse(page):
 
 def test_the_readme_shows_every_command_that_a_newcomer_needs():
     shown = [words[0] for words in _skip2bench_commands("README.md")]
-    assert shown == ["bench", "train", "compare", "tune", "report", "train", "generate", "export"]
+    shown_first = ["bench", "train", "compare", "tune", "report", "train", "generate", "export"]
+    assert shown == [*shown_first, "compare", "report"]
 
 
 @pytest.mark.parametrize("page", PAGES)

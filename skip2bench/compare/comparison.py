@@ -4,7 +4,7 @@ Who runs what is left is another matter: `run` one after the other, `engines` on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skip2bench.compare.folder import BENCH, CompareFolder, describe_cell, make_key
@@ -62,7 +62,18 @@ class Comparison:
             found=list(self.results.values()),
             is_forecast=is_forecast,
         )
-        return [*list_paces(self.unmatched), *own]
+        return [*list_paces(self.unmatched), *self._list_clock(own), *own]
+
+    def _list_clock(self, own: Sequence[Cell]) -> list[Cell]:
+        """The baseline's run that tells the time, where none of the cells is it.
+
+        Its seed is left out where another configuration's rate was searched for with it.
+        """
+        if self.plan.config.matched != "time":
+            return []
+        first = find_first_cell(self.unmatched)
+        is_listed = any(cell.name == first.name for cell in own)
+        return [] if is_listed else [replace(first, counts=False)]
 
     @property
     def is_open(self) -> bool:
@@ -71,7 +82,7 @@ class Comparison:
 
     @property
     def awaits_pace(self) -> bool:
-        """True before it is known how many epochs take the baseline's time."""
+        """True before it is known how many epochs or samples take the baseline's time."""
         return self.plan.config.matched == "time" and not self.plan.matches
 
     def list_further(self) -> None:
@@ -110,7 +121,8 @@ class Comparison:
             return
         if outcome.status == "ok":
             cell_run = self.folder.finished_run(task.name)
-            is_wanted = self.plan.config.repeat_disturbed and self._is_in_figures(task.name)
+            may_repeat = self.plan.config.repeat_disturbed and task.name not in self.outcomes
+            is_wanted = may_repeat and self._is_in_figures(task.name)
             if not (is_wanted and was_disturbed(outcome, cell_run)):
                 self.record(task.name, outcome, cell_run)
         elif task.name in self.cells and self.cells[task.name].decides_rate:
@@ -120,8 +132,13 @@ class Comparison:
                 self.record(task.name, outcome, run)
 
     def _is_in_figures(self, name: str) -> bool:
-        """False for a cell that has only helped to choose a rate; the micro-benchmark is."""
-        return name not in self.cells or self.cells[name].counts
+        """False for a cell that has only helped to choose a rate or what takes equal time.
+
+        The micro-benchmark is. What was chosen stays: to choose anew is to start anew.
+        """
+        return name not in self.cells or (
+            self.cells[name].counts and self.cells[name].role != "pace"
+        )
 
     def left(self) -> list[Task]:
         """Tasks that have not ended, in their order."""

@@ -23,10 +23,11 @@ from skip2bench.config.commands import to_plain as config_to_plain
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.matrix import to_plain
 from skip2bench.config.options import default_of, list_options
+from skip2bench.config.train import list_inputs
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import warn
 from skip2bench.io.locks import locked_folder
-from skip2bench.io.whole import hash_file, write_json
+from skip2bench.io.whole import hash_content, write_json
 from skip2bench.machine.environment_record import Environment
 from skip2bench.results.plain import DamagedFileError
 from skip2bench.results.reading import TrainRun, find_run, is_train, read_run
@@ -225,10 +226,9 @@ def describe_cell(cell: "Cell", data_sha256: str) -> dict[str, Any]:
 
     Args:
         cell: The cell.
-        data_sha256: Of the tokens and labels that the matrix shares; a configuration with a data
-            file of its own is covered by that file's content.
+        data_sha256: Of the tokens and labels that the matrix shares; what files and folders a
+            configuration reads otherwise is covered by their content.
     """
-    data = Path(cell.config.data)
     places = {item.name: default_of(item) for item in list_options(cell.config, "place")}
     return {
         "config": config_to_plain(cell.config) | places,
@@ -236,7 +236,7 @@ def describe_cell(cell: "Cell", data_sha256: str) -> dict[str, Any]:
         "peer": cell.peer,
         "max_memory_bytes": cell.max_memory_bytes,
         "data": data_sha256,
-        "data_file": hash_file(data) if data.is_file() else None,
+        "files": {name: hash_content(Path(it)) for name, it in list_inputs(cell.config).items()},
     }
 
 

@@ -1,16 +1,17 @@
-"""What makes all configurations equal the baseline in one thing: ranks, or numbers of epochs.
+"""What makes all equal the baseline in one thing: ranks, or numbers of epochs or of samples.
 
 At equal parameters and at equal memory each adapter gets a rank: from the count of parameters,
 which is `matrix`'s business, or the largest whose peak, as `doctor` projects it, is not above the
 baseline's. At equal time each gets as many epochs as the baseline's training clock holds: its own
 first run gives the baseline's seconds, and a short run of each other gives the seconds of an epoch,
-building a cache counted once. What was decided is kept in the comparison's folder, so that one that
-goes on keeps it.
+building a cache counted once. Or it keeps the epochs, and gets as many training samples as that
+clock holds, each of which costs its share of building and of every epoch. What was decided is kept
+in the comparison's folder, so that one that goes on keeps it.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from litgpt.config import Config
@@ -22,6 +23,7 @@ from skip2bench.compare.folder import describe_cell, make_key
 from skip2bench.compare.matrix import (
     Cell,
     Configuration,
+    Role,
     change_values,
     find_baseline,
     make_cell,
@@ -51,7 +53,7 @@ Matches = dict[str, Matched]
 
 
 def settle_matches(plan: ComparisonPlan, matches: Mapping[str, Matched]) -> ComparisonPlan:
-    """The comparison with the ranks or epochs that were decided."""
+    """The comparison with the ranks, epochs or samples that were decided."""
     config, model = plan.config, plan.training.model_config
     settled = [_settle(config, one, matches.get(one.name), model) for one in plan.configurations]
     return replace(plan, configurations=settled, matches=dict(matches))
@@ -64,7 +66,9 @@ def _settle(
     if match is None:
         return one
     if config.matched == "time":  # peers and controls too
-        return replace(one, values=one.values | {"epochs": match.epochs})
+        given = {"epochs": match.epochs, "train_samples": match.train_samples}
+        changes = {name: number for name, number in given.items() if number is not None}
+        return replace(one, values=one.values | changes)
     if rank_name is None or match.rank == one.settings.rank:
         return one
     return change_values(config, one, {rank_name: match.rank}, model)
@@ -78,13 +82,14 @@ def match_key(plan: ComparisonPlan) -> str:
 
 
 def read_matches(folder: Path, key: str) -> Matches | None:
-    """What was decided under a key; None where nothing was."""
+    """What was decided under a key; None where nothing was, or from a run that failed."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         kept = Matching.read(content)
     except (OSError, ValueError, ValidationError):
         return None  # never decided, half of it, or another version's
-    return dict(kept.configurations) if kept.key == key else None
+    is_whole = all(one.limit != "failed" for one in kept.configurations.values())
+    return dict(kept.configurations) if kept.key == key and is_whole else None
 
 
 def write_matches(folder: Path, match: str, key: str, matches: Mapping[str, Matched]) -> None:
@@ -212,7 +217,7 @@ def _make_projector(plan: ComparisonPlan, one: Configuration) -> Projector:
 
 
 def list_pace_cells(config: CompareConfig, configurations: Sequence[Configuration]) -> list[Cell]:
-    """A short run of every configuration whose epochs are to be found.
+    """A short run of every configuration whose epochs or samples are to be found.
 
     The baseline needs none: its own first run counts.
     """
@@ -223,8 +228,8 @@ def list_pace_cells(config: CompareConfig, configurations: Sequence[Configuratio
             continue
         epochs = min(config.cell_config(one.values).epochs, PACE_EPOCHS)
         short = replace(one, values=one.values | {"epochs": epochs})
-        cell = _first_cell(config, short)
-        cells.append(replace(cell, name=f"{one.name}-pace", role="pace"))
+        cell = _first_cell(config, short, "pace")
+        cells.append(replace(cell, name=f"{one.name}-pace"))
     return cells
 
 
@@ -234,7 +239,9 @@ def find_first_cell(plan: ComparisonPlan) -> Cell:
 
 
 def match_time(plan: ComparisonPlan, results: Mapping[str, CellResult]) -> Matches:
-    """For each configuration the epochs that the baseline's training clock holds, one at least.
+    """For each configuration the epochs, or samples, that the baseline's training clock holds.
+
+    One epoch at least, or one global batch.
 
     Args:
         plan: The comparison.
@@ -243,45 +250,84 @@ def match_time(plan: ComparisonPlan, results: Mapping[str, CellResult]) -> Match
     disturbed = [name for name, it in results.items() if "train_seconds" in it.disturbed]
     if disturbed:
         warn(
-            f"the epochs of equal time rest on {', '.join(disturbed)}, which something else "
-            "disturbed: they may be too many or too few; start anew on a quiet machine"
+            f"the {plan.config.time_for} of equal time rest on {', '.join(disturbed)}, which "
+            "something else disturbed: they may be too many or too few; start anew on a quiet "
+            "machine"
         )
     baseline = find_baseline(plan.config, plan.configurations)
-    first = read_figures(results[find_first_cell(plan).name], None)
-    seconds = first["train_seconds"]
+    clock = find_first_cell(plan).name
+    seconds = read_figures(results[clock], None)["train_seconds"]
+    name = "epochs" if plan.config.time_for == "epochs" else "train_samples"
     found = {}
     for one in plan.configurations:
-        epochs = plan.config.cell_config(one.values).epochs
         pace = results.get(f"{one.name}-pace")
+        own = {name: getattr(plan.config.cell_config(one.values), name)}
         if one is baseline or one.is_aa:
-            found[one.name] = Matched(epochs=epochs, ratio=1.0, limit="baseline")
+            found[one.name] = Matched(**own, ratio=1.0, limit="baseline")
         elif pace is None or pace.status != "ok":
-            found[one.name] = Matched(epochs=epochs, ratio=None, limit="failed")
+            found[one.name] = Matched(**own, ratio=None, limit="failed")
+        elif plan.config.time_for == "epochs":
+            found[one.name] = _fill_with_epochs(_read_pace(pace), seconds)
         else:
-            found[one.name] = _match_clock(pace, seconds)
-        said = _say(found[one.name], "epochs")
+            found[one.name] = _fill_with_samples(plan, one, _read_pace(pace), seconds)
+        if {clock, f"{one.name}-pace"} & set(disturbed) and found[one.name].limit != "baseline":
+            found[one.name] = found[one.name].model_copy(update={"is_disturbed": True})
+        said = _say(found[one.name], name)
         note(f"  {one.label}: {said} of the baseline's training time")
     return found
 
 
-def _match_clock(pace: CellResult, wanted_seconds: float) -> Matched:
-    """From the figures of a short run; calibration is a part of its clock that no epoch repeats."""
-    figures = read_figures(pace, None)
-    calibration = pace.finished.calibration_seconds or 0.0
-    once = figures.get("cache_build_seconds", 0.0) + calibration
-    an_epoch = (figures["train_seconds"] - once) / figures["epochs"]
-    epochs = int((wanted_seconds - once) / an_epoch)
-    limit: Limit | None = "lowest" if epochs < 1 else None
-    if epochs > MOST_EPOCHS:
-        limit = "highest"
-    epochs = min(max(epochs, 1), MOST_EPOCHS)
-    return Matched(epochs=epochs, ratio=(once + epochs * an_epoch) / wanted_seconds, limit=limit)
+@dataclass(frozen=True, kw_only=True)
+class _Pace:
+    """The clock of a short run, in seconds."""
+
+    build: float
+    """Building its cache."""
+    calibration: float
+    """A part of the clock that no epoch repeats, and no sample more makes longer."""
+    epoch: float
+    samples: int
+    """Training samples of an epoch."""
+
+
+def _read_pace(result: CellResult) -> _Pace:
+    figures, summary = read_figures(result, None), result.finished
+    build = figures.get("cache_build_seconds", 0.0)
+    calibration = summary.calibration_seconds or 0.0
+    return _Pace(
+        build=build,
+        calibration=calibration,
+        epoch=(figures["train_seconds"] - build - calibration) / figures["epochs"],
+        samples=summary.train_samples or 0,
+    )
+
+
+def _fill_with_epochs(pace: _Pace, wanted_seconds: float) -> Matched:
+    once = pace.build + pace.calibration
+    epochs = int((wanted_seconds - once) / pace.epoch)
+    given = min(max(epochs, 1), MOST_EPOCHS)
+    limit: Limit | None = "lowest" if epochs < 1 else "highest" if epochs > given else None
+    return Matched(epochs=given, ratio=(once + given * pace.epoch) / wanted_seconds, limit=limit)
+
+
+def _fill_with_samples(
+    plan: ComparisonPlan, one: Configuration, pace: _Pace, wanted_seconds: float
+) -> Matched:
+    """Whole batches, of the records that the data have."""
+    cell = plan.config.cell_config(one.values)
+    a_sample = (pace.build + cell.epochs * pace.epoch) / pace.samples
+    batch, most = cell.global_batch_size, plan.training.data.train_records
+    samples = int((wanted_seconds - pace.calibration) / a_sample) // batch * batch
+    given = min(max(samples, batch), most)
+    limit: Limit | None = "lowest" if samples < batch else "highest" if samples > given else None
+    ratio = (pace.calibration + given * a_sample) / wanted_seconds
+    return Matched(train_samples=given, ratio=ratio, limit=limit)
 
 
 def expect_equal_time(
     plan: ComparisonPlan, cells: Sequence[Cell], seconds: Mapping[str, float]
 ) -> dict[str, float]:
-    """An estimate in which no run is shorter than the baseline's first, before epochs are known."""
+    """An estimate in which no run is shorter than the baseline's first, before that is decided."""
     first = seconds[find_first_cell(plan).name]
     runs = {cell.name for cell in cells if cell.role == "run"}
     return {name: max(it, first) if name in runs else it for name, it in seconds.items()}
@@ -303,11 +349,11 @@ def _why_fixed(one: Configuration, baseline: Configuration) -> Limit:
     return "peer" if one.peer else "no_rank"
 
 
-def _first_cell(config: CompareConfig, one: Configuration) -> Cell:
-    return make_cell(config, one, one.learning_rates[0], config.cell_config({}).seed, "run")
+def _first_cell(config: CompareConfig, one: Configuration, role: Role = "run") -> Cell:
+    return make_cell(config, one, one.learning_rates[0], config.cell_config({}).seed, role)
 
 
 def _say(match: Matched, name: str) -> str:
-    given = getattr(match, name)
+    given, words = getattr(match, name), name.replace("_", " ")
     ratio = "?" if match.ratio is None else f"{match.ratio:.3g}"
-    return f"{'no ' + name if given is None else f'{name} {given}'}, {ratio}"
+    return f"{'no ' + words if given is None else f'{words} {given}'}, {ratio}"

@@ -135,7 +135,10 @@ def list_cells(
     """
     first_seed = config.cell_config({}).seed
     own_cache = cache_dir if is_filled else None
-    cells = [] if is_filled else _cache_cells(config, configurations, cache_dir)
+    # at equal time with its cache built, a run that finds it kept would tell nothing new
+    reusing = [] if is_filled or config.matched == "time" else configurations
+    shares_cache = {one.name for one in reusing if one.settings.method.is_cached}
+    cells = _cache_cells(config, reusing, cache_dir)
     grids = _find_grids(configurations, found, is_forecast=is_forecast)
     has_search = any(one.searches_rate for one in configurations)
     left_out = has_search and leaves_search_seed_out([one.seeds for one in configurations])
@@ -152,8 +155,7 @@ def list_cells(
                 decides = one.searches_rate and number == 0
                 cells.append(replace(cell, decides_rate=decides, counts=counts))
                 is_first = rate == grids[one.name].timed
-                is_reused = one.settings.method.is_cached and not is_filled and counts
-                if is_first and is_reused:
+                if is_first and counts and one.name in shares_cache:
                     cell = make_cell(config, one, rate, seed, "reused", cache_dir)
                     cells.append(cell)
     return cells

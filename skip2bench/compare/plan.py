@@ -26,6 +26,7 @@ from skip2bench.config.options import option_names
 from skip2bench.config.peers import PEERS
 from skip2bench.config.run import RunConfig
 from skip2bench.config.train import TrainConfig
+from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.text import check_folder
 from skip2bench.io.units import format_amount, format_duration
@@ -80,7 +81,7 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
     plan = plan_training(config.cell_config({"method": TRADITIONAL}))
     began = began if starts_loaded(plan.device.type) else STARTED
     start_seconds = time.monotonic() - began
-    config = _resolve_blocks(config, plan)
+    config = resolve_auto_blocks(config, plan)
     configurations = list_configurations(config, plan.model_config)
     if config.lm_eval:
         from skip2bench.compare.harness import check_harness
@@ -93,6 +94,12 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
     for one in configurations:
         if one.values.keys() & _PLANNED_KEYS:
             plan_training(config.cell_config(one.values))
+    if config.time_for == "samples" and plan.data.train_records <= len(plan.data.train):
+        raise Skip2BenchError(
+            f"data {plan.data.name!r} has no training records beyond the baseline's "
+            f"{len(plan.data.train)} that others could be given; lower --train-samples, or leave "
+            "--time-for out"
+        )
     environment = plan.describe_environment(arguments)
     return ComparisonPlan(
         config=config,
@@ -104,7 +111,7 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
     )
 
 
-def _resolve_blocks(config: CompareConfig, plan: TrainingPlan) -> CompareConfig:
+def resolve_auto_blocks(config: CompareConfig, plan: TrainingPlan) -> CompareConfig:
     """The comparison with the blocks that "auto" means, ranked once for all of its cells."""
     listed = [blocks_text(entry["blocks"]) for entry in config.configurations if "blocks" in entry]
     has_skip = any(METHODS[name].is_skip for name in config.methods)
@@ -309,9 +316,12 @@ def _count_sample(plan: TrainingPlan, one: Configuration, length: int) -> Flops:
 def _count_cell(plan: TrainingPlan, cell: Cell, flops: Flops) -> float:
     """FLOPs of a cell, times the mean length of a sample."""
     config, train, val = cell.config, plan.data.train, plan.data.val
-    steps = math.ceil(len(train) / config.global_batch_size) * config.epochs
+    samples = len(train)
+    if config.train_samples not in (None, plan.config.train_samples):
+        samples = min(config.train_samples, plan.data.train_records)
+    steps = math.ceil(samples / config.global_batch_size) * config.epochs
     steps = min(steps, config.max_steps or steps)
-    served = min(steps * config.global_batch_size, len(train) * config.epochs)
+    served = min(steps * config.global_batch_size, samples * config.epochs)
     evaluations = 1 + math.ceil(steps / config.eval_interval)
     forward, step = (
         _total(flops, names) for names in (("forward",), ("train_forward", "backward"))
@@ -327,7 +337,7 @@ def _count_cell(plan: TrainingPlan, cell: Cell, flops: Flops) -> float:
     # without gradients, half of what a step takes, nearly all of which is products with the head
     own += evaluations * sum(of_val) * cached_step / 2
     if cell.config.cache_dir is None or cell.role == "cache":
-        used = min(served, len(train)) * _mean(train.lengths)
+        used = min(served, samples) * _mean(train.lengths)
         own += (used + sum(val.lengths)) * forward
     return own + domain
 

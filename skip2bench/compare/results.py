@@ -278,6 +278,7 @@ def _describe_cell(result: CellResult, target_loss: float | None) -> ComparedCel
         error=result.error,
         other_cpu_cores=result.other_cpu_cores,
         decides_rate=result.decides_rate or None,
+        has_diverged=result.has_diverged or None,
         is_left_out=None if result.counts else True,
         host=result.host,
         beside=result.beside,

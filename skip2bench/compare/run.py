@@ -82,6 +82,10 @@ def run_comparison(
         Skip2BenchError: bad input; nothing is written then.
     """
     started = time.monotonic()
+    if config.data_sets:
+        raise Skip2BenchError(
+            "a comparison is of one data set; give the configuration with data_sets to run_across"
+        )
     plan = plan_comparison(config, arguments)
     cache, is_filled = (within.cache, True) if within else (None, False)
     if within:
@@ -134,7 +138,7 @@ def _announce_again(
     """The estimate, made and told anew where the folder knows more than the plan did."""
     expected = comparison.list_cells(is_forecast=True)
     if {it.name for it in expected} != {it.name for it in cells} or comparison.plan.matches:
-        # at their best micro-batch too, with the seeds that the folder knows, other ranks or epochs
+        # at their best micro-batch too, with the seeds that the folder knows, and as it was matched
         seconds = _estimate(comparison.plan, expected)
         announce(comparison.plan, expected, seconds, may_advise=may_advise)
     return by_kind(expected, seconds)
@@ -291,7 +295,7 @@ def _run_left(comparison: Comparison, seconds: Seconds) -> None:
 
 
 def _set_pace(comparison: Comparison) -> Comparison:
-    """The comparison in which all have the epochs of the baseline's time.
+    """The comparison in which all have what takes the baseline's time.
 
     Raises:
         Skip2BenchError: the baseline's own run did not end well.
@@ -309,6 +313,13 @@ def _set_pace(comparison: Comparison) -> Comparison:
     tasks = {name: task for name, task in comparison.tasks.items() if name == BENCH}
     settled = replace(comparison, plan=settle_matches(plan, matches), cells={}, tasks=tasks)
     settled.list_further()
+    others = [task.name for task in settled.left() if folder.holds_another(task.name, task.key)]
+    if others and not plan.config.force:
+        raise Skip2BenchError(
+            f"{str(folder.path)!r} holds {format_amount(len(others), 'run')} that equal time makes "
+            f"others now ({', '.join(others[:3])}); choose another --out-dir, or add --force to "
+            "replace them"
+        )
     return settled
 
 

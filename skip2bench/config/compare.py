@@ -28,6 +28,7 @@ from skip2bench.io.units import parse_bytes
 
 Flow = Literal["minimal", "small", "detailed"]
 Match = Literal["params", "memory", "time"]
+TimeFor = Literal["epochs", "samples"]
 
 OWN_TRAIN_KEYS: dict[str, str] = {
     item.name: item.metadata["set_by_matrix"]
@@ -37,7 +38,7 @@ OWN_TRAIN_KEYS: dict[str, str] = {
 """Fields of `train` that the matrix sets for each cell, and what to do instead."""
 _UNMATCHED = {
     "memory": ("gradient_checkpointing", "quantize", "compile", "stream_blocks"),
-    "time": ("patience",),
+    "time": ("patience", "compile"),
 }
 """Options of `train` with which the projection of memory is another, or a run ends before."""
 _MAX_SEEDS = 1000
@@ -96,7 +97,13 @@ class CompareConfig(EngineConfig):
     match: Match | None = option(
         None,
         "Make all equal the baseline in one thing: params or memory by each adapter's rank, time "
-        "by the number of epochs.",
+        "by the number of epochs, or of samples.",
+        role="matrix",
+    )
+    time_for: TimeFor = option(
+        "epochs",
+        "What --match time gives each as much of as the baseline's time holds: epochs, or training "
+        "samples, of which the baseline has --train-samples.",
         role="matrix",
     )
     baseline: MethodName = option(
@@ -215,7 +222,7 @@ class CompareConfig(EngineConfig):
             if entry.get("learning_rates") != "auto":
                 self._check_rates(where, entry.get("learning_rates") or ())
             own = {key: value for key, value in entry.items() if key not in _CONFIGURATION_KEYS}
-            self.cell_config(own)
+            self._check_matched(self.cell_config(own))
 
     @property
     def matched(self) -> Match | None:
@@ -225,6 +232,9 @@ class CompareConfig(EngineConfig):
     def _check_match(self) -> None:
         if self.match is not None:
             check_choice("match", self.match, get_args(Match))
+        check_choice("time_for", self.time_for, get_args(TimeFor))
+        if self.time_for == "samples" and self.match != "time":
+            raise Skip2BenchError("--time-for samples is of --match time; add it")
         if self.match_params and self.match not in (None, "params"):
             raise Skip2BenchError(
                 f"match is {self.match!r} and match_params asks for params; leave one of them out"
@@ -235,14 +245,24 @@ class CompareConfig(EngineConfig):
             raise Skip2BenchError(
                 f"--match {self.match} compares at one micro-batch; leave --best-batch out"
             )
-        shared = self.cell_config({})
-        if self.match == "time" and shared.max_steps is not None:
+        if self.time_for == "samples" and self.cell_config({}).train_samples is None:
+            raise Skip2BenchError(
+                "--time-for samples gives each more samples than the baseline has, or fewer; say "
+                "how many that has with --train-samples"
+            )
+        self._check_matched(self.cell_config({}))
+
+    def _check_matched(self, cell: TrainConfig) -> None:
+        """Check that what is to be made equal can be told of a configuration's runs."""
+        if self.match not in ("memory", "time"):
+            return
+        if self.match == "time" and cell.max_steps is not None:
             raise Skip2BenchError(
                 "--match time sets the number of epochs, and max_steps ends runs before; give "
                 "--epochs in place of --max-steps"
             )
         for name in _UNMATCHED[self.match]:
-            if getattr(shared, name):
+            if getattr(cell, name):
                 raise Skip2BenchError(
                     f"--match {self.match} cannot tell what runs with {name} take; leave one of "
                     "them out"

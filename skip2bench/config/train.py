@@ -19,6 +19,7 @@ from skip2bench.config.options import (
     check_positive,
     coerce,
     expand_path,
+    list_options,
     option,
 )
 from skip2bench.config.run import EMBEDDED_DATA, RunConfig
@@ -380,6 +381,18 @@ class TrainConfig(RunConfig):
             raise Skip2BenchError(
                 f"no LoRA target is on; turn on at least one of {', '.join(LORA_TARGETS)}"
             )
+
+
+INPUT_PATHS = tuple(
+    item.name for item in list_options(TrainConfig, "input") if item.metadata.get("is_path")
+)
+"""Options that name files or folders to read, or something that is none."""
+
+
+def list_inputs(config: TrainConfig) -> dict[str, str]:
+    """Files and folders that a run reads beside its checkpoint, by option; those that are there."""
+    values = {name: getattr(config, name) for name in INPUT_PATHS}
+    return {name: str(it) for name, it in values.items() if it and Path(str(it)).exists()}
 
 
 def wanted_blocks(config: TrainConfig) -> str:

@@ -20,7 +20,7 @@ from litgpt.prompts import Alpaca, ChatML, Llama3, PromptStyle
 from litgpt.tokenizer import Tokenizer
 from torch import Tensor
 
-TEMPLATE_FILE, TOKENIZER_FILE = "chat_template.jinja", "tokenizer_config.json"
+CHAT_TEMPLATE_FILE, TOKENIZER_FILE = "chat_template.jinja", "tokenizer_config.json"
 Message = dict[str, Any]
 """Text under role (system, user, assistant, tool) and content; False under trains, where its turn
 is not to be learnt."""
@@ -87,7 +87,7 @@ def read_messages(value: Sequence[Any], system: str = "") -> tuple[list[Message]
             continue
         last = messages[-1] if messages else None
         if last and last["role"] == message["role"] != "tool":
-            last["content"] = f"{last['content']}\n\n{message['content']}"
+            _join(last, message)
             remarks.append("turns of one speaker after another joined")
         elif message["content"].strip() or message["role"] == "assistant":
             messages.append(message)
@@ -126,6 +126,12 @@ def _read_message(one: Any, number: int) -> Message:
     if one.get("weight", 1) == 0 or one.get("train") is False:
         message["trains"] = False
     return message
+
+
+def _join(last: Message, message: Message) -> None:
+    if last.get("trains", True) != message.get("trains", True):
+        raise ChatError("has turns of one speaker after another of which some are not to be learnt")
+    last["content"] = f"{last['content']}\n\n{message['content']}"
 
 
 _READ = frozenset(("role", "from", "content", "value", "text", "weight", "train"))
@@ -169,8 +175,10 @@ class Turn:
     """A part of a conversation's text."""
 
     text: str
-    trains: bool
+    is_answer: bool
     """True for what the assistant says."""
+    trains: bool
+    """True for an answer that is to be learnt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +212,7 @@ class ChatRenderer:
         if self.template is not None:
             return encode_as_written(self.tokenizer, turn.text)
         bos = None if is_first else False
-        found = self.tokenizer.encode(turn.text, bos=bos, eos=turn.trains)
+        found = self.tokenizer.encode(turn.text, bos=bos, eos=turn.is_answer)
         return [int(it) for it in found.tolist()]
 
     def _by_template(self, messages: Sequence[Message]) -> Iterator[Turn]:
@@ -218,8 +226,8 @@ class ChatRenderer:
             whole = self._render(plain[: number + 1], asks=False)
             if not (prompt.startswith(before) and whole.startswith(prompt)):
                 raise ChatError("has turns that its chat template does not add one by one")
-            yield Turn(text=prompt[len(before) :], trains=False)
-            yield Turn(text=whole[len(prompt) :], trains=message.get("trains", True))
+            yield Turn(text=prompt[len(before) :], is_answer=False, trains=False)
+            yield _answer(whole[len(prompt) :], message)
             before = whole
 
     @cached_property
@@ -245,9 +253,13 @@ class ChatRenderer:
                 continue
             prompt = "\n\n".join(asked)
             text = apply_style(self.style, prompt, system, is_first=is_first)
-            yield Turn(text=text, trains=False)
-            yield Turn(text=message["content"], trains=message.get("trains", True))
+            yield Turn(text=text, is_answer=False, trains=False)
+            yield _answer(message["content"], message)
             asked, is_first = [], False
+
+
+def _answer(text: str, message: Message) -> Turn:
+    return Turn(text=text, is_answer=True, trains=message.get("trains", True))
 
 
 def compile_template(text: str, tokens: Mapping[str, str]) -> Template:
@@ -323,8 +335,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def read_template(folder: Path) -> str | None:
     """The chat template of a checkpoint; None where it has none."""
-    if (folder / TEMPLATE_FILE).is_file():
-        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    if (folder / CHAT_TEMPLATE_FILE).is_file():
+        return (folder / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8")
     template = read_settings(folder / TOKENIZER_FILE).get("chat_template")
     if isinstance(template, list):  # several, by name
         named = {it.get("name"): it.get("template") for it in template if isinstance(it, dict)}

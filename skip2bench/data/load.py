@@ -126,6 +126,7 @@ def load_data(
         conversations=conversations,
         renderer=renderer,
         prompt_style=style,
+        train_records=len(train),
     )
 
 

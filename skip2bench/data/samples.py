@@ -67,6 +67,8 @@ class TokenizedData:
     """Of conversations, where records are known as text."""
     prompt_style: str | None = None
     """LitGPT's name of the style in which all of it asks; None where nobody has chosen one."""
+    train_records: int = 0
+    """To train on, before `train_samples` takes the first of them."""
 
     @property
     def sides(self) -> dict[str, Samples]:

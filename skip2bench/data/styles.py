@@ -32,7 +32,7 @@ from skip2bench.io.units import format_amount
 from skip2bench.io.whole import write_bytes
 
 _DEFAULT = "alpaca"
-TEMPLATE_FILE = "prompt_template.jinja"
+PROMPT_TEMPLATE_FILE = "prompt_template.jinja"
 """Beside an adapter, the template that it was trained with."""
 _ASKS_FOR_MESSAGES = re.compile(r"\{[%{][^}]*\bmessages\b")
 _MARK = "\N{SYMBOL FOR UNIT SEPARATOR}input"
@@ -168,7 +168,7 @@ def save_style(name: str, folder: Path) -> None:
     stands_for = getattr(style, "stands_for", None)
     save_prompt_style(PromptStyle.from_name(stands_for) if stands_for else style, folder)
     if isinstance(style, FileStyle | ChatTemplateStyle):
-        write_bytes(folder / TEMPLATE_FILE, style.text.encode())
+        write_bytes(folder / PROMPT_TEMPLATE_FILE, style.text.encode())
 
 
 def choose_prompt_style(name: str, model: str) -> str:

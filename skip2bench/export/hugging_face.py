@@ -13,7 +13,7 @@ from litgpt.config import Config
 from litgpt.scripts import convert_lit_checkpoint as conversion
 from torch import Tensor
 
-from skip2bench.data.chat import TEMPLATE_FILE, TOKENIZER_FILE, read_settings
+from skip2bench.data.chat import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, read_settings
 from skip2bench.errors import Skip2BenchError
 from skip2bench.export.chat import Chat
 from skip2bench.io.whole import let_others_read, write_json
@@ -75,7 +75,7 @@ def convert_weights(config: Config, weights: dict[str, Tensor]) -> dict[str, Ten
     else:
         convert, keep_head = conversion.copy_weights_gpt_neox, {}
     convert(config, result, weights, **keep_head)
-    if name.startswith("phi-4"):  # which LitGPT leaves out
+    if name.startswith("phi-4") and _HEAD in weights:  # which LitGPT leaves out
         result.setdefault(_HEAD, weights[_HEAD])
     return result
 
@@ -294,7 +294,7 @@ def _special_tokens(folder: Path) -> dict[str, Any]:
 
 def _write_chat_template(base_folder: Path, folder: Path, chat: Chat) -> None:
     """Keep the base's chat template, or put the one of the prompt style in its place."""
-    own = base_folder / TEMPLATE_FILE
+    own = base_folder / CHAT_TEMPLATE_FILE
     if chat.is_base_template:
         if own.is_file():
             shutil.copy(own, folder)

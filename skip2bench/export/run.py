@@ -30,7 +30,12 @@ from skip2bench.export.reload import load_again
 from skip2bench.export.source import Source, open_source
 from skip2bench.io.console import Waiting
 from skip2bench.io.whole import making_folder, write_json
-from skip2bench.models.adapters import keep_beginning, merged_weights, save_whole
+from skip2bench.models.adapters import (
+    copy_chat_template,
+    keep_beginning,
+    merged_weights,
+    save_whole,
+)
 from skip2bench.models.folders import WEIGHTS_FILE
 from skip2bench.models.skip import SkipGPT
 from skip2bench.models.widen import (
@@ -229,6 +234,7 @@ def _write(order: _Order, made: OrdinaryModel, folder: Path) -> int | None:
         save_config(made.config, folder)
         save_style(style, folder)
         copy_tokenizer(base_folder, folder)
+        copy_chat_template(base_folder, folder)
         keep_beginning(base_folder, folder)
         return None
     if order.to == "gguf":

@@ -15,7 +15,7 @@ from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.load import load_data
 from skip2bench.data.samples import Samples
-from skip2bench.data.styles import TEMPLATE_FILE, choose_prompt_style, read_style
+from skip2bench.data.styles import PROMPT_TEMPLATE_FILE, choose_prompt_style, read_style
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.whole import hash_file
@@ -150,8 +150,8 @@ def _check_lora_base(final: Path, base_folder: Path, wanted: str | None) -> None
 
 def _read_style(final: Path, model: str) -> str:
     """Name of the prompt style that a run had."""
-    if (final / TEMPLATE_FILE).is_file():
-        return read_style(final / TEMPLATE_FILE)
+    if (final / PROMPT_TEMPLATE_FILE).is_file():
+        return read_style(final / PROMPT_TEMPLATE_FILE)
     try:
         content = yaml.safe_load((final / _STYLE_FILE).read_text(encoding="utf-8"))
         kind = str(content["class_path"]).rpartition(".")[2]

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,28 @@ def hash_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def hash_content(path: Path) -> str:
+    """sha256 of a file's bytes, or of a folder's files and their names below it, in hexadecimal."""
+    if not path.is_dir():
+        return _hash_unchanged(path, *_stamp(path))
+    digest = hashlib.sha256()
+    for file in sorted(it for it in path.rglob("*") if it.is_file()):
+        own = _hash_unchanged(file, *_stamp(file))
+        digest.update(f"{file.relative_to(path).as_posix()}\0{own}\0".encode())
+    return digest.hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    now = path.stat()
+    return now.st_size, now.st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _hash_unchanged(path: Path, _size: int, _changed_ns: int) -> str:
+    """The hash of a file, read again once its size or time of change is another."""
+    return hash_file(path)
 
 
 @contextmanager

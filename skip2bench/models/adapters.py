@@ -7,6 +7,7 @@ an adapter on its base again, `merge_adapter` makes a checkpoint of what can be 
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from skip2bench.config.methods import METHODS, TRADITIONAL
+from skip2bench.data.chat import CHAT_TEMPLATE_FILE
 from skip2bench.data.styles import save_style
 from skip2bench.errors import Skip2BenchError, printable
 from skip2bench.io.resources import embedded_checkpoint
@@ -76,10 +78,18 @@ def copy_configuration(base_folder: Path, folder: Path) -> None:
     where the tokenizer does not say it; here it says it.
     """
     copy_config_files(base_folder, folder)
+    copy_chat_template(base_folder, folder)
     if is_older(yaml.safe_load((base_folder / CONFIG_FILE).read_text(encoding="utf-8"))):
         # LitGPT itself cannot read that
         save_config(load_config(base_folder), folder)
     keep_beginning(base_folder, folder)
+
+
+def copy_chat_template(base_folder: Path, folder: Path) -> None:
+    """Copy a chat template that is a file of its own, of which LitGPT does not know."""
+    template = base_folder / CHAT_TEMPLATE_FILE
+    if template.is_file():
+        shutil.copy(template, folder)
 
 
 def keep_beginning(base_folder: Path, folder: Path) -> None:

@@ -107,10 +107,13 @@ def make_question(tokenizer: Tokenizer, config: Config, style: str, ids: Tensor)
         Skip2BenchError: it leaves no room in the model's context.
     """
     form = PromptStyle.from_name(style)
-    if len(ids) >= config.block_size:
+    # LitGPT reads it at one time, within a sliding window where there is one
+    most = min(config.block_size - 1, config.sliding_window_size or config.block_size)
+    if len(ids) > most:
         raise Skip2BenchError(
-            f"the prompt has {len(ids):,} tokens, and the model reads at most "
-            f"{config.block_size:,}; give a shorter one"
+            f"the prompt has {len(ids):,} tokens, and the model reads at most {most:,}"
+            + (" at one time" if most < config.block_size - 1 else "")
+            + "; give a shorter one"
         )
     return Question(
         ids=ids,
@@ -274,15 +277,15 @@ def key_value_cache(model: GPT, length: int, batch_size: int = 1) -> Iterator[No
     """Within, a model has a cache for so many positions; its context is what it was afterwards."""
     before, cos, sin = model.max_seq_length, model.cos, model.sin
     weight = model.transformer.wte.weight
-    model.max_seq_length = length
-    model.set_kv_cache(batch_size=batch_size, device=weight.device, dtype=weight.dtype)
-    if model.config.attention_logit_softcapping is not None:
-        # LitGPT adds the mask to capped scores, and its cache has True and False
-        floor = torch.finfo(weight.dtype).min
-        model.mask_cache = torch.zeros_like(model.mask_cache, dtype=weight.dtype).masked_fill(
-            ~model.mask_cache, floor
-        )
     try:
+        model.max_seq_length = length
+        model.set_kv_cache(batch_size=batch_size, device=weight.device, dtype=weight.dtype)
+        if model.config.attention_logit_softcapping is not None:
+            # LitGPT adds the mask to capped scores, and its cache has True and False
+            floor = torch.finfo(weight.dtype).min
+            model.mask_cache = torch.zeros_like(model.mask_cache, dtype=weight.dtype).masked_fill(
+                ~model.mask_cache, floor
+            )
         yield
     finally:
         model.clear_kv_cache()

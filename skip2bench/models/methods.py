@@ -144,7 +144,9 @@ def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> 
 def has_biases(model: Config) -> bool:
     """True where a LitGPT model has any bias; its LayerNorm has one, its RMSNorm none."""
     linear = (model.bias, model.attn_bias, model.lm_head_bias)
-    return any(linear) or model.norm_class_name == "LayerNorm"
+    with torch.device("meta"):
+        norm = model.norm_class(model.n_embd, eps=model.norm_eps)
+    return any(linear) or getattr(norm, "bias", None) is not None
 
 
 def build_empty_model(settings: MethodSettings, config: Config) -> GPT:
@@ -185,7 +187,10 @@ def build_model(settings: MethodSettings, base: Base, device: torch.device, seed
         )
     dtype = next(iter(base.weights.values())).dtype
     _materialise_adapters(model, device, dtype, seed)
-    model.cos, model.sin = model.rope_cache(device=device)
+    # in the dtype that Fabric brings them to, where a step runs through the whole model: what fills
+    # a cache computes the same then
+    tables = model.rope_cache(device=device)
+    model.cos, model.sin = (it.to(dtype if dtype.is_floating_point else it.dtype) for it in tables)
     _mark_trainable(model, settings)  # the weights that were assigned came with gradients on
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -32,8 +32,8 @@ _LOST = re.compile(r"\b0\.0\d* [KMGT]iB")
 """A size that a unit is too large for."""
 _NO_DIFFERENCE = {"en": "no difference beyond the noise", "ja": "ノイズを超える差なし"}
 _CORRECTED = {
-    "en": "no difference once corrected (p = {:.2g})",
-    "ja": "補正後は差なし (p = {:.2g})",
+    "en": "{}, not established once corrected (p = {:.2g})",
+    "ja": "{}（補正後は有意差なし、p = {:.2g}）",
 }
 _DETECTABLE = {"en": "{}; from {} it would have shown", "ja": "{}（{} 以上の差なら検出）"}
 _UNDETECTABLE = {
@@ -232,22 +232,13 @@ def _say_ratio(ratio: FigureRatio, output: Output) -> str:
         return f"≈ {middle} {interval}"
     is_corrected = not ratio.low <= 1 <= ratio.high
     p_value = ratio.adjusted_p_value if is_corrected else None
-    return _say_no_difference(interval, p_value, ratio.paired.detectable_ratio, output)
-
-
-def _say_no_difference(
-    interval: str, p_value: float | None, smallest: float | None, lang: Language
-) -> str:
-    """That there is none, with its interval and the smallest that would have shown.
-
-    Args:
-        interval: As text.
-        p_value: The corrected one, where the interval by itself says that there is a difference.
-        smallest: The smallest ratio above 1 that would have shown.
-        lang: Of the words.
-    """
     if p_value is not None:  # uncorrected, it has shown
-        return f"{_CORRECTED[lang].format(p_value)} {interval}"
+        return _CORRECTED[output].format(f"{middle} {interval}", p_value)
+    return _say_no_difference(interval, ratio.paired.detectable_ratio, output)
+
+
+def _say_no_difference(interval: str, smallest: float | None, lang: Language) -> str:
+    """That there is none, with its interval and the smallest ratio above 1 that would show."""
     words = f"{_NO_DIFFERENCE[lang]} {interval}"
     if smallest is None or smallest < _ANY_RATIO:
         return words
@@ -275,7 +266,9 @@ def show_reduction(reduction: Reduction, output: Output) -> str:
         return f"{middle} {interval}"
     is_corrected = not reduction.low <= 0 <= reduction.high
     p_value = reduction.adjusted_p_value if is_corrected else None
-    return _say_no_difference(interval, p_value, reduction.detectable_ratio, words)
+    if p_value is not None:
+        return _CORRECTED[words].format(f"{middle} {interval}", p_value)
+    return _say_no_difference(interval, reduction.detectable_ratio, words)
 
 
 def show_speedup(ratio: PhaseRatio, _: Output) -> str:

@@ -21,16 +21,19 @@ from skip2bench.report.selection import Selection, list_shown
 from skip2bench.report.tune_columns import SHOWN
 from skip2bench.report.verdicts import (
     CLAIMS,
+    OVERFITTING_RATIO,
     SPEED_GAP_RATIO,
     WORSE_LOSS_RATIO,
     check_claims,
     diagnose,
     find_conclusion,
+    find_lowest,
+    has_overfitted,
     is_measured,
     name_preset,
     pick_presets,
 )
-from skip2bench.results.comparison_records import ComparedConfiguration
+from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
 from skip2bench.results.conditions import group_switches, read_switches
 from skip2bench.results.curves import LossCurve
 from skip2bench.results.disturbance import (
@@ -40,7 +43,7 @@ from skip2bench.results.disturbance import (
     repeat_training,
 )
 from skip2bench.results.plain import DamagedFileError
-from skip2bench.results.reading import AnyRun, BenchRun
+from skip2bench.results.reading import ACROSS_FILE, AnyRun, BenchRun
 from skip2bench.results.registration import (
     find_deviations,
     find_first_start,
@@ -71,6 +74,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
     baseline = next((entry for entry in entries if entry.is_baseline), None)
     environment = collect_environment(selection)
     warnings = figures.warnings if figures else ()
+    conclusion = find_conclusion(figures) if figures and baseline else None
     total = max(len(bench), len(entries))
     load, cores = environment["highest_load"], environment["cpu_count"]
     return {
@@ -83,7 +87,9 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "equal": EQUAL_IN.get(str(figures.matched)) if figures else None,
         "matching": build_matching(figures) if figures else [],
         "best_batch": figures.best_batch if figures else (),
-        "conclusion": find_conclusion(figures) if figures and baseline else None,
+        "conclusion": conclusion,
+        "overfits": conclusion is not None and has_overfitted(conclusion),
+        "lowest": find_lowest(figures) if figures else None,
         "setup": _collect_setup(selection, entries),
         "bench": bench,
         "has_quartiles": _has_quartiles(bench),
@@ -108,6 +114,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         ],
         "registration": collect_registration(selection),
         "disturbed": collect_disturbed(selection),
+        "disturbed_fills": list_disturbed_fills(selection),
         "disturbed_sign": DISTURBED_SIGN,
         "busy_cells": [it for it in warnings if it.kind == "busy"],
         "resumed_runs": [it for it in warnings if it.kind == "resumed"],
@@ -127,7 +134,11 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
             for name, cell in (figures.cells.items() if figures else ())
             if cell.status != "ok"
         ],
-        "limits": {"loss": round(100 * WORSE_LOSS_RATIO), "speed": round(100 * SPEED_GAP_RATIO)},
+        "limits": {
+            "loss": round(100 * WORSE_LOSS_RATIO),
+            "overfitting": round(100 * OVERFITTING_RATIO),
+            "speed": round(100 * SPEED_GAP_RATIO),
+        },
         "missing": find_missing(selection, bench, entries),
         "tune": collect_sweep(selection),
         "across": selection.across,
@@ -155,20 +166,43 @@ def _build_inference_rows(bench: BenchRun) -> list[tables.Row]:
 
 
 def collect_disturbed(selection: Selection) -> list[dict[str, Any]]:
-    """What was timed while something else used the processor: `runs`, and a `command` for them."""
+    """What was timed while something else used the processor: `runs`, and a `command` for them.
+
+    Runs that only fill caches are in no figure, so not among them: `list_disturbed_fills`.
+    """
     bench, comparison, results = selection.bench, selection.comparison, selection.results
-    of_all = repeat_comparison(comparison.folder.as_posix()) if comparison else None
+    of_all = None
+    if comparison:  # where it is one of several data sets, what they come to follows from all
+        folder = comparison.folder
+        is_part = (folder.parent / ACROSS_FILE).exists()
+        of_all = repeat_comparison((folder.parent if is_part else folder).as_posix())
     found: dict[str, list[str]] = {}
     if bench and (parts := find_disturbed_timing(bench)):
         is_own = comparison is None or bench.folder.parent != comparison.folder
         command = repeat_benchmark(bench.environment.command) if is_own else str(of_all)
         found.setdefault(command, []).append(f"{bench.folder.name} ({', '.join(parts)})")
-    for it in results.warnings if results else ():
-        for name in it.cells if it.kind == "disturbed" else ():
+    fills = list_disturbed_fills(selection)
+    for name in _list_disturbed(results):
+        if name not in fills:
             runs = selection.shown.runs
             command = of_all or repeat_training(runs[name].folder.as_posix())
             found.setdefault(command, []).append(name)
     return [{"runs": names, "command": command} for command, names in found.items()]
+
+
+def list_disturbed_fills(selection: Selection) -> list[str]:
+    """Of the disturbed runs those that only fill caches, which others find kept."""
+    results = selection.results
+    return [
+        name
+        for name in _list_disturbed(results)
+        if results and name in results.cells and results.cells[name].role == "cache"
+    ]
+
+
+def _list_disturbed(results: ComparisonResults | None) -> list[str]:
+    warnings = results.warnings if results else ()
+    return [name for it in warnings if it.kind == "disturbed" for name in it.cells]
 
 
 def count_cut_answers(

@@ -1,10 +1,10 @@
-"""What a comparison was made equal in: each one's rank or epochs, and how close it came."""
+"""What a comparison was made equal in: what each was given for it, and how close it came."""
 
 from typing import Any
 
 from skip2bench.io import units
-from skip2bench.report.cells import COUNT, LABEL, own, plain, show_closeness
-from skip2bench.results.comparison_records import ComparisonResults
+from skip2bench.report.cells import COUNT, DISTURBED_SIGN, LABEL, Output, own, show_closeness
+from skip2bench.results.comparison_records import ComparisonResults, Matched
 
 EQUAL_IN = {
     "memory": {"en": "at equal memory", "ja": "同じメモリ"},
@@ -26,11 +26,21 @@ _LIMITS = {
     "failed": {"en": "unknown: its first run failed", "ja": "不明（最初の実行が失敗）"},
     "unknown": {"en": "unknown", "ja": "不明"},
 }
+
+
+def _show_expected(matched: Matched, _: Output) -> str:
+    if matched.ratio is None:
+        return "-"
+    sign = f" {DISTURBED_SIGN}" if matched.is_disturbed else ""
+    return f"{units.format_significant(matched.ratio)}{sign}"
+
+
 COLUMNS = (
     LABEL,
     own("rank", "Rank", "ランク", COUNT, is_optional=True),
     own("epochs", "Epochs", "エポック", COUNT, is_optional=True),
-    own("ratio", "Expected ratio", "予測比", plain(units.format_significant), short="Expected ×"),
+    own("train_samples", "Training samples", "学習サンプル", COUNT, is_optional=True),
+    own("expected", "Expected ratio", "予測比", _show_expected, short="Expected ×"),
     own(
         *("measured", "Measured ratio [95 % interval]", "実測比 [95 % 区間]", show_closeness),
         short="Measured ×",
@@ -48,8 +58,9 @@ def build_matching(results: ComparisonResults) -> list[dict[str, Any]]:
     matched = results.matched
     return [
         {
-            **dict.fromkeys(("rank", "epochs", "ratio", "limit")),
+            **dict.fromkeys(("rank", "epochs", "train_samples", "ratio", "limit")),
             **entry.matched.to_plain(),
+            "expected": entry.matched,
             "label": entry.label,
             "measured": None
             if entry.is_baseline

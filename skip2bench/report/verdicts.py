@@ -122,6 +122,12 @@ def find_conclusion(content: ComparisonResults) -> Entry | None:
     return min(entries, key=lambda entry: _centre(entry, "final_val_loss"), default=None)
 
 
+def find_lowest(content: ComparisonResults) -> Entry | None:
+    """The configuration with the lowest final validation loss; None where none has one."""
+    entries = [entry for entry in content.configurations if "final_val_loss" in entry.figures]
+    return min(entries, key=lambda entry: _centre(entry, "final_val_loss"), default=None)
+
+
 def is_measured(entry: Entry, figure: str) -> bool:
     """True for a figure that is there, and in which nothing that was disturbed is."""
     return figure in entry.figures and not entry.figures[figure].is_disturbed
@@ -281,7 +287,8 @@ def _memory(rows: Sequence[Mapping[str, Any]]) -> list[Claim]:
 
 
 def _eight_blocks(content: ComparisonResults | None, skip2: Sequence[Entry]) -> list[Claim]:
-    eight = next((e for e in skip2 if len(e.blocks or ()) == 8 and e.figures), None)
+    # the guide's are the first ones
+    eight = next((e for e in skip2 if name_preset(e) == "accurate" and e.figures), None)
     claims = []
     for name, figure in (
         ("eight_accuracy", "final_val_loss"),
@@ -403,6 +410,8 @@ Subject = TypeVar("Subject")
 
 WORSE_LOSS_RATIO = 0.05
 """A final loss above the baseline's by more than this share calls for advice."""
+OVERFITTING_RATIO = 0.02
+"""A final loss above the lowest on the way by more than this share calls for advice."""
 SPEED_GAP_RATIO = 0.1
 """A measured reduction this far below the one by FLOPs calls for advice."""
 UNSTABLE_RATIO = 0.1
@@ -438,8 +447,10 @@ def diagnose(
     """
     found = [
         _find("memory", bench_rows, _saves_no_memory),
-        _find("accuracy", entries, _loses_accuracy),
+        _find("accuracy", [e for e in entries if _is_skip(e)], _loses_accuracy),
+        _find("accuracy_of_others", [e for e in entries if not _is_skip(e)], _loses_accuracy),
         _find("above_start", entries, _ends_above_its_start),
+        _find("overfits", entries, has_overfitted),
         _find("edge", entries, lambda e: e.learning_rate_at_edge),
         _find("speed", bench_rows, _is_slower_than_flops),
         _find("small_batch", bench_rows, _has_small_steps),
@@ -469,6 +480,18 @@ def _saves_no_memory(row: Row) -> bool:
 def _loses_accuracy(entry: ComparedConfiguration) -> bool:
     ratio = entry.against_baseline.get("final_val_loss")
     return ratio is not None and ratio.ratio > 1 + WORSE_LOSS_RATIO
+
+
+def has_overfitted(entry: ComparedConfiguration) -> bool:
+    """True where the mean validation loss ends clearly above the mean of its lowest."""
+    lowest, last = (entry.figures.get(name) for name in ("best_val_loss", "final_val_loss"))
+    if lowest is None or last is None:
+        return False
+    return bool(last.mean > (1 + OVERFITTING_RATIO) * lowest.mean)
+
+
+def _is_skip(entry: ComparedConfiguration) -> bool:
+    return find_method(entry.method).is_skip
 
 
 def _ends_above_its_start(entry: ComparedConfiguration) -> bool:

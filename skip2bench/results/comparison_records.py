@@ -211,10 +211,13 @@ class Matched(Record):
 
     rank: Count | None = None
     epochs: Count | None = None
+    train_samples: Count | None = None
     ratio: PlainNumber | None = None
     """Expected: its parameters, projected peak or training clock / the baseline's."""
     limit: Limit | None = None
     """Why it comes no closer; None where it is as close as whole numbers allow."""
+    is_disturbed: Flag | None = None
+    """True where it rests on a time that something else disturbed."""
 
 
 class Matching(Record):
@@ -254,6 +257,8 @@ class ComparedCell(Record):
     """Cores that others kept busy meanwhile."""
     decides_rate: Flag | None = None
     """True where the rate of its configuration was searched for with its seed alone."""
+    has_diverged: Flag | None = None
+    """True where its loss ended it, which is an answer to a search of rates."""
     is_left_out: Flag | None = None
     """True for a run that has helped to choose a rate and is in no figure therefore."""
     host: Text | None = None

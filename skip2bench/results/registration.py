@@ -140,12 +140,22 @@ def find_deviations(
     statuses = {name: cell.status for name, cell in results.cells.items()}
     if results.bench is not None:
         statuses[_BENCH] = results.bench.status
+    found_rates = {entry.name for entry in results.configurations if entry.learning_rate}
+    answers = [  # of a search of rates, which has found one that holds
+        name
+        for name, cell in results.cells.items()
+        if cell.decides_rate and cell.has_diverged and cell.configuration in found_rates
+    ]
     # where runs follow from others, those that there are were to be
     planned = statuses if plan.cells_follow else plan.cells
     found = {
         "config": _find_other_values(plan.config, results.config),
         "left_out": [name for name in planned if statuses.get(name, "waiting") == "waiting"],
-        "failed": [name for name in planned if statuses.get(name) not in ("ok", "waiting", None)],
+        "failed": [
+            name
+            for name in planned
+            if statuses.get(name) not in ("ok", "waiting", None) and name not in answers
+        ],
         "added": [] if plan.cells_follow else [it for it in statuses if it not in plan.cells],
         "another": [
             name for name, key in plan.cells.items() if name in ends and ends[name].key != key

@@ -53,12 +53,12 @@ class RunLogs:
         self._metrics.sync()
         self._steps.sync()
 
-    def close(self) -> None:
-        """Close all files."""
+    def close(self, *, succeeded: bool) -> None:
+        """Close all files, and say in the other program's log how the run ended."""
         self._metrics.close()
         self._steps.close()
         if self._other is not None:
-            self._other.finalize("success")
+            self._other.finalize("success" if succeeded else "failed")
 
 
 class NoLogs:
@@ -73,7 +73,7 @@ class NoLogs:
     def sync(self) -> None:
         """There is nothing to force to the disk."""
 
-    def close(self) -> None:
+    def close(self, *, succeeded: bool) -> None:
         """There is nothing to close."""
 
 
@@ -205,7 +205,15 @@ def keep_rows(path: Path, columns: Sequence[str], steps: Sequence[int]) -> None:
     )
     if not is_whole:
         raise DamagedLogError(f"{path.name} does not hold the {len(steps)} rows until there")
-    write_bytes(path, b"".join(lines))
+    if sum(map(len, lines)) == path.stat().st_size:
+        return
+    try:
+        write_bytes(path, b"".join(lines))
+    except OSError as error:
+        raise Skip2BenchError(
+            f"{str(path)!r} cannot be cut back to the step that the run goes on from "
+            f"({error.strerror}); make room, and call again"
+        ) from error
 
 
 def _no_space() -> int:

@@ -41,6 +41,7 @@ from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.methods import METHODS
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.samples import TokenizedData, count_steps
+from skip2bench.io.units import parse_bytes
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_memory
 from skip2bench.models.base import HEAD, Base, is_head_tied, read_base_weights
@@ -92,7 +93,7 @@ class CacheProjection:
 
     tier: str
     is_automatic: bool
-    """True for the tier that `--cache-tier auto` would take."""
+    """True for the tier that a run would take, which is `--cache-tier`'s business."""
     positions: int
     position_bytes: int
     usable_bytes: int | None
@@ -271,10 +272,10 @@ class Projector:
         shape = (self.micro_batch_size, self.subject.longest_tokens)
         positions = shape[0] * shape[1]
         caches: tuple[CacheProjection, ...] = ()
-        saved, problem = None, None
+        plan, saved, problem = None, None, None
         try:
             if isinstance(model, CachedGPT) and settings.method.is_cached:
-                plan = self._plan_cache(model, "auto")
+                plan = self._plan_cache(model, self.subject.training.cache_tier)
                 caches = self._project_caches(model, plan)
                 if isinstance(model, SkipGPT):
                     positions, saved = self._count_served(model, plan)
@@ -301,7 +302,7 @@ class Projector:
             pass_positions=positions,
             process_bytes=read_memory(self.device) if self.device.type == "cpu" else 0,
             shared_bytes=0 if settings.method.weights else self.shared_bytes,
-            cached_bytes=sum(c.needed_bytes for c in caches if c.is_automatic and c.tier in tiers),
+            cached_bytes=plan.nbytes if plan and plan.tier in tiers else 0,
             passing_bytes=_count_passing(model, self.device, self.base),
             caches=caches,
         )
@@ -323,8 +324,11 @@ class Projector:
             name: _PLENTY_BYTES if usable is None else usable
             for name, usable in self.usable_bytes.items()
         }
-        room = CacheRoom.of(self.device, free, tier)
-        return plan_cache(model, use, room, weights_dtype(self.precision))
+        most = training.cache_max_bytes
+        most_bytes = None if most is None else parse_bytes("cache_max_bytes", most)
+        room = CacheRoom.of(self.device, free, tier, most_bytes)
+        dtype = weights_dtype(self.precision)
+        return plan_cache(model, use, room, dtype, training.cache_dtype, training.algebra)
 
     def _project_caches(
         self, model: CachedGPT, automatic: CachePlan | None

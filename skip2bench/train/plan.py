@@ -283,6 +283,12 @@ def _list_warnings(plan: TrainingPlan, length: int) -> list[str]:
             f"micro_batch_size {plan.micro_batch_size} is larger than global_batch_size "
             f"{config.global_batch_size}: a forward pass has at most {config.global_batch_size}"
         )
+    if plan.precision == "16-true":
+        found.append(
+            "precision 16-true keeps what trains, its gradients and AdamW's moments in float16, "
+            "where small ones are 0: training may stall or diverge; bf16-true, bf16-mixed and "
+            "16-mixed do not"
+        )
     if plan.steps < plan.warmup_steps:
         found.append(
             f"the run ends inside the warm-up: {plan.steps} of {plan.warmup_steps} steps, "

@@ -51,8 +51,10 @@ def settle_rate(run: TrainingRun, progress: Progress) -> None:
     devices = [device] if device.type == "cuda" else []
     before = dict(run.clock.seconds)
     with run.clock.part(RATE_SEARCH), torch.random.fork_rng(devices=devices):
-        has_rows = run.attempt.plan.settings.method.serves_rows
-        try_rates = _CachedTrials(run) if has_rows else _ShortRuns(run)
+        plan = run.attempt.plan
+        # 16-mixed scales the gradients of one run
+        are_beside = plan.settings.method.serves_rows and plan.precision != "16-mixed"
+        try_rates = _CachedTrials(run) if are_beside else _ShortRuns(run)
         losses = search(try_rates, usual_learning_rate(run.config))
     seconds = run.clock.seconds  # the steps of short runs have counted as steps of the run
     spent = seconds[RATE_SEARCH]

@@ -35,7 +35,17 @@ from skip2bench.train.state import DamagedStateError, Progress, State, StateFold
 
 _RECORDED = ("torch", "litgpt", "skip2bench", "bitsandbytes", "processor", "threads", "gpu")
 """Of the environment: where it differs, the last bits of the result may."""
-_NAMES = {"checkpoint": "weights", "model_config": "model_config.yaml"}
+_NAMES = {
+    "checkpoint": "weights",
+    "model_config": "model_config.yaml",
+    "domain": "text of --domain-text",
+}
+_BY_CONTENT = {
+    "checkpoint_dir": ("checkpoint", "model_config"),
+    **dict.fromkeys(("data", "val_data", "test_data"), ("data",)),
+}
+"""Options that name a place, and the hashes of what was there: a run whose files have moved is the
+same run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +75,7 @@ class RunPlace:
         """What the objective of a rank said of itself in the state; None where it starts anew."""
         if self.state is None:
             return None
-        each = self.state.values.get("objectives") or [self.state.values["objective"]]
-        found: dict[str, Any] | None = each[rank]
+        found: dict[str, Any] | None = self.state.values["objectives"][rank]
         return found
 
     @property
@@ -84,10 +93,15 @@ def identify(plan: TrainingPlan, environment: Environment) -> dict[str, Any]:
     versions = environment.model_dump(include={*_RECORDED})
     assert environment.checkpoint is not None
     return {
-        "configuration": _hash(describe_same(plan.config)),
+        "configuration": _hash(
+            {name: it for name, it in describe_same(plan.config).items() if name not in _BY_CONTENT}
+        ),
         "data": plan.data.sha256,
         "checkpoint": environment.checkpoint.sha256,
         "model_config": environment.checkpoint.model_config_sha256,
+        "domain": _hash({"ids": [ids.tolist() for ids in plan.domain.input_ids]})
+        if plan.domain
+        else None,
         "precision": plan.precision,
         "device": plan.device.type,
         "versions": versions,
@@ -102,7 +116,7 @@ def open_place(plan: TrainingPlan, identity: Mapping[str, Any]) -> Iterator[RunP
         Skip2BenchError: another process works there, or it holds another run.
     """
     config = plan.config
-    stopped = find_stopped(config) if config.resume else None
+    stopped = find_stopped(config, identity) if config.resume else None
     if stopped is None:
         with open_run_folder(
             "train", plan.model_name, plan.settings.slug, config.out_dir, force=config.force
@@ -124,7 +138,7 @@ def _take_up(folder: Path, config: TrainConfig, identity: Mapping[str, Any]) -> 
         Skip2BenchError: it is of another kind or configuration, or would diverge again.
     """
     run = check_resumable(folder)
-    check_is_same(run, config)
+    check_is_same(run, config, identity)
     log_folder = _log_folder(folder, run.summary.log_folder)
     if run.summary.status == "ok":
         note(f"the run in {folder} has finished already")
@@ -212,7 +226,7 @@ def _warn_of_changes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         )
 
 
-def find_stopped(config: TrainConfig) -> Path | None:
+def find_stopped(config: TrainConfig, identity: Mapping[str, Any]) -> Path | None:
     """The folder with the run to go on with; None where there is none, which is said."""
     if config.out_dir is not None:
         if holds_run(config.out_dir):
@@ -225,7 +239,7 @@ def find_stopped(config: TrainConfig) -> Path | None:
             run = read_run(path.parent)
         except Skip2BenchError:
             continue  # half of one, from which nothing can go on
-        if run.summary.status != "ok" and not find_differences(run, config):
+        if run.summary.status != "ok" and not find_differences(run, config, identity):
             return run.folder
     note(f"no stopped run of this configuration below {RESULTS / 'train'}: a new one starts")
     return None
@@ -257,7 +271,7 @@ def check_resumable(folder: Path) -> TrainRun:
     return run
 
 
-def check_is_same(run: TrainRun, config: TrainConfig) -> None:
+def check_is_same(run: TrainRun, config: TrainConfig, identity: Mapping[str, Any]) -> None:
     """Raise a Skip2BenchError that names the first difference to another configuration."""
     folder = str(run.folder)
     if lost := [name for name in to_plain(config) if name not in run.config]:
@@ -265,7 +279,7 @@ def check_is_same(run: TrainRun, config: TrainConfig) -> None:
             f"config.yaml of the run in {folder!r} has no {lost[0]}: it is damaged or another "
             "version's; bring it back, or start anew with --force or another --out-dir"
         )
-    if differences := find_differences(run, config):
+    if differences := find_differences(run, config, identity):
         name, (stored, own) = next(iter(differences.items()))
         raise Skip2BenchError(
             f"the run in {folder!r} has {name} {stored!r}, not {own!r}; leave the flags out to go "
@@ -273,12 +287,33 @@ def check_is_same(run: TrainRun, config: TrainConfig) -> None:
         )
 
 
-def find_differences(run: AnyRun, config: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """By name what a run has and what a configuration says, where these differ."""
+def find_differences(
+    run: AnyRun, config: TrainConfig, identity: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """By name what a run has and what a configuration says, where these differ.
+
+    Args:
+        run: The run.
+        config: The configuration.
+        identity: What `identify` says of it: places with the same content are no difference.
+    """
+    data, checkpoint = run.environment.data, run.environment.checkpoint
+    recorded = {
+        "data": data and data.sha256,
+        "checkpoint": checkpoint and checkpoint.sha256,
+        "model_config": checkpoint and checkpoint.model_config_sha256,
+    }
+
+    def has_moved(name: str) -> bool:
+        hashes = _BY_CONTENT.get(name, ())
+        return bool(hashes) and all(
+            recorded[it] is not None and recorded[it] == identity[it] for it in hashes
+        )
+
     return {
         name: (run.config.get(name), value)
         for name, value in describe_same(config).items()
-        if run.config.get(name) != value
+        if run.config.get(name) != value and not has_moved(name)
     }
 
 

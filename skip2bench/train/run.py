@@ -19,6 +19,7 @@ from skip2bench.io.console import warn
 from skip2bench.machine.clock import Clock
 from skip2bench.machine.memory import (
     hold_freed_memory,
+    release_memory,
     reset_peak_memory,
     return_freed_memory,
     watch_anonymous_memory,
@@ -163,10 +164,12 @@ def _train(attempt: Attempt) -> TrainFigures:
     run, progress = _set_up(attempt, model), place.progress
     torch.manual_seed(plan.config.seed + ranks.rank)  # the masks of dropout differ between ranks
     reset_peak_memory(plan.device)
+    succeeded = False
     try:
         fit(run, progress, place.state)
+        succeeded = True
     finally:
-        run.logs.close()
+        run.logs.close(succeeded=succeeded)
     bring_back_best(run, progress)
     if ranks.is_first:
         warn_of_rising_loss(run, progress)
@@ -181,9 +184,11 @@ def _train(attempt: Attempt) -> TrainFigures:
             plan.precision,
             plan.prompt_style,
         )
+    before = run.domain_loss_before
+    del run  # its caches and its optimizer: the backbone may have no room beside them
     if plan.domain is not None or plan.exam is not None:
         model = _with_backbone(attempt, model)
-    before, after = run.domain_loss_before, _domain_loss(attempt, model)
+    after = _domain_loss(attempt, model)
     return TrainFigures.of(
         figures,
         _score(attempt, model),
@@ -239,6 +244,7 @@ def _with_backbone(attempt: Attempt, model: GPT) -> GPT:
     if not isinstance(model, CachedGPT) or not model.is_released:
         return model
     trained = trained_tensors(model)
+    release_memory(attempt.plan.device)
     model = load_model(attempt.plan, attempt.ranks)
     model.load_state_dict(trained, strict=False)
     return model

@@ -40,7 +40,6 @@ def save_state(run: TrainingRun, progress: Progress) -> None:
         "processor": run.clock.meter.to_plain() if run.clock.meter else None,
         "wall_seconds": attempt.wall_seconds,
         "scaler": _scaler_state(run.fabric),
-        "objective": objectives[0],
         "objectives": objectives,
     }
     # before the first update, weights and optimizer are what a new run would have

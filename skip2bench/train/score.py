@@ -141,20 +141,13 @@ class _Asker:
     style: str
     renderer: ChatRenderer | None
 
-    @property
-    def most_tokens(self) -> int:
-        """Of a prompt; LitGPT reads it at one time, within a sliding window where there is one."""
-        window = self.config.sliding_window_size
-        most = int(self.config.block_size) - 1
-        return min(most, window) if window else most
-
     def encode(self, record: Record) -> Question | None:
         """The record's prompt; None where it leaves no room for an answer."""
         try:
             question = self._encode(record)
         except Skip2BenchError:  # longer than the context
             return None
-        return question if 0 < len(question.ids) <= self.most_tokens else None
+        return question if len(question.ids) else None
 
     def _encode(self, record: Record) -> Question:
         own = (self.tokenizer, self.config, self.style)

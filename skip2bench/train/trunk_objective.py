@@ -1,7 +1,8 @@
 """The objective of LoRA on the last blocks over a cached trunk.
 
 Its micro-batches are those of the same method without a cache, so that losses and masks of dropout
-are the same. Samples that had no room in the cache pass the whole model.
+are the same. Samples that had no room in the cache pass the whole model, in micro-batches of their
+own: then the losses are the same without dropout alone.
 """
 
 from collections.abc import Iterator, Sequence

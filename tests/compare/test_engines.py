@@ -163,6 +163,14 @@ def find_worker(folder: Path) -> int | None:
     return None
 
 
+def kill_worker(folder: Path) -> bool:
+    """Kill a worker that runs a cell; False where none does just now."""
+    process = find_worker(folder)
+    if process is not None:
+        os.kill(process, signal.SIGKILL)
+    return process is not None
+
+
 @FULL
 def test_two_workers_of_which_one_is_killed_come_to_the_losses_of_none(
     settings, tmp_path, one_by_one
@@ -175,7 +183,7 @@ def test_two_workers_of_which_one_is_killed_come_to_the_losses_of_none(
     assert status.is_driven
     assert status.running[0].host == socket.gethostname()
     before = stamps(folder)
-    os.kill(find_worker(folder), signal.SIGKILL)
+    wait_until(lambda: kill_worker(folder), what="a worker to kill")
     printed, said = driver.communicate(timeout=180)
     assert driver.returncode == 0, said
     assert "2 workers with 1 of their own cores each" in said

@@ -121,6 +121,21 @@ def test_what_decides_a_result_changes_the_key(cell):
     assert key(elsewhere) == key()
 
 
+@pytest.mark.parametrize("name", ["data", "val_data", "test_data", "prompt_style", "domain_text"])
+def test_what_a_configuration_reads_alone_changes_its_key(cell, tmp_path, name):
+    """In a file, or in a file of a folder."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    file = folder / "train.json"
+    for place in (file, folder):
+        own = replace(cell, config=replace(cell.config, **{name: str(place)}))
+        file.write_text("[1]")
+        before = make_key(describe_cell(own, "d"), Environment())
+        assert make_key(describe_cell(own, "d"), Environment()) == before
+        file.write_text("[22]")
+        assert make_key(describe_cell(own, "d"), Environment()) != before
+
+
 def test_the_next_call_finds_the_newest_comparison_of_its_kind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_compare_config({})

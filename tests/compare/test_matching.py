@@ -1,4 +1,4 @@
-"""Ranks of equal memory, epochs of equal time, and how they are kept."""
+"""Ranks of equal memory, epochs or samples of equal time, and how they are kept."""
 
 import json
 
@@ -148,6 +148,38 @@ def test_epochs_fill_the_baselines_time_and_no_more(plan):
     assert epochs == {"lora": 3, "lora-aa": 3, "lora-all": 1, "full": MOST_EPOCHS, "skip2-0-1": 57}
 
 
+def test_samples_fill_the_baselines_time_and_no_more(plan):
+    made = plan(match="time", time_for="samples", train_samples=8, epochs=3, aa=True)
+    most = made.training.data.train_records
+    assert (len(made.training.data.train), most) == (8, 38)
+    short = {"train_samples": 8, "cache_build_seconds": 1.0, "calibration_seconds": 0.5}
+    results = {
+        "lora-lr0.001-seed1337": clock("", 12.0, 3),
+        "lora-all-pace": clock("", 80.0, 2, train_samples=8),
+        "full-pace": clock("", 0.02, 2, train_samples=8),
+        "skip2-0-1-pace": clock("", 3.5, 2, **short),
+    }
+    matches = match_time(made, results)
+    # 1 s to build and 3 epochs of 1 s for 8 samples, after 0.5 s once: 23 in 12 s, in whole batches
+    skip2 = matches["skip2-0-1"]
+    assert skip2.to_plain() == {"train_samples": 16, "ratio": 8.5 / 12, "limit": None}
+    assert (matches["lora-all"].train_samples, matches["lora-all"].limit) == (8, "lowest")
+    assert matches["lora-all"].ratio == pytest.approx(120 / 12)
+    assert (matches["full"].train_samples, matches["full"].limit) == (most, "highest")
+    assert {matches[name].train_samples for name in ("lora", "lora-aa")} == {8}
+    settled = settle_matches(made, matches)
+    cells = list_cells(settled.config, settled.configurations, "cache")
+    given = {c.configuration: (c.config.train_samples, c.config.epochs) for c in cells}
+    assert given["skip2-0-1"] == (16, 3)
+    assert given["full"] == (most, 3)
+
+
+def test_at_equal_time_no_cache_is_kept(plan):
+    made = plan(match="time")
+    cells = list_cells(made.config, made.configurations, "cache")
+    assert {cell.role for cell in cells} == {"run"}
+
+
 def test_what_has_no_pace_keeps_its_epochs(plan):
     made = plan(match="time", epochs=3)
     results = {"lora-lr0.001-seed1337": clock("", 30.0, 3)}
@@ -171,9 +203,11 @@ def test_runs_at_equal_time_are_expected_to_take_the_baselines(plan):
     made = plan(match="time")
     cells = list_cells(made.config, made.configurations, "cache")
     seconds = {cell.name: 10.0 if cell.configuration == "lora" else 1.0 for cell in cells}
-    expected = expect_equal_time(made, cells, seconds)
-    assert {expected[cell.name] for cell in cells if cell.role == "run"} == {10.0}
-    assert {expected[cell.name] for cell in cells if cell.role != "run"} == {1.0}
+    paces = list_pace_cells(made.config, made.configurations)
+    seconds |= {cell.name: 1.0 for cell in paces}
+    expected = expect_equal_time(made, [*cells, *paces], seconds)
+    assert {expected[cell.name] for cell in cells} == {10.0}
+    assert {expected[cell.name] for cell in paces} == {1.0}
 
 
 def test_what_was_decided_is_kept_for_the_same_comparison_alone(plan, tmp_path):
@@ -205,7 +239,7 @@ def test_a_comparison_at_equal_time_goes_on_with_the_epochs_it_had(settings, tmp
     changes = {"methods": "lora,skip2", "match": "time", "epochs": 2, "learning_rates": "1e-2"}
     config = load_compare_config(settings | changes | {"out_dir": tmp_path / "out"})
     results = as_written(run_comparison(config, ["compare"]))
-    assert results["statuses"] == {"ok": 5}  # a short run and a cache among them
+    assert results["statuses"] == {"ok": 3}  # a short run among them
     lora, skip2 = results["configurations"]
     assert lora["matched"] == {"epochs": 2, "ratio": 1.0, "limit": "baseline"}
     kept = json.loads((tmp_path / "out/matching.json").read_text())["configurations"]
@@ -226,6 +260,21 @@ def test_a_comparison_at_equal_time_goes_on_with_the_epochs_it_had(settings, tmp
         "skip2-0-1-lr0.01-seed1337.json",
         "skip2-0-1-lr0.01-seed1337.spec.json",
     }
+
+
+def test_in_the_baselines_time_a_cached_method_sees_more_samples(settings, tmp_path):
+    changes = {"methods": "lora,skip2", "match": "time", "time_for": "samples", "epochs": 2}
+    changes |= {"train_samples": 8, "out_dir": tmp_path / "out", "learning_rates": "auto"}
+    results = as_written(
+        run_comparison(load_compare_config(settings | changes | {"seeds": 2}), ["compare"])
+    )
+    lora, skip2 = results["configurations"]
+    assert lora["matched"] == {"train_samples": 8, "ratio": 1.0, "limit": "baseline"}
+    samples = skip2["matched"]["train_samples"]
+    runs = [it for it in results["cells"].values() if it["configuration"] == "skip2-0-1"]
+    steps = {it["figures"]["steps"] for it in runs if it["role"] == "run"}
+    assert steps == {2 * -(-samples // 8)}
+    assert {it["figures"]["epochs"] for it in runs} == {2}
 
 
 def test_without_the_baselines_time_nothing_is_given(settings, tmp_path):

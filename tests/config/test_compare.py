@@ -136,6 +136,15 @@ def test_what_is_made_equal_has_one_name():
     assert load_compare_config({"match": "memory"}).matched == "memory"
 
 
+def test_samples_of_equal_time_need_a_number_that_the_baseline_has():
+    shared = {"match": "time", "time_for": "samples"}
+    assert load_compare_config(shared | {"train_samples": 8}).time_for == "samples"
+    with pytest.raises(Skip2BenchError, match="say how many that has with --train-samples"):
+        load_compare_config(shared)
+    with pytest.raises(Skip2BenchError, match="--time-for samples is of --match time; add it"):
+        load_compare_config({"time_for": "samples", "train_samples": 8})
+
+
 def test_the_minimal_flow_counts_in_epochs_where_they_are_to_be_chosen():
     config = load_compare_config({"flow": "minimal", "match": "time"})
     assert (config.cell_config({}).max_steps, config.cell_config({}).epochs) == (None, 4)

@@ -148,8 +148,14 @@ def test_a_run_goes_on_with_all_but_another_place(values):
 
 def test_what_differs_is_named_to_whoever_resumes(values):
     run = make_run(config=to_plain(Wider(**values)))
-    assert find_differences(run, Wider(**values, new_place=2, new_call=2)) == {}
-    assert find_differences(run, Wider(**values, new_variant=2)) == {"new_variant": (1, 2)}
+
+    def differences(**changes):
+        return find_differences(run, Wider(**values, **changes), {"data": "a"})
+
+    assert differences(new_place=2, new_call=2) == {}
+    assert differences(new_variant=2) == {"new_variant": (1, 2)}
+    # where nobody has written down what was in it, a place is what it is called
+    assert differences(val_data="other.json") == {"val_data": (None, "other.json")}
 
 
 def test_a_kept_cache_serves_all_but_another_backbone(values, tmp_path):

@@ -186,6 +186,15 @@ def test_turns_that_are_not_to_be_learnt(tiny_checkpoint):
     )
     ids, is_answer, last = renderer.encode(messages)
     assert int(is_answer.sum()) == len(ids) - last
+    # and yet they end as every answer does
+    everything, _, _ = renderer.encode(read_messages(OPENAI)[0])
+    assert ids.tolist() == everything.tolist()
+
+
+def test_turns_of_which_some_are_not_to_be_learnt_are_not_joined():
+    messages = [OPENAI[1], {**OPENAI[2], "weight": 0}, OPENAI[2]]
+    with pytest.raises(ChatError, match="of which some are not to be learnt"):
+        read_messages(messages)
 
 
 def test_later_exchanges_do_not_begin_anew():

@@ -8,7 +8,13 @@ from litgpt.tokenizer import Tokenizer
 
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models.base import load_base
-from skip2bench.models.generation import Answer, Sampling, encode_question, key_value_cache
+from skip2bench.models.generation import (
+    Answer,
+    Sampling,
+    encode_question,
+    key_value_cache,
+    make_question,
+)
 from skip2bench.models.skip import SkipGPT, SkipSettings
 
 
@@ -85,12 +91,19 @@ def test_a_seed_decides_what_is_drawn(model, tokenizer):
 
 def test_the_context_bounds_prompt_and_answer(model, tokenizer):
     with pytest.raises(
-        Skip2BenchError, match=r"prompt has \d+ tokens, and the model reads at most 96"
+        Skip2BenchError, match=r"prompt has \d+ tokens, and the model reads at most 95;"
     ):
         _ask(model, tokenizer, "Add 1 and 2. " * 40)
     answer = _ask(model, tokenizer, max_new_tokens=10_000)
     answer.finish()
     assert len(answer.prompt_ids) + len(answer.ids) <= 96
+
+
+def test_a_sliding_window_bounds_a_prompt(model, tokenizer):
+    config = replace(model.config, sliding_window_size=8)
+    make_question(tokenizer, config, "alpaca", torch.arange(8))
+    with pytest.raises(Skip2BenchError, match="has 9 tokens, and the model reads at most 8 at one"):
+        make_question(tokenizer, config, "alpaca", torch.arange(9))
 
 
 def test_a_model_can_be_trained_on_afterwards(model, tokenizer):

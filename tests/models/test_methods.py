@@ -144,7 +144,9 @@ def test_a_model_without_biases_cannot_train_them(tiny_checkpoint):
         settings_for("bias", "", base.config)
 
 
-@pytest.mark.parametrize("name", ["pythia-14m", "Llama-2-7b-hf", "Qwen2.5-0.5B", "phi-2"])
+@pytest.mark.parametrize(
+    "name", ["pythia-14m", "Llama-2-7b-hf", "Qwen2.5-0.5B", "phi-2", "OLMo-1B-hf"]
+)
 def test_biases_are_found_where_a_model_has_them(name):
     config = config_by_name(name)
     with torch.device("meta"):

@@ -151,7 +151,7 @@ def ratio_of(values, adjusted=None):
         ),
         (
             ratio_of([0.95, 0.96, 0.97], 0.081),
-            "no difference once corrected (p = 0.081) [0.935, 0.985]",
+            "0.960 [0.935, 0.985], not established once corrected (p = 0.081)",
             "≈ 0.960 [0.935, 0.985]",
         ),
         (ratio_of([0.5]), "0.500", "0.500"),
@@ -161,7 +161,7 @@ def test_no_difference_says_what_would_have_shown(ratio, text, on_screen):
     assert show_ratio(ratio, "en") == text
     assert show_ratio(ratio, "screen") == on_screen
     if "corrected" in text:
-        assert show_ratio(ratio, "ja") == "補正後は差なし (p = 0.081) [0.935, 0.985]"
+        assert show_ratio(ratio, "ja") == "0.960 [0.935, 0.985]（補正後は有意差なし、p = 0.081）"
 
 
 def test_pairs_are_counted_where_they_are_fewer_than_the_runs():

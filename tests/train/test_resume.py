@@ -212,6 +212,46 @@ def test_a_run_whose_input_has_changed_does_not_go_on(train, stopped, tmp_path, 
     assert after == before
 
 
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_a_run_goes_on_whose_model_and_data_have_moved(
+    train, stopped, tmp_path, monkeypatch, has_folder
+):
+    monkeypatch.chdir(tmp_path)
+    place = {} if has_folder else {"out_dir": None}
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    shutil.copytree(train.checkpoint, first / "base")
+    shutil.copy(train.data, first / "data.json")
+
+    def at(folder):
+        return {"checkpoint_dir": folder / "base", "data": str(folder / "data.json")} | place
+
+    stopped(**at(first))
+    first.rename(second)
+    summary, _, steps, folder = train(resume=True, save_interval=2, **at(second))
+    assert summary["status"] == "ok"
+    assert summary["resumed_at_steps"] == [7]
+    assert steps["step"].tolist() == list(range(1, 11))
+    own, whole = (
+        {name: it for name, it in adapter(it).items() if name.endswith(".safetensors")}
+        for it in (folder, train("undisturbed")[3])
+    )
+    assert own == whole
+    assert own
+
+
+def test_a_run_whose_own_domain_text_has_changed_does_not_go_on(train, stopped, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("def add(a, b):\n    return a + b\n" * 40)
+    folder = stopped(domain_text=str(text))
+    text.write_text("something else " * 80)
+    with pytest.raises(Skip2BenchError) as caught:
+        train(resume=True, domain_text=str(text))
+    assert str(caught.value).startswith(
+        f"the text of --domain-text of the run in {str(folder)!r} has changed since it began"
+    )
+
+
 def test_a_run_goes_on_only_with_its_own_configuration(train, stopped):
     folder = stopped()
     with pytest.raises(Skip2BenchError) as caught:

@@ -71,7 +71,7 @@ def test_configurations_of_lora_top_are_whole_runs(tune, monkeypatch):
     )
     assert run["initial_val_loss"] == result.initial_val_loss
     assert result.best_val_loss == best["best_val_loss"] == min(curves["val_loss"])
-    assert len(found["finalists"]) == 2 if best["blocks"] != [3] else 1
+    assert len(found["finalists"]) == (2 if best["blocks"] != [3] else 1)
     (pick, *_) = found["picks"]
     assert "--method lora-top" in pick["command"]
     assert "--top-blocks" in pick["command"]

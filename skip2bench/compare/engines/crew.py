@@ -57,7 +57,7 @@ class Crew:
             directory=str(Path.cwd()),
             device=training.device,
             data=training.data,
-            reads=list_read(training),
+            reads=list_read(config.cell_config(it.values) for it in self.plan.configurations),
             machine=self.machine,
             cores=self.engine.cores,
             environment={k: v for k, v in os.environ.items() if k.startswith(LIBRARY_VARIABLES)},

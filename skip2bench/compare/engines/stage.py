@@ -8,20 +8,18 @@ of a machine while the others wait.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from skip2bench.config.train import TrainConfig
+from skip2bench.config.train import INPUT_PATHS, TrainConfig, list_inputs
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import format_bytes
 from skip2bench.io.whole import hash_file
 
-_READ = ("checkpoint_dir", "data", "val_data", "test_data")
-"""Values of a run that may name files, or what is no file."""
-_CACHE = "cache_dir"
+_CHECKPOINT, _CACHE = "checkpoint_dir", "cache_dir"
 
 
 def stage_spec(spec: dict[str, Any], stage: Path, *, reads_cache: bool) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def stage_spec(spec: dict[str, Any], stage: Path, *, reads_cache: bool) -> dict[
         Skip2BenchError: a file is not here, or the disk has too little room.
     """
     config = dict(spec["config"])
-    for name in (*_READ, _CACHE) if reads_cache else _READ:
+    for name in (_CHECKPOINT, *INPUT_PATHS, *((_CACHE,) if reads_cache else ())):
         value = config.get(name)
         if not value or not Path(str(value)).exists():
             continue
@@ -44,10 +42,14 @@ def stage_spec(spec: dict[str, Any], stage: Path, *, reads_cache: bool) -> dict[
     return spec | {"config": config}
 
 
-def list_read(config: TrainConfig) -> tuple[str, ...]:
-    """Paths of what runs of that configuration read, of those that are files or folders here."""
-    values = (getattr(config, name) for name in _READ)
-    return tuple(str(value) for value in values if value and Path(str(value)).exists())
+def list_read(configs: Iterable[TrainConfig]) -> tuple[str, ...]:
+    """Paths of what runs of those configurations read, of those that are files or folders here."""
+    found: dict[str, None] = {}
+    for config in configs:
+        checkpoint = config.checkpoint_dir
+        own = [str(checkpoint)] if checkpoint is not None and checkpoint.exists() else []
+        found |= dict.fromkeys((*own, *list_inputs(config).values()))
+    return tuple(found)
 
 
 def stage_path(source: Path, stage: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 from skip2bench.compare.engines.job import Call, Workers
@@ -72,7 +72,7 @@ def _read_one(folder: Path) -> ComparisonStatus:
         results = None
     known = len(results.cells) if results else 0
     ended = {name for name, end in ends.items() if end.outcome.status == "ok"}
-    running = _list_workers(folder, call, ended) if call else _list_begun(folder, ends)
+    running = _list_workers(folder, call, ended) if call else _list_begun(folder)
     is_driven = _is_fresh(Workers(folder).call_file) if call else is_folder_locked(folder)
     return ComparisonStatus(
         folder=str(folder),
@@ -120,7 +120,7 @@ def _list_workers(folder: Path, call: Call, ended: Collection[str]) -> tuple[Run
     return tuple(found.values())
 
 
-def _list_begun(folder: Path, ends: Mapping[str, object]) -> tuple[RunningCell, ...]:
+def _list_begun(folder: Path) -> tuple[RunningCell, ...]:
     """Of a comparison whose cells run one after the other: the one that is on its way."""
     if not is_folder_locked(folder):
         return ()
@@ -128,12 +128,20 @@ def _list_begun(folder: Path, ends: Mapping[str, object]) -> tuple[RunningCell, 
         path.name.removesuffix(".spec.json"): path.stat().st_mtime
         for path in (folder / "cells").glob("*.spec.json")
     }
-    begun = [(since, name) for name, since in specs.items() if name not in ends]
+    begun = [(since, name) for name, since in specs.items() if _has_begun_anew(folder, name, since)]
     if not begun:
         return ()
     since, name = max(begun)
     seconds = max(0.0, time.time() - since)
     return (RunningCell(host=None, cell=name, seconds=seconds, silent_seconds=None),)
+
+
+def _has_begun_anew(folder: Path, name: str, since: float) -> bool:
+    """True for a cell of which no end is recorded since it was begun."""
+    try:
+        return (folder / "cells" / f"{name}.json").stat().st_mtime < since
+    except OSError:
+        return True
 
 
 def _is_fresh(path: Path) -> bool:

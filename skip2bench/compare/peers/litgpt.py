@@ -44,7 +44,7 @@ def train_with_litgpt(plan: TrainingPlan, folder: Path) -> PeerRun:
     (final / "lit_model.pth").unlink()  # its merged copy of the whole model
     return PeerRun(
         train_seconds=sum(float(row["iter_time"]) for row in rows),
-        steps=plan.steps,
+        steps=int(float(rows[-1]["step"])),
         tokens=int(float(rows[-1]["tokens"])),
         peak_memory_bytes=_peak_memory_of_children(),
         adapter_bytes=size,

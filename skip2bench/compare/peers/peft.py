@@ -165,7 +165,7 @@ def _build_trainer(
             per_device_train_batch_size=micro_batch_size,
             gradient_accumulation_steps=math.ceil(config.global_batch_size / micro_batch_size),
             num_train_epochs=1,
-            max_steps=plan.steps,
+            max_steps=math.ceil(len(samples) / config.global_batch_size),
             max_grad_norm=0.0,
             train_sampling_strategy="sequential",
             bf16=plan.precision == "bf16-mixed",

@@ -51,6 +51,14 @@ from skip2bench.train.objective import Validation, validate_tokens
 from skip2bench.train.plan import TrainingPlan, plan_training
 from skip2bench.train.score import hold_exam
 
+OTHER_STEPS = (
+    "makes fewer steps of full batches, where the others' last batch of an epoch is smaller"
+)
+OF_LAST_ADAPTER = (
+    "its answers and forgetting are those of its last adapter, the others' those of the adapter "
+    "with the lowest validation loss"
+)
+
 
 def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
     """Check that the peers can run on the data and model of a comparison.
@@ -66,6 +74,12 @@ def check_peers(names: tuple[str, ...], plan: TrainingPlan) -> None:
                 f"peers run without {name}, so that they would not compare; leave it or --peers out"
             )
     _check_data(plan)
+    size, batch = plan.micro_batch_size or 1, config.global_batch_size
+    if names and batch % size and size < batch:
+        raise Skip2BenchError(
+            f"peers accumulate whole micro-batches, and global_batch_size {batch} is no multiple "
+            f"of micro_batch_size {size}; give another --micro-batch-size, or leave --peers out"
+        )
     programs = {PEERS[name].program for name in names}
     if "litgpt" in programs:
         _check_litgpt(plan)
@@ -159,6 +173,11 @@ def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFig
     finally:
         for copy in ("records", "base"):  # of the data and of the weights
             shutil.rmtree(folder / copy, ignore_errors=True)
+    differences = [*run.differences]
+    if run.steps != plan.steps:
+        differences.append(OTHER_STEPS)
+    if plan.config.keep == "best" and (plan.exam or plan.domain):
+        differences.append(OF_LAST_ADAPTER)
     use = meter.total(["peer"])
     processor = ProcessorUse(**asdict(use)) if use else ProcessorUse()
     base = load_checkpoint(plan.base_folder, plan.device, weights_dtype(plan.precision))
@@ -188,9 +207,11 @@ def _train_and_validate(name: str, plan: TrainingPlan, folder: Path) -> TrainFig
     figures = {key: value for key, value in asdict(run).items() if key not in own}
     return TrainFigures.of(
         score,
-        **figures,
+        **(figures | {"differences": differences}),
         processor={"training": processor, "steps": processor},  # its clock is inside its program
-        epochs=run.steps * plan.config.global_batch_size / len(plan.data.train),
+        epochs=min(
+            run.steps * plan.config.global_batch_size / len(plan.data.train), plan.config.epochs
+        ),
         total_parameters=total + run.trainable_parameters - trainable,
         cache_bytes=0,
         initial_val_loss=initial.loss,
