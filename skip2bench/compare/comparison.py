@@ -62,18 +62,7 @@ class Comparison:
             found=list(self.results.values()),
             is_forecast=is_forecast,
         )
-        return [*list_paces(self.unmatched), *self._list_clock(own), *own]
-
-    def _list_clock(self, own: Sequence[Cell]) -> list[Cell]:
-        """The baseline's run that tells the time, where none of the cells is it.
-
-        Its seed is left out where another configuration's rate was searched for with it.
-        """
-        if self.plan.config.matched != "time":
-            return []
-        first = find_first_cell(self.unmatched)
-        is_listed = any(cell.name == first.name for cell in own)
-        return [] if is_listed else [replace(first, counts=False)]
+        return with_clocks(self.unmatched, own)
 
     @property
     def is_open(self) -> bool:
@@ -164,6 +153,20 @@ def list_paces(unmatched: ComparisonPlan) -> list[Cell]:
     """The short runs that tell how long an epoch takes, where that is asked for."""
     config = unmatched.config
     return list_pace_cells(config, unmatched.configurations) if config.matched == "time" else []
+
+
+def with_clocks(unmatched: ComparisonPlan, own: Sequence[Cell]) -> list[Cell]:
+    """The cells of a matrix, and before them those whose clocks equal time rests on.
+
+    The baseline's own run is one of the matrix, unless its seed is left out there, as another
+    configuration's rate was searched for with it: then it is in no figure.
+    """
+    if unmatched.config.matched != "time":
+        return [*own]
+    first = find_first_cell(unmatched)
+    is_listed = any(cell.name == first.name for cell in own)
+    clock = [] if is_listed else [replace(first, counts=False)]
+    return [*list_paces(unmatched), *clock, *own]
 
 
 def list_tasks(comparison: Comparison, cells: Sequence[Cell]) -> list[Task]:

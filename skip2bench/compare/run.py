@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from skip2bench.compare.comparison import Comparison, list_paces, list_tasks, write_comparison
+from skip2bench.compare.comparison import Comparison, list_tasks, with_clocks, write_comparison
 from skip2bench.compare.engines.crew import Crew, gather
 from skip2bench.compare.engines.kinds import list_memory_differences, of_machine
 from skip2bench.compare.engines.spread import spread
@@ -149,7 +149,7 @@ def _forecast(
 ) -> tuple[list[Cell], dict[str, float]]:
     """All cells that are expected, and their seconds."""
     own = list_cells(plan.config, plan.configurations, cache, is_filled=is_filled, is_forecast=True)
-    cells = [*list_paces(unmatched), *own]
+    cells = with_clocks(unmatched, own)
     return cells, _estimate(plan, cells)
 
 

@@ -24,6 +24,7 @@ from skip2bench.compare.matching import (
 from skip2bench.compare.matrix import list_cells
 from skip2bench.compare.plan import plan_comparison
 from skip2bench.compare.run import run_comparison
+from skip2bench.compare.verify import run_verify
 from skip2bench.config.compare import load_compare_config
 from skip2bench.errors import Skip2BenchError
 from skip2bench.results.figures import CellResult
@@ -264,11 +265,18 @@ def test_a_comparison_at_equal_time_goes_on_with_the_epochs_it_had(settings, tmp
 
 def test_in_the_baselines_time_a_cached_method_sees_more_samples(settings, tmp_path):
     changes = {"methods": "lora,skip2", "match": "time", "time_for": "samples", "epochs": 2}
-    changes |= {"train_samples": 8, "out_dir": tmp_path / "out", "learning_rates": "auto"}
-    results = as_written(
-        run_comparison(load_compare_config(settings | changes | {"seeds": 2}), ["compare"])
-    )
+    changes |= {"train_samples": 8, "out_dir": tmp_path / "out", "seeds": 4, "eval_interval": 99}
+    changes["configurations"] = [
+        {"method": "lora", "learning_rates": [1e-2]},
+        {"method": "skip2", "blocks": "0,1", "learning_rates": "auto"},
+    ]
+    results = as_written(run_comparison(load_compare_config(settings | changes), ["compare"]))
     lora, skip2 = results["configurations"]
+    # the seed that the search had is in no figure, the baseline's run by which time was made equal
+    # among them
+    assert lora["seeds"] == skip2["seeds"] == [1338, 1339, 1340]
+    assert results["cells"]["lora-lr0.01-seed1337"]["is_left_out"]
+    assert not run_verify(tmp_path / "out").differences
     assert lora["matched"] == {"train_samples": 8, "ratio": 1.0, "limit": "baseline"}
     samples = skip2["matched"]["train_samples"]
     runs = [it for it in results["cells"].values() if it["configuration"] == "skip2-0-1"]
