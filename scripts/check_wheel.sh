@@ -12,6 +12,8 @@ trap 'rm -rf "$work"' EXIT
 "$work/venv/bin/python" -m pip install --quiet --constraint "$root/constraints.txt" "$work"/skip2bench-*.whl
 
 cd "$work"
+venv/bin/python -m pip check
+venv/bin/python -c 'import pathlib, skip2bench as s; assert pathlib.Path(s.__file__).with_name("py.typed").is_file()'
 venv/bin/skip2bench train --blocks 0,1,2,3 --max-steps 2 --train-samples 32
 venv/bin/skip2bench report --output report.md
 test -s report.md

@@ -220,7 +220,10 @@ def assemble_results(
         configurations=entries,
         best_batch=best_entries,
         targets={str(seed): loss for seed, loss in targets.items()},
-        cells={result.name: _describe_cell(result, targets.get(result.seed)) for result in results},
+        cells={
+            result.name: _describe_cell(result, targets.get(result.seed, target_loss))
+            for result in results
+        },
     )
 
 

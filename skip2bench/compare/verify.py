@@ -162,6 +162,13 @@ def _verify_across(folder: Path, report: Path | None) -> Verification:
         for keys in {**own, **others}
         if not _is_same(own.get(keys), others.get(keys))
     ]
+    asked_for = len(stored.config.get("data_sets") or ())
+    if len(found) < asked_for:
+        differences.append(
+            Difference(
+                file=ACROSS_FILE, figure="data sets", stored=len(found), recomputed=asked_for
+            )
+        )
     return Verification(
         folder=str(folder),
         cells=sum(it.cells for it in parts.values()),

@@ -16,8 +16,10 @@ from skip2bench.config.options import (
     check_positive,
     option,
     option_names,
+    same_option,
 )
-from skip2bench.config.run import EMBEDDED_DATA, RunConfig
+from skip2bench.config.run import RunConfig
+from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
 from skip2bench.io.resources import EMBEDDED_MODEL
 from skip2bench.io.units import Language
 
@@ -84,29 +86,16 @@ class DoctorConfig(RunConfig):
         also="checkpoint_dir",
         is_path=True,
     )
-    data: str = option(
-        EMBEDDED_DATA,
-        "'pydoc', a file or folder of records, or a LitGPT data module such as alpaca2k.",
-        role="input",
-        is_path=True,
-    )
-    val_data: str | None = option(
-        None,
-        "File of records to validate on (default: a share of --data).",
-        role="input",
-        is_path=True,
-    )
-    fields: tuple[str, ...] = option(
-        (),
-        "Which field of a record is what, such as instruction=question,output=answer.",
-        role="input",
-    )
-    drop_records: bool = option(
-        False,
-        "Leave out records that cannot be used, in place of an error.",
-        role="input",
-        one_way=True,
-    )
+    data: str = same_option(TrainConfig, "data")
+    val_data: str | None = same_option(TrainConfig, "val_data")
+    fields: tuple[str, ...] = same_option(TrainConfig, "fields")
+    drop_records: bool = same_option(TrainConfig, "drop_records")
+    data_options: tuple[str, ...] = same_option(TrainConfig, "data_options")
+    train_samples: int | None = same_option(TrainConfig, "train_samples")
+    val_samples: int | None = same_option(TrainConfig, "val_samples")
+    mask_prompt: bool | None = same_option(TrainConfig, "mask_prompt")
+    prompt_style: str = same_option(TrainConfig, "prompt_style")
+    val_split_fraction: float = same_option(TrainConfig, "val_split_fraction")
     methods: tuple[str, ...] = option(
         ("lora", "skip2"), "Methods to fit, comma-separated.", role="adapter"
     )
@@ -121,9 +110,7 @@ class DoctorConfig(RunConfig):
         "How many of the last blocks LoRA-Top adapts; several with commas (default: a quarter).",
         role="adapter",
     )
-    max_seq_length: int | None = option(
-        None, "Cut samples to this many tokens (default: the model's context).", role="input"
-    )
+    max_seq_length: int | None = same_option(TrainConfig, "max_seq_length")
     cache_project: int | None = option(
         None,
         "Numbers that Skip-Cache would project each block's output to.",
@@ -139,9 +126,25 @@ class DoctorConfig(RunConfig):
         for name in self.methods:
             check_choice("methods", name, get_args(MethodName))
         super().__post_init__()
-        for name in ("max_seq_length", "cache_project"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
+        if self.cache_project is not None:
+            check_positive("cache_project", self.cache_project)
+        self.train_config(None)
+
+    def train_config(self, checkpoint_dir: Path | None) -> TrainConfig:
+        """What a run with the same options is told; its method and blocks mean nothing.
+
+        Args:
+            checkpoint_dir: Of the model; None for one that is the embedded one or has no weights.
+
+        Raises:
+            Skip2BenchError: a value is not good.
+        """
+        known = {item.name for item in fields(TrainConfig)}
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name in known}
+        for name in ("blocks", "top_blocks"):  # several here
+            del own[name]
+        defaults = EMBEDDED_DEFAULTS if self.model == EMBEDDED_MODEL else {}
+        return TrainConfig(checkpoint_dir=checkpoint_dir, **(own | defaults))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,12 @@ def option(default: Any, text: str, *, role: Role, **facets: Any) -> Any:
     return field(default=default, metadata={"help": text, "role": role, **facets})
 
 
+def same_option(config: Any, name: str) -> Any:
+    """A field that is an option of another configuration: its default, help and facets."""
+    (item,) = (item for item in fields(config) if item.name == name)
+    return field(default=item.default, metadata=item.metadata)
+
+
 def check_pairs(name: str, texts: Sequence[str], *, may_be_bare: bool = False) -> None:
     """Raise a Skip2BenchError for what is not NAME=VALUE, or a NAME twice.
 

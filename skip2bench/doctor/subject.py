@@ -1,15 +1,12 @@
 """What `doctor` is asked about: a model and the data to train it on; no weights are loaded."""
 
-from dataclasses import fields
 from pathlib import Path
 
 from skip2bench.config.commands import DoctorConfig
-from skip2bench.config.run import RunConfig
-from skip2bench.config.train import EMBEDDED_DEFAULTS, TrainConfig
 from skip2bench.data.files import SUFFIXES
 from skip2bench.data.load import load_data
 from skip2bench.errors import Skip2BenchError
-from skip2bench.io.resources import EMBEDDED_MODEL, embedded_checkpoint
+from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.models.base import check_checkpoint, config_by_name, find_checkpoint, load_config
 from skip2bench.models.tokenizer import load_tokenizer
 from skip2bench.train.memory_projection import Subject
@@ -27,18 +24,7 @@ def load_subject(config: DoctorConfig) -> Subject:
     if folder:
         check_checkpoint(folder)
     model_config = load_config(folder) if folder else config_by_name(config.model)
-    shared = {item.name: getattr(config, item.name) for item in fields(RunConfig)}
-    training = TrainConfig(
-        checkpoint_dir=folder,
-        data=config.data,
-        val_data=config.val_data,
-        fields=config.fields,
-        drop_records=config.drop_records,
-        max_seq_length=config.max_seq_length,
-        cache_dir=config.cache_dir,
-        cache_project=config.cache_project,
-        **(shared | (EMBEDDED_DEFAULTS if config.model == EMBEDDED_MODEL else {})),
-    )
+    training = config.train_config(folder)
     data, problem = None, None
     try:
         tokenizer = load_tokenizer(folder or embedded_checkpoint())

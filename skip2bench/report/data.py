@@ -3,38 +3,37 @@
 `run` hands it to a template, or writes it as JSON.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from skip2bench.config.methods import find_method
-from skip2bench.config.options import CONDITIONS
-from skip2bench.io.record import Record
-from skip2bench.machine.environment_record import CheckpointRecord, DataRecord
 from skip2bench.report import charts, tables
 from skip2bench.report.cells import DISTURBED_SIGN
-from skip2bench.report.charts import MAX_SHOWN, make_cost_lines
+from skip2bench.report.charts import make_cost_lines
+from skip2bench.report.claims import CLAIMS, check_claims
+from skip2bench.report.diagnosis import (
+    OVERFITTING_RATIO,
+    SPEED_GAP_RATIO,
+    WORSE_LOSS_RATIO,
+    diagnose,
+    has_overfitted,
+)
+from skip2bench.report.drawing import MAX_SHOWN
 from skip2bench.report.harness import list_harness
 from skip2bench.report.matching import EQUAL_IN, build_matching
 from skip2bench.report.score_columns import sample_answers
 from skip2bench.report.selection import Selection, list_shown
-from skip2bench.report.tune_columns import SHOWN
+from skip2bench.report.setup import collect_environment, collect_setup, find_mismatches
+from skip2bench.report.sweep import collect_sweep
 from skip2bench.report.verdicts import (
-    CLAIMS,
-    OVERFITTING_RATIO,
-    SPEED_GAP_RATIO,
-    WORSE_LOSS_RATIO,
-    check_claims,
-    diagnose,
     find_conclusion,
     find_lowest,
-    has_overfitted,
     is_measured,
     name_preset,
     pick_presets,
 )
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
-from skip2bench.results.conditions import group_switches, read_switches
 from skip2bench.results.curves import LossCurve
 from skip2bench.results.disturbance import (
     find_disturbed_timing,
@@ -43,7 +42,7 @@ from skip2bench.results.disturbance import (
     repeat_training,
 )
 from skip2bench.results.plain import DamagedFileError
-from skip2bench.results.reading import ACROSS_FILE, AnyRun, BenchRun
+from skip2bench.results.reading import ACROSS_FILE, BenchRun
 from skip2bench.results.registration import (
     find_deviations,
     find_first_start,
@@ -51,9 +50,6 @@ from skip2bench.results.registration import (
     read_registration,
 )
 from skip2bench.results.run_folder import PHASES
-from skip2bench.results.tune_records import GAIN_SHARES, TuneResults
-
-HASH_LENGTH = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +86,11 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "conclusion": conclusion,
         "overfits": conclusion is not None and has_overfitted(conclusion),
         "lowest": find_lowest(figures) if figures else None,
-        "setup": _collect_setup(selection, entries),
+        "setup": collect_setup(selection, entries),
         "bench": bench,
         "has_quartiles": _has_quartiles(bench),
-        "bench_comparisons": _count_comparisons(row["backward_reduction"] for row in bench),
-        "comparisons": _count_comparisons(
+        "bench_comparisons": tables.count_comparisons(row["backward_reduction"] for row in bench),
+        "comparisons": tables.count_comparisons(
             ratio for entry in entries for ratio in entry.against_baseline.values()
         ),
         "inference": inference,
@@ -153,11 +149,6 @@ def _has_quartiles(bench: Sequence[tables.Row]) -> bool:
         for phase in PHASES
         if phase in row
     )
-
-
-def _count_comparisons(compared: Iterable[Any]) -> int:
-    """The most that were tested beside one another, of ratios or reductions; 0 without a test."""
-    return max((it.comparisons or 0 for it in compared if it is not None), default=0)
 
 
 def _build_inference_rows(bench: BenchRun) -> list[tables.Row]:
@@ -265,146 +256,6 @@ def collect_curves(selection: Selection) -> dict[str, list[LossCurve]]:
     return {name: curves for name, curves in found.items() if curves}
 
 
-def collect_environment(selection: Selection) -> dict[str, Any]:
-    """What the runs ran on and with.
-
-    Returns:
-        By name, the distinct values among the runs that are compared, in the order of the tables;
-        `highest_load` is a number or None. Sizes are bytes; hashes are cut to HASH_LENGTH.
-    """
-    # a sweep has a section of its own, which says in what it differs from the rest
-    runs = selection.compared or selection.runs
-    environments = [run.environment for run in runs]
-    names = (
-        *("processor", "cpu_count", "memory_bytes", "platform", "gpu", "threads"),
-        *("python", "torch", "litgpt", "skip2bench"),
-    )
-    found: dict[str, Any] = {
-        name: _distinct(_plain(getattr(it, name)) for it in environments) for name in names
-    }
-    for name in ("model", "device", "precision"):
-        found[name] = _distinct(getattr(run.summary, name) for run in runs)
-    for name in ("data", "checkpoint"):
-        found[name] = _distinct(_with_short_hash(getattr(it, name)) for it in environments)
-    found["commit"] = _distinct(
-        (it.commit[:HASH_LENGTH], bool(it.dirty)) for it in environments if it.commit
-    )
-    found["started_at"] = sorted(
-        {run.summary.started_at for run in (*runs, *selection.shown.runs.values())} - {None}
-    )
-    loads = [it.load_average[0] for it in environments if it.load_average]
-    found["highest_load"] = max(loads, default=None)
-    found["commands"] = _distinct(run.environment.command for run in selection.runs)
-    return found
-
-
-def collect_sweep(selection: Selection) -> dict[str, Any] | None:
-    """What the report says of the newest sweep; None without one.
-
-    Returns:
-        By name: `summary` and `rungs`, `sensitivity`, `finalists` as its files have them,
-        `comparisons` (tested together, of a figure), `explored` (the first of the ranking),
-        `hidden` (how many more there are), `diverged` (their names), `singles` (how many blocks
-        were tried alone), `picks` (a command each, with the purposes that it is for), `is_guide`
-        (the first finalist has the blocks of the guide's preset), `shares` (of the gain, in
-        percent, that a purpose needs), and `differences` from what else is reported: by condition,
-        the sweep's value and the other.
-    """
-    run, found = selection.tune, selection.sweep
-    if run is None or found is None:
-        return None
-    entries = found.configurations
-    guide = {one.blocks for one in entries if one.origin == "guide"}
-    first = next((one for one in found.finalists if one.is_baseline), None)
-    return {
-        "summary": run.summary,
-        "folder": run.folder.name,
-        "planned_steps": found.planned_steps,
-        "initial_val_loss": found.initial_val_loss,
-        "explored": entries[:SHOWN],
-        "hidden": max(0, len(entries) - SHOWN),
-        "diverged": [one.name for one in entries if one.status == "diverged"],
-        "singles": sum(one.origin == "single" for one in entries),
-        "rungs": found.rungs,
-        "sensitivity": found.sensitivity,
-        "finalists": found.finalists,
-        "comparisons": _count_comparisons(
-            ratio for one in found.finalists for ratio in one.against_baseline.values()
-        ),
-        "first": first.label if first else None,
-        "is_guide": first is not None and first.blocks in guide,
-        "picks": _group_picks(found),
-        "shares": {name: round(100 * share) for name, share in GAIN_SHARES.items()},
-        "differences": _find_sweeps_differences(selection, run),
-    }
-
-
-def _group_picks(found: TuneResults) -> list[dict[str, Any]]:
-    """The recommendations, each command once; of an untested one the losses are the sweep's."""
-    results = dict(zip(found.finalist_names, found.finalists, strict=True))
-    explored = {one.name: one for one in found.configurations}
-    grouped: dict[str, dict[str, Any]] = {}
-    for pick in found.picks:
-        known = grouped.setdefault(pick.command, {"purposes": [], **pick.to_plain()})
-        known["purposes"].append(pick.purpose)
-        entry, own = results.get(pick.configuration), explored[pick.configuration]
-        is_tested = pick.is_tested and entry is not None
-        known["n"] = len(entry.seeds) if entry and is_tested else 0
-        known["figures"] = entry.figures if entry and is_tested else {}
-        known["best_val_loss"] = own.best_val_loss
-        known["trainable_parameters"] = own.trainable_parameters
-    for known in grouped.values():
-        del known["purpose"]
-    return list(grouped.values())
-
-
-def _find_sweeps_differences(selection: Selection, run: AnyRun) -> dict[str, tuple[Any, Any]]:
-    others = selection.compared
-    if not others:
-        return {}
-    own, other = _describe_conditions(run), _describe_conditions(others[-1])
-    # a benchmark has no data set
-    return {
-        name: (own[name], other[name])
-        for name in own
-        if own[name] != other[name] and None not in (own[name], other[name])
-    }
-
-
-def _describe_conditions(run: AnyRun) -> dict[str, Any]:
-    summary, environment = run.summary, run.environment
-    data, checkpoint, gpu = environment.data, environment.checkpoint, environment.gpu
-    return {
-        "model": summary.model,
-        "checkpoint": checkpoint and checkpoint.sha256,
-        "data": data and data.sha256,
-        "device": summary.device,
-        "precision": summary.precision,
-        "hardware": (gpu and gpu.name) or environment.processor,
-        "threads": environment.threads,
-    }
-
-
-def _collect_setup(
-    selection: Selection, entries: Sequence[ComparedConfiguration]
-) -> dict[str, list[Any]] | None:
-    """Batch, samples and seeds of the training runs; their switches where one was on."""
-    found = [run.summary for run in selection.shown.runs.values()]
-    results = selection.results
-    if not found or results is None:
-        return None
-    names = ("global_batch_size", "micro_batch_size", "train_samples", "val_samples")
-    shown = selection.shown.runs
-    own = {e.label: [shown[it] for it in list_shown(results, e) if it in shown] for e in entries}
-    switches = group_switches({label: runs for label, runs in own.items() if runs})
-    seeds = sorted({seed for entry in entries for seed in entry.seeds})
-    return {
-        **{name: _distinct(getattr(summary, name) for summary in found) for name in names},
-        "seed": seeds,
-        **({"switches": switches} if switches else {}),
-    }
-
-
 def _build_parameters(
     entries: Sequence[ComparedConfiguration],
     baseline: ComparedConfiguration | None,
@@ -441,23 +292,6 @@ def _find_break_even(entries: Sequence[ComparedConfiguration]) -> list[dict[str,
         for line in lines[1:]
         if line.start_seconds > 0
     ]
-
-
-def find_mismatches(selection: Selection) -> list[str]:
-    """Names of what benchmark and training do not share: model, device, precision, switches."""
-    others: list[AnyRun] = [*selection.train[:1]]
-    others = others or [run for run in (selection.comparison,) if run]
-    if not (selection.bench and others):
-        return []
-    bench, train = selection.bench.summary, others[0].summary
-    found = [
-        name
-        for name in ("model", "device", "precision")
-        if getattr(bench, name) != getattr(train, name)
-    ]
-    own = read_switches(selection.bench, CONDITIONS)
-    theirs = [read_switches(run, CONDITIONS) for run in selection.shown.runs.values()]
-    return found + [name for name in own if any(it[name] != own[name] for it in theirs)]
 
 
 def find_missing(
@@ -506,21 +340,3 @@ def _missing_methods(kind: str, methods: Sequence[str | None]) -> list[str]:
     if not any(method.is_skip for method in found):
         gaps.append(f"{kind}_skip")
     return gaps
-
-
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    found: list[Any] = []
-    for value in values:
-        if value is not None and value not in found:
-            found.append(value)
-    return found
-
-
-def _plain(value: Any) -> Any:
-    return value.to_plain() if isinstance(value, Record) else value
-
-
-def _with_short_hash(value: DataRecord | CheckpointRecord | None) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    return {**value.to_plain(), "sha256": value.sha256[:HASH_LENGTH] if value.sha256 else "-"}

@@ -7,7 +7,7 @@ characters that turn the direction of writing; a reader sees them, and nothing o
 import re
 
 ERROR_LENGTH = 200
-_HASH_LENGTH = 12
+HASH_LENGTH = 12
 # control characters, those that turn the direction of writing, and halves of surrogate pairs
 _UNSEEN = "\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff"
 _UNPRINTABLE = re.compile(f"[{_UNSEEN}]")
@@ -60,4 +60,4 @@ def shorten(value: object, length: int = ERROR_LENGTH) -> str:
 def shorten_hash(value: object) -> object:
     """The first digits of a sha256; any other value as it is."""
     is_hash = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
-    return str(value)[:_HASH_LENGTH] if is_hash else value
+    return str(value)[:HASH_LENGTH] if is_hash else value

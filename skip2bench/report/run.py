@@ -20,9 +20,10 @@ from skip2bench.io.record import Record
 from skip2bench.io.resources import find_resource
 from skip2bench.io.units import Language
 from skip2bench.io.whole import to_json
-from skip2bench.report.charts import draw_charts, on_paper
+from skip2bench.report.charts import draw_charts
 from skip2bench.report.columns import collect_tables, render_tables
 from skip2bench.report.data import build_report_data, collect_curves
+from skip2bench.report.drawing import on_paper
 from skip2bench.report.markdown import to_printable
 from skip2bench.report.selection import Selection, choose_runs, select_runs
 from skip2bench.report.tables import Reduction

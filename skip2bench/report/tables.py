@@ -268,3 +268,8 @@ def _less(value: float | None, baseline: float | None) -> float | None:
     """1 - value / baseline, None where either is unknown or the baseline is zero."""
     share = _divide(value, baseline)
     return None if share is None else 1 - share
+
+
+def count_comparisons(compared: Iterable[Any]) -> int:
+    """The most that were tested beside one another, of ratios or reductions; 0 without a test."""
+    return max((it.comparisons or 0 for it in compared if it is not None), default=0)

@@ -1,4 +1,4 @@
-"""Charts of a sweep, in the look of `charts`: what losses cost, and what a choice makes of them.
+"""Charts of a sweep, in the look of `drawing`: what losses cost, and what a choice makes of them.
 
 Exploration, one seed, is pale or hollow; results, the finalists trained alone, are solid with bars.
 """
@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from skip2bench.io.units import Language, format_loss
-from skip2bench.report.charts import (
+from skip2bench.report.drawing import (
     COLOURS,
     INK,
     MARKERS,

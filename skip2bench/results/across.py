@@ -219,37 +219,54 @@ def _read_runs(results: ComparisonResults, entry: ComparedConfiguration) -> Runs
     return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    """Runs of a configuration and of the baseline on one data set."""
+
+    own: Runs
+    base: Runs
+    is_disturbed: bool
+    """True where their times are."""
+
+    def list_pair(self, name: str) -> tuple[list[float], list[float]]:
+        """A figure of the runs of both sides."""
+        own, base = ([run[name] for run in side.values()] for side in (self.own, self.base))
+        return own, base
+
+    def list_ratios(self) -> list[float]:
+        """Logarithms of ratios of training times, paired by seed."""
+        own, base = self.own, self.base
+        return [
+            math.log(own[seed]["seconds"] / base[seed]["seconds"])
+            for seed in sorted(own.keys() & base.keys())
+            if min(own[seed].get("seconds", 0.0), base[seed].get("seconds", 0.0)) > 0
+        ]
+
+
+def _read_sides(entry: ComparedConfiguration, results: ComparisonResults) -> _Sides | None:
+    """What a configuration of the same name has there; None where nothing counts."""
+    own = next((it for it in results.configurations if it.name == entry.name), None)
+    runs = _read_runs(results, own) if own else {}
+    if own is None or not runs:
+        return None
+    ratio = own.against_baseline.get("train_seconds")
+    is_disturbed = bool(ratio and ratio.is_disturbed)
+    return _Sides(own=runs, base=_read_baseline(results), is_disturbed=is_disturbed)
+
+
 def _summarise(
     entry: ComparedConfiguration, measured: Sequence[tuple[str, ComparisonResults]]
 ) -> AcrossConfiguration:
-    gains: dict[str, tuple[list[float], list[float]]] = {}
-    scores: dict[str, list[float]] = {}
-    losses: dict[str, tuple[list[float], list[float]]] = {}
-    ratios: dict[str, list[float]] = {}
-    is_disturbed = False
-    for name, results in measured:
-        own = next((it for it in results.configurations if it.name == entry.name), None)
-        runs = _read_runs(results, own) if own else {}
-        if own is None or not runs:
-            continue
-        base = _read_baseline(results)
-        gains[name] = tuple(  # type: ignore[assignment]
-            [run["gain"] for run in side.values()] for side in (runs, base)
-        )
-        if all("score" in run for run in runs.values()):
-            scores[name] = [run["score"] for run in runs.values()]
-        losses[name] = tuple(  # type: ignore[assignment]
-            [run["loss"] for run in side.values()] for side in (runs, base)
-        )
-        paired = [
-            math.log(runs[seed]["seconds"] / base[seed]["seconds"])
-            for seed in sorted(runs.keys() & base.keys())
-            if min(runs[seed].get("seconds", 0.0), base[seed].get("seconds", 0.0)) > 0
-        ]
-        if paired:
-            ratios[name] = paired
-            ratio = own.against_baseline.get("train_seconds")
-            is_disturbed |= bool(ratio and ratio.is_disturbed)
+    found = {name: _read_sides(entry, results) for name, results in measured}
+    sides = {name: it for name, it in found.items() if it is not None}
+    gains = {name: it.list_pair("gain") for name, it in sides.items()}
+    losses = {name: it.list_pair("loss") for name, it in sides.items()}
+    scores = {
+        name: [run["score"] for run in it.own.values()]
+        for name, it in sides.items()
+        if all("score" in run for run in it.own.values())
+    }
+    ratios = {name: paired for name, it in sides.items() if (paired := it.list_ratios())}
     is_other = not entry.is_baseline
     return AcrossConfiguration(
         name=entry.name,
@@ -265,7 +282,7 @@ def _summarise(
         },
         improvement=_estimate_improvement(losses) if losses and is_other else None,
         time_ratio=estimate(ratios, _geometric_mean) if ratios and is_other else None,
-        is_disturbed=is_disturbed,
+        is_disturbed=any(sides[name].is_disturbed for name in ratios),
         score=estimate(scores, _interquartile_mean_of_all) if scores else None,
     )
 

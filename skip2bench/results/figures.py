@@ -243,7 +243,7 @@ def summarise_configuration(
     for seed, cell in _chosen(own, None, "reused").items():
         if seed in by_seed and cell.cache_was_kept:
             by_seed[seed] |= _reused_figures(
-                cell, targets.get(seed), is_same=cell.learning_rate == rate
+                cell, targets.get(seed, fixed_target), is_same=cell.learning_rate == rate
             )
     base_by_seed = {
         seed: read_figures(cell, targets.get(seed)) for seed, cell in base_cells.items()
@@ -407,11 +407,14 @@ def correct_for_rows(
 
 
 def _correct_scores(entries: Sequence[ComparedConfiguration]) -> list[ComparedScore | None]:
-    """The same of the differences of scores: those of one table are one family."""
+    """The same of the differences of scores: those of one table are one family, but a control's."""
     tested = {
         number: student_t_p_value(abs(one.difference) / one.standard_error, one.questions - 1)
         for number, entry in enumerate(entries)
-        if entry.score and (one := entry.score.difference) and one.standard_error
+        if not entry.is_aa
+        and entry.score
+        and (one := entry.score.difference)
+        and one.standard_error
     }
     adjusted = dict(zip(tested, adjust_p_values([*tested.values()]), strict=True))
     found = []

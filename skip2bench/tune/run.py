@@ -36,7 +36,7 @@ from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.memory import read_peak_memory
 from skip2bench.machine.signals import StopRequest, interrupted_by_sigterm, stop_on_signals
 from skip2bench.models.methods import resolve_method
-from skip2bench.report.charts import on_paper
+from skip2bench.report.drawing import on_paper
 from skip2bench.report.tune_charts import draw_frontier
 from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.plain import DamagedFileError, read_json

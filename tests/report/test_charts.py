@@ -18,8 +18,8 @@ from skip2bench.report.charts import (
     draw_losses,
     draw_tradeoff,
     find_front,
-    legend_label,
 )
+from skip2bench.report.drawing import legend_label
 
 LABELS = ("Traditional LoRA", "A $1 <b>configuration</b>", "Skip2-LoRA (8 blocks)")
 

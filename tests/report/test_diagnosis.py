@@ -3,8 +3,8 @@
 import pytest
 from made_records import make_configuration
 
+from skip2bench.report.diagnosis import diagnose
 from skip2bench.report.tables import Reduction
-from skip2bench.report.verdicts import diagnose
 
 
 def make_row(**changes):

@@ -16,7 +16,7 @@ from skip2bench.config.commands import ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import stdout
 from skip2bench.report import run as report
-from skip2bench.report.charts import COLOURS
+from skip2bench.report.drawing import COLOURS
 from skip2bench.report.run import render_report
 from skip2bench.report.tune_charts import (
     WORDS,

@@ -5,9 +5,9 @@ import random
 import pytest
 from made_records import make_configuration, make_results, make_summary
 
+from skip2bench.report.claims import check_claims
 from skip2bench.report.data import _find_break_even
 from skip2bench.report.verdicts import (
-    check_claims,
     compare_entries,
     find_conclusion,
     name_preset,
