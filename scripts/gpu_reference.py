@@ -28,7 +28,7 @@ from skip2bench.io.whole import write_csv, write_json
 from skip2bench.machine.clock import Clock
 from skip2bench.models.base import config_by_name
 from skip2bench.models.loss import token_loss
-from skip2bench.report.tables import build_bench_rows
+from skip2bench.report.tables.bench_rows import build_bench_rows
 from skip2bench.results.reading import BenchRun, TrainRun, read_run
 from skip2bench.train.parts import load_model
 from skip2bench.train.plan import plan_training

@@ -25,8 +25,9 @@ from skip2bench.bench.summary import (
 from skip2bench.bench.timing import Times, describe_use, measure_times
 from skip2bench.bench.workload import count_workload_flops
 from skip2bench.config.blocks import list_wanted
-from skip2bench.config.commands import BenchConfig, to_plain
+from skip2bench.config.commands import BenchConfig
 from skip2bench.config.methods import METHODS
+from skip2bench.config.options import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note, warn
 from skip2bench.io.text import check_folder

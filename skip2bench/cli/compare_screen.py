@@ -7,12 +7,12 @@ from skip2bench.compare.engines.job import SILENT_SECONDS
 from skip2bench.io.console import stdout
 from skip2bench.io.record import shown
 from skip2bench.io.units import format_amount, format_duration
-from skip2bench.report.across import ACROSS_COLUMNS
-from skip2bench.report.cells import DISTURBED_SIGN, choose_columns
-from skip2bench.report.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
-from skip2bench.report.matching import COLUMNS as MATCHING_COLUMNS
-from skip2bench.report.matching import EQUAL_IN, build_matching
-from skip2bench.report.score_columns import SCORE_COLUMNS
+from skip2bench.report.tables.across import ACROSS_COLUMNS
+from skip2bench.report.tables.cells import DISTURBED_SIGN, choose_columns
+from skip2bench.report.tables.columns import BEST_BATCH_SCREEN, COMPARE_SCREENS
+from skip2bench.report.tables.matching import COLUMNS as MATCHING_COLUMNS
+from skip2bench.report.tables.matching import EQUAL_IN, build_matching
+from skip2bench.report.tables.score_columns import SCORE_COLUMNS
 from skip2bench.results.across import AcrossResult
 from skip2bench.results.comparison_records import ComparisonResult, ComparisonWarning, DryRun
 from skip2bench.results.disturbance import repeat_comparison

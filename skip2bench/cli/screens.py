@@ -20,9 +20,9 @@ from skip2bench.io.units import (
     format_significant,
 )
 from skip2bench.machine.hardware import count_cores
-from skip2bench.report.cells import DISTURBED_SIGN, LABEL, Column, Row, render_cells
-from skip2bench.report.columns import ANSWER_SCREENS, BENCH_SCREENS
-from skip2bench.report.tables import build_inference_rows, compare_configurations
+from skip2bench.report.tables.bench_rows import build_inference_rows, compare_configurations
+from skip2bench.report.tables.cells import DISTURBED_SIGN, LABEL, Column, Row, render_cells
+from skip2bench.report.tables.columns import ANSWER_SCREENS, BENCH_SCREENS
 from skip2bench.results.bench_records import BenchConfiguration, BenchResult
 from skip2bench.results.disturbance import find_disturbed
 from skip2bench.results.run_records import TrainResult

@@ -7,7 +7,7 @@ from rich.table import Table
 from skip2bench.cli.screens import build_table
 from skip2bench.io.console import stdout
 from skip2bench.io.units import format_amount, format_seconds
-from skip2bench.report.tune_columns import EXPLORED_SCREEN, FINALIST_SCREENS, SHOWN
+from skip2bench.report.tables.tune_columns import EXPLORED_SCREEN, FINALIST_SCREENS, SHOWN
 from skip2bench.results.tune_records import FRONTIER_FILE, TuneResult
 
 

@@ -16,8 +16,8 @@ from skip2bench.compare.folder import find_newest
 from skip2bench.compare.plan import resolve_auto_blocks
 from skip2bench.compare.run import run_comparison
 from skip2bench.config.compare import CompareConfig
-from skip2bench.config.matrix import to_plain
 from skip2bench.config.methods import TRADITIONAL
+from skip2bench.config.options import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.locks import locked_folder

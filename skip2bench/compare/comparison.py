@@ -14,7 +14,7 @@ from skip2bench.compare.plan import ComparisonPlan
 from skip2bench.compare.process import CellRun, Outcome, read_cell_run
 from skip2bench.compare.results import build_results, read_result, write_results
 from skip2bench.compare.task import Task, describe_process
-from skip2bench.config.commands import to_plain as config_to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.io.units import parse_bytes
 from skip2bench.results.comparison_records import ComparisonResults
 from skip2bench.results.disturbance import find_disturbed_timing, list_disturbed_figures
@@ -175,13 +175,13 @@ def list_tasks(comparison: Comparison, cells: Sequence[Cell]) -> list[Task]:
     tasks = []
     limit = plan.config.max_memory
     if plan.bench and BENCH not in comparison.tasks:
-        config = config_to_plain(plan.bench)
+        config = to_plain(plan.bench)
         key = make_key({"bench": config, "max_memory": limit}, plan.environment)
         max_bytes = None if limit is None else parse_bytes("max_memory", limit)
         spec = describe_process("bench", config, folder.run_folder(BENCH), max_bytes)
         tasks.append(Task(name=BENCH, key=key, spec=spec))
     for cell in cells:
-        config = config_to_plain(cell.config)
+        config = to_plain(cell.config)
         key = make_key(describe_cell(cell, plan.training.data.sha256), plan.environment)
         spec = describe_process(
             cell.peer or "train", config, folder.run_folder(cell.name), cell.max_memory_bytes

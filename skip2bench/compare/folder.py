@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from skip2bench.compare.process import END_SECONDS, CellRun, Outcome
-from skip2bench.config.commands import to_plain as config_to_plain
 from skip2bench.config.compare import CompareConfig
-from skip2bench.config.matrix import to_plain
-from skip2bench.config.options import default_of, list_options
+from skip2bench.config.options import default_of, list_options, to_plain
 from skip2bench.config.train import list_inputs
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import warn
@@ -231,7 +229,7 @@ def describe_cell(cell: "Cell", data_sha256: str) -> dict[str, Any]:
     """
     places = {item.name: default_of(item) for item in list_options(cell.config, "place")}
     return {
-        "config": config_to_plain(cell.config) | places,
+        "config": to_plain(cell.config) | places,
         "role": cell.role,
         "peer": cell.peer,
         "max_memory_bytes": cell.max_memory_bytes,

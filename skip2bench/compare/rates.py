@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skip2bench.config.compare import FEW_SEEDS
-from skip2bench.models.optimizer import RATE_STEP
+from skip2bench.config.rates import RATE_STEP, beyond_edges, rates_around, round_rate
 from skip2bench.results.figures import CellResult, find_best_rate
 
 MOST_EXTENSIONS = 4
@@ -31,7 +31,8 @@ class RateSearch:
 
 def first_rates(middle: float) -> tuple[float, ...]:
     """The usual rate and its neighbours."""
-    return tuple(_rounded(middle * factor) for factor in (1.0, 1 / RATE_STEP, RATE_STEP))
+    below, own, above = rates_around(middle)
+    return own, below, above
 
 
 def search_rate(first: Sequence[float], results: Sequence[CellResult]) -> RateSearch:
@@ -59,10 +60,8 @@ def _find_further(best: float | None, tried: Sequence[CellResult]) -> float | No
     rates = [result.learning_rate for result in tried]
     if best is None:  # a lower rate may hold where all have diverged; what did not fit never will
         have_diverged = all(result.has_diverged for result in tried)
-        return _rounded(min(rates) / RATE_STEP) if have_diverged else None
-    if best == min(rates):
-        return _rounded(best / RATE_STEP)
-    return _rounded(best * RATE_STEP) if best == max(rates) else None
+        return round_rate(min(rates) / RATE_STEP) if have_diverged else None
+    return next(iter(beyond_edges(best, rates)), None)
 
 
 def leaves_search_seed_out(seeds: Sequence[int]) -> bool:
@@ -72,7 +71,3 @@ def leaves_search_seed_out(seeds: Sequence[int]) -> bool:
         seeds: How many each configuration has.
     """
     return min(seeds) > FEW_SEEDS
-
-
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.3g}")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from skip2bench.compare.folder import CompareFolder
 from skip2bench.compare.matrix import find_baseline
 from skip2bench.compare.plan import ComparisonPlan
-from skip2bench.config.matrix import to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.io.record import walk

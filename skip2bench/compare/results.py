@@ -8,7 +8,7 @@ from typing import Any
 from skip2bench.compare.matrix import Cell, Configuration
 from skip2bench.compare.process import CellRun, Outcome
 from skip2bench.config.compare import CompareConfig
-from skip2bench.config.matrix import to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.whole import utc_now, write_csv, write_json
 from skip2bench.machine.environment_record import Environment

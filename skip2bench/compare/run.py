@@ -42,7 +42,7 @@ from skip2bench.compare.registration import describe_plan, register
 from skip2bench.compare.seeds import choose_seeds, read_seeds, settle_seeds, write_seeds
 from skip2bench.compare.task import Task, run_task
 from skip2bench.config.compare import CompareConfig
-from skip2bench.config.matrix import to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import Waiting, note
 from skip2bench.io.units import format_amount

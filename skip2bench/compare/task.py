@@ -11,7 +11,7 @@ from typing import Any
 from skip2bench.compare.folder import CompareFolder
 from skip2bench.compare.process import CellInterruptedError, CellRun, Outcome, run_cell
 from skip2bench.config.commands import BenchConfig
-from skip2bench.config.commands import to_plain as config_to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.io.console import note
 from skip2bench.machine.processes import ProcessContext
 
@@ -101,7 +101,7 @@ def describe_process(
 
 
 def _bench_flags(config: dict[str, Any]) -> list[str]:
-    defaults = config_to_plain(BenchConfig())
+    defaults = to_plain(BenchConfig())
     flags = []
     for name, value in config.items():
         if value == defaults[name]:

@@ -7,7 +7,7 @@ configuration of `train` is in `train`, what all share in `run`.
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from skip2bench.config.methods import MethodName
 from skip2bench.config.options import (
@@ -15,7 +15,6 @@ from skip2bench.config.options import (
     check_choice,
     check_positive,
     option,
-    option_names,
     same_option,
 )
 from skip2bench.config.run import RunConfig
@@ -176,24 +175,3 @@ class ReportConfig:
     def __post_init__(self) -> None:
         check_choice("lang", self.lang, get_args(Language))
         check_choice("format", self.format, get_args(ReportFormat))
-
-
-def to_plain(config: RunConfig) -> dict[str, Any]:
-    """The configuration as YAML can hold it, by field name, to be read back and run again.
-
-    What holds for one call alone is left out, such as where it writes: a repetition goes elsewhere.
-    """
-    of_call = option_names(config, "call")
-    plain: dict[str, Any] = {}
-    for item in fields(config):
-        if item.name in of_call:
-            continue
-        value = getattr(config, item.name)
-        plain[item.name] = (
-            str(value)
-            if isinstance(value, Path)
-            else list(value)
-            if isinstance(value, tuple)
-            else value
-        )
-    return plain

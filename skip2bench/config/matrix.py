@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from skip2bench.config.load import read_matrix_file
-from skip2bench.config.options import option_names, refuse_unknown
+from skip2bench.config.options import refuse_unknown
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 
@@ -65,17 +65,3 @@ def split_given(
         if key in train:
             raise Skip2BenchError(f"{key!r} {says}; {remedy}")
     return {key: value for key, value in given.items() if key in own}, train
-
-
-def to_plain(config: Any) -> dict[str, Any]:
-    """The configuration as YAML can hold it, without where it goes and what it finds there."""
-    of_call = option_names(config, "call")
-    plain: dict[str, Any] = {}
-    for item in fields(config):
-        if item.name not in of_call:
-            value = getattr(config, item.name)
-            plain[item.name] = list(value) if isinstance(value, tuple) else value
-    plain[TRAIN] = {
-        key: str(value) if isinstance(value, Path) else value for key, value in plain[TRAIN].items()
-    }
-    return plain

@@ -6,7 +6,7 @@ Values from flags and YAML are brought to the types of the fields, or refused.
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -274,3 +274,21 @@ def _coerce_text(key: str, value: Any, hint: type) -> Any:
     if "\0" in str(value):
         raise Skip2BenchError(f"{key} is {str(value)!r}, which holds a NUL; take it out")
     return hint(value)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """The configuration as YAML can hold it, by field name, to be read back and run again.
+
+    What holds for one call alone is left out, such as where it writes: a repetition goes elsewhere.
+    """
+    of_call = option_names(config, "call")
+    own = (item.name for item in fields(config) if item.name not in of_call)
+    return {name: _as_plain(getattr(config, name)) for name in own}
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: str(it) if isinstance(it, Path) else it for key, it in value.items()}
+    return list(value) if isinstance(value, tuple) else value

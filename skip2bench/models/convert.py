@@ -14,6 +14,7 @@ from skip2bench.io.whole import making_folder
 from skip2bench.models.base import check_checkpoint
 from skip2bench.models.folders import (
     HUGGING_FACE_FILES,
+    WEIGHTS_FILE,
     convert_command,
     is_hugging_face,
     list_model_names,
@@ -30,7 +31,7 @@ def convert_checkpoint(folder: Path) -> Path:
     Raises:
         Skip2BenchError: LitGPT has no such model, or cannot convert it.
     """
-    if not is_hugging_face(folder) or (folder / "lit_model.pth").exists():
+    if not is_hugging_face(folder) or (folder / WEIGHTS_FILE).exists():
         return folder
     named = folder if folder.name not in ("", "..") else folder.resolve()
     target = named.with_name(named.name + _SUFFIX)

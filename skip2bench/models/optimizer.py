@@ -6,9 +6,6 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-RATE_STEP = 3.0
-"""Neighbouring learning rates that are tried differ by this factor."""
-
 
 def build_optimizer(
     trained: Iterable[nn.Parameter],

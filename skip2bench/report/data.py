@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from skip2bench.config.methods import find_method
-from skip2bench.report import charts, tables
-from skip2bench.report.cells import DISTURBED_SIGN
-from skip2bench.report.charts import make_cost_lines
+from skip2bench.report.charts.drawing import MAX_SHOWN
+from skip2bench.report.charts.runs import break_even_epoch, make_cost_lines
 from skip2bench.report.claims import CLAIMS, check_claims
 from skip2bench.report.diagnosis import (
     OVERFITTING_RATIO,
@@ -19,13 +18,14 @@ from skip2bench.report.diagnosis import (
     diagnose,
     has_overfitted,
 )
-from skip2bench.report.drawing import MAX_SHOWN
-from skip2bench.report.harness import list_harness
-from skip2bench.report.matching import EQUAL_IN, build_matching
-from skip2bench.report.score_columns import sample_answers
 from skip2bench.report.selection import Selection, list_shown
 from skip2bench.report.setup import collect_environment, collect_setup, find_mismatches
 from skip2bench.report.sweep import collect_sweep
+from skip2bench.report.tables import bench_rows
+from skip2bench.report.tables.cells import DISTURBED_SIGN
+from skip2bench.report.tables.harness import list_harness
+from skip2bench.report.tables.matching import EQUAL_IN, build_matching
+from skip2bench.report.tables.score_columns import sample_answers
 from skip2bench.report.verdicts import (
     find_conclusion,
     find_lowest,
@@ -63,7 +63,7 @@ class Missing:
 
 def build_report_data(selection: Selection) -> dict[str, Any]:
     """The data of a report on selected runs, by the names that the templates use."""
-    bench = tables.build_bench_rows(selection.bench) if selection.bench else []
+    bench = bench_rows.build_bench_rows(selection.bench) if selection.bench else []
     inference = _build_inference_rows(selection.bench) if selection.bench else []
     figures = selection.results
     entries = figures.configurations if figures else ()
@@ -89,8 +89,10 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "setup": collect_setup(selection, entries),
         "bench": bench,
         "has_quartiles": _has_quartiles(bench),
-        "bench_comparisons": tables.count_comparisons(row["backward_reduction"] for row in bench),
-        "comparisons": tables.count_comparisons(
+        "bench_comparisons": bench_rows.count_comparisons(
+            row["backward_reduction"] for row in bench
+        ),
+        "comparisons": bench_rows.count_comparisons(
             ratio for entry in entries for ratio in entry.against_baseline.values()
         ),
         "inference": inference,
@@ -142,7 +144,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
     }
 
 
-def _has_quartiles(bench: Sequence[tables.Row]) -> bool:
+def _has_quartiles(bench: Sequence[bench_rows.Row]) -> bool:
     return any(
         row[phase] is not None and row[phase].lower_quartile_seconds is not None
         for row in bench
@@ -151,9 +153,9 @@ def _has_quartiles(bench: Sequence[tables.Row]) -> bool:
     )
 
 
-def _build_inference_rows(bench: BenchRun) -> list[tables.Row]:
+def _build_inference_rows(bench: BenchRun) -> list[bench_rows.Row]:
     is_disturbed = "inference" in find_disturbed_timing(bench)
-    return tables.build_inference_rows(bench.summary, is_disturbed=is_disturbed)
+    return bench_rows.build_inference_rows(bench.summary, is_disturbed=is_disturbed)
 
 
 def collect_disturbed(selection: Selection) -> list[dict[str, Any]]:
@@ -259,7 +261,7 @@ def collect_curves(selection: Selection) -> dict[str, list[LossCurve]]:
 def _build_parameters(
     entries: Sequence[ComparedConfiguration],
     baseline: ComparedConfiguration | None,
-    bench: Sequence[tables.Row],
+    bench: Sequence[bench_rows.Row],
 ) -> list[dict[str, Any]]:
     """Parameter efficiency: of the runs where there are any, else of the benchmark."""
     if not entries:
@@ -288,14 +290,14 @@ def _find_break_even(entries: Sequence[ComparedConfiguration]) -> list[dict[str,
     if not measured or not measured[0].is_baseline or len(lines) < 2:
         return []
     return [
-        {"label": line.label, "epoch": charts.break_even_epoch(line, lines[0])}
+        {"label": line.label, "epoch": break_even_epoch(line, lines[0])}
         for line in lines[1:]
         if line.start_seconds > 0
     ]
 
 
 def find_missing(
-    selection: Selection, bench: Sequence[tables.Row], entries: Sequence[ComparedConfiguration]
+    selection: Selection, bench: Sequence[bench_rows.Row], entries: Sequence[ComparedConfiguration]
 ) -> list[Missing]:
     """What a full report would need beyond the runs there are, in the order of the report."""
     commands = {

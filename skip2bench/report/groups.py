@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
-from skip2bench.config.methods import find_method
-from skip2bench.report.tables import order_key
+from skip2bench.config.methods import METHODS, find_method
 from skip2bench.results.answers import AnswerRecord, ScoredRun
 from skip2bench.results.comparison_records import (
     ComparedCell,
@@ -34,6 +33,26 @@ from skip2bench.results.reading import TrainRun
 from skip2bench.results.run_records import SCHEMA_VERSION
 
 _NEEDED = ("initial_val_loss", "final_val_loss", "train_seconds", "steps")
+
+_METHOD_ORDER = tuple(METHODS)
+
+
+class Ordered(Protocol):
+    """A train summary or a bench configuration."""
+
+    @property
+    def method(self) -> str | None: ...  # noqa: D102
+    @property
+    def blocks(self) -> tuple[int, ...] | None: ...  # noqa: D102
+    @property
+    def target(self) -> str | None: ...  # noqa: D102
+
+
+def order_key(summary: Ordered) -> tuple[int, int, tuple[int, ...], str]:
+    """Sort key: by method, then by blocks."""
+    method, blocks = str(summary.method), summary.blocks or ()
+    place = _METHOD_ORDER.index(method) if method in _METHOD_ORDER else len(_METHOD_ORDER)
+    return place, len(blocks), blocks, str(summary.target)
 
 
 def identify(run: TrainRun) -> tuple[Any, ...]:

@@ -20,14 +20,14 @@ from skip2bench.io.record import Record
 from skip2bench.io.resources import find_resource
 from skip2bench.io.units import Language
 from skip2bench.io.whole import to_json
-from skip2bench.report.charts import draw_charts
-from skip2bench.report.columns import collect_tables, render_tables
+from skip2bench.report.charts.drawing import on_paper
+from skip2bench.report.charts.runs import draw_charts
+from skip2bench.report.charts.sweep import draw_tune_charts
 from skip2bench.report.data import build_report_data, collect_curves
-from skip2bench.report.drawing import on_paper
 from skip2bench.report.markdown import to_printable
 from skip2bench.report.selection import Selection, choose_runs, select_runs
-from skip2bench.report.tables import Reduction
-from skip2bench.report.tune_charts import draw_tune_charts
+from skip2bench.report.tables.bench_rows import Reduction
+from skip2bench.report.tables.columns import collect_tables, render_tables
 from skip2bench.results.reading import RESULTS_FILE, AnyRun, Run, read_runs
 
 

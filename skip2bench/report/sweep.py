@@ -3,8 +3,8 @@
 from typing import Any
 
 from skip2bench.report.selection import Selection
-from skip2bench.report.tables import count_comparisons
-from skip2bench.report.tune_columns import SHOWN
+from skip2bench.report.tables.bench_rows import count_comparisons
+from skip2bench.report.tables.tune_columns import SHOWN
 from skip2bench.results.reading import AnyRun
 from skip2bench.results.tune_records import GAIN_SHARES, TuneResults
 

@@ -23,7 +23,6 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io import units
 from skip2bench.io.resources import find_resource
 from skip2bench.io.units import Language
-from skip2bench.report.cells import show_median, show_middle, show_spread
 from skip2bench.report.markdown import (
     escape_code,
     escape_markdown,
@@ -31,6 +30,7 @@ from skip2bench.report.markdown import (
     shorten,
     shorten_hash,
 )
+from skip2bench.report.tables.cells import show_median, show_middle, show_spread
 from skip2bench.results.bench_records import PhaseTimes
 from skip2bench.results.comparison_records import FigureSummary
 

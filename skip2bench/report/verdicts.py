@@ -10,7 +10,7 @@ from typing import Literal
 
 from skip2bench.config.blocks import BLOCK_PRESETS
 from skip2bench.config.methods import find_method
-from skip2bench.report.cells import centre
+from skip2bench.report.tables.cells import centre
 from skip2bench.results.comparison_records import ComparedConfiguration, ComparisonResults
 from skip2bench.results.stats import SIGNIFICANCE, Ratio, adjust_p_values, paired_ratio
 

@@ -116,7 +116,7 @@ class TrainingPlan:
             ),
             checkpoint=CheckpointRecord(
                 name=self.model_name,
-                sha256=hash_file(self.base_folder / "lit_model.pth"),
+                sha256=hash_file(self.base_folder / WEIGHTS_FILE),
                 model_config_sha256=hash_file(self.base_folder / "model_config.yaml"),
             ),
         )

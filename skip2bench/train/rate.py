@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from skip2bench.config.rates import beyond_edges, rates_around
 from skip2bench.config.train import usual_learning_rate
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
 from skip2bench.models.methods import trained_tensors
-from skip2bench.models.optimizer import RATE_STEP, scale_warmup
+from skip2bench.models.optimizer import scale_warmup
 from skip2bench.models.skip import SkipGPT
 from skip2bench.sweep.engine import Schedule, Sweep
 from skip2bench.sweep.trial import Recipe, Trial, start_trial
@@ -29,8 +30,6 @@ _CACHED_SHARE, _UNCACHED_SHARE = 1 / 4, 1 / 20
 _FEWEST_STEPS = {"cached": 20, "uncached": 8}
 _MOST_UNCACHED_STEPS = 40
 _EVALUATED_BATCHES = 2
-_RATES = (1e-7, 10.0)
-"""None beyond is tried."""
 
 Losses = dict[float, float]
 """By learning rate; infinite where it diverged."""
@@ -88,23 +87,13 @@ def search(try_rates: Callable[[Sequence[float]], list[float]], middle: float) -
         try_rates: Gives the loss of each rate; infinite where it diverges.
         middle: Where to begin.
     """
-    rates = [_rounded(middle * factor) for factor in (1 / RATE_STEP, 1, RATE_STEP)]
+    rates = rates_around(middle)
     losses: Losses = dict(zip(rates, try_rates(rates), strict=True))
     while True:
-        best, known = min(losses, key=losses.__getitem__), sorted(losses)
-        if best == known[0]:
-            further = _rounded(best / RATE_STEP)
-        elif best == known[-1]:
-            further = _rounded(best * RATE_STEP)
-        else:
+        further = beyond_edges(min(losses, key=losses.__getitem__), losses)
+        if not further:
             return losses
-        if not _RATES[0] <= further <= _RATES[1]:
-            return losses
-        (losses[further],) = try_rates([further])
-
-
-def _rounded(rate: float) -> float:
-    return float(f"{rate:.3g}")
+        losses |= zip(further, try_rates(further), strict=True)
 
 
 class _CachedTrials:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skip2bench.config.commands import to_plain
-from skip2bench.config.options import option_names
+from skip2bench.config.options import option_names, to_plain
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note, warn

@@ -12,7 +12,7 @@ import torch
 from litgpt.model import GPT
 
 from skip2bench.cache.streamed_build import streamed_validation_loss
-from skip2bench.config.commands import to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import DivergedError
 from skip2bench.io.console import warn

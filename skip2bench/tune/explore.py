@@ -12,16 +12,16 @@ from pathlib import Path
 
 from skip2bench.cache.algebra import Sizes, Use, count_costs
 from skip2bench.cache.plan import measure_free
+from skip2bench.config.rates import beyond_edges
 from skip2bench.config.tune import TuneConfig
 from skip2bench.io.console import Bar, note, warn
 from skip2bench.io.units import format_amount
-from skip2bench.models.optimizer import RATE_STEP
 from skip2bench.results.tune_records import Rung
 from skip2bench.sweep.room import pack, trial_bytes
 from skip2bench.sweep.trial import Trial
 from skip2bench.tune.entrant import Entrant, Evaluation, Origin
 from skip2bench.tune.ground import Ground
-from skip2bench.tune.space import RATES, Choice
+from skip2bench.tune.space import Choice
 
 RUNGS = (1 / 4, 1 / 2, 1.0)
 """Of a whole run's updates, when those behind are cut. At an earlier rung, high rates that a whole
@@ -210,10 +210,11 @@ class Exploration:
             leader = min(training, key=lambda one: one.best_until(step), default=None)
             if leader is None:
                 return
-            factors = (1 / RATE_STEP, RATE_STEP)
-            choices = [leader.choice.at_rate(factor) for factor in factors]
-            low, high = RATES
-            new = self.enter([it for it in choices if low <= it.learning_rate <= high], "rate")
+            rate = leader.choice.learning_rate
+            choices = [
+                replace(leader.choice, learning_rate=it) for it in beyond_edges(rate, [rate])
+            ]
+            new = self.enter(choices, "rate")
             if not new:
                 return
             self._advance(number, new)

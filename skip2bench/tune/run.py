@@ -25,7 +25,7 @@ import yaml
 from skip2bench import STARTED
 from skip2bench.compare.run import Within
 from skip2bench.config.blocks import count_auto
-from skip2bench.config.matrix import to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.config.tune import TuneConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note
@@ -36,8 +36,8 @@ from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.memory import read_peak_memory
 from skip2bench.machine.signals import StopRequest, interrupted_by_sigterm, stop_on_signals
 from skip2bench.models.methods import resolve_method
-from skip2bench.report.drawing import on_paper
-from skip2bench.report.tune_charts import draw_frontier
+from skip2bench.report.charts.drawing import on_paper
+from skip2bench.report.charts.sweep import draw_frontier
 from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.plain import DamagedFileError, read_json
 from skip2bench.results.run_folder import (

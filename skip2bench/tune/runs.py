@@ -14,19 +14,19 @@ from typing import Any
 from skip2bench.bench.workload import count_workload_flops
 from skip2bench.compare.run import Within, run_comparison
 from skip2bench.config.compare import CompareConfig
+from skip2bench.config.rates import beyond_edges
 from skip2bench.config.train import wanted_blocks
 from skip2bench.config.tune import TuneConfig
 from skip2bench.io.console import note, warn
 from skip2bench.io.units import format_amount
 from skip2bench.models.methods import count_trainable, resolve_method
-from skip2bench.models.optimizer import RATE_STEP
 from skip2bench.results.comparison_records import ComparedCell, ComparisonResult
 from skip2bench.results.curves import read_loss_curve
 from skip2bench.results.reading import TrainRun, is_train, read_run
 from skip2bench.results.tune_records import EXPLORATION, Rung, TuneFigures
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.tune.entrant import Entrant, Evaluation, Origin, rank
-from skip2bench.tune.space import RATES, Choice, Space, default_choice
+from skip2bench.tune.space import Choice, Space, default_choice
 
 _MOST_EXTENSIONS = 4
 """Rates beyond those that were given, at most."""
@@ -138,14 +138,8 @@ class RunSweep:
             for one in self.entrants
             if replace(one.choice, learning_rate=0.0) == replace(choice, learning_rate=0.0)
         ]
-        factors = [
-            factor
-            for factor, edge in ((1 / RATE_STEP, min(alike)), (RATE_STEP, max(alike)))
-            if choice.learning_rate == edge
-        ]
-        further = [choice.at_rate(factor) for factor in factors]
-        low, high = RATES
-        return self._enter([it for it in further if low <= it.learning_rate <= high], "rate")
+        further = beyond_edges(choice.learning_rate, alike)
+        return self._enter([replace(choice, learning_rate=rate) for rate in further], "rate")
 
     def _compare(self) -> None:
         """Run what has not run yet, and read what all have come to."""

@@ -16,15 +16,13 @@ from litgpt.config import Config
 
 from skip2bench.config.blocks import BLOCK_PRESETS, count_top, parse_blocks
 from skip2bench.config.methods import METHODS
+from skip2bench.config.rates import rates_around, round_rate
 from skip2bench.config.train import TrainConfig, usual_learning_rate
 from skip2bench.config.tune import TuneConfig
-from skip2bench.models.optimizer import RATE_STEP
 from skip2bench.models.skip import SkipSettings
 
 GUIDES_PRESET = "balanced"
 """What the guide recommends, and the finalists are compared with."""
-RATES = (1e-6, 1.0)
-"""No learning rate beyond is tried."""
 _NO_FEATURES = "-"
 """Of a method whose adapters read none that are stored."""
 _TOP_SHARES = (1 / 8, 1 / 4, 1 / 2)
@@ -99,7 +97,7 @@ class Choice:
 
     def at_rate(self, factor: float) -> "Choice":
         """The same at another learning rate."""
-        return replace(self, learning_rate=float(f"{self.learning_rate * factor:.3g}"))
+        return replace(self, learning_rate=round_rate(self.learning_rate * factor))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +158,7 @@ class Space:
         for count in _list_top(config, model.n_layer) if is_top else ():
             sets[tuple(range(model.n_layer))[-count:]] = f"top{count}"
         middle = usual_learning_rate(common)
-        around = tuple(float(f"{middle * factor:.3g}") for factor in (1 / RATE_STEP, 1, RATE_STEP))
+        around = rates_around(middle)
         return cls(
             blocks=tuple((text, blocks) for blocks, text in sets.items()),
             ranks=config.ranks,

@@ -8,7 +8,7 @@ from skip2bench.compare.matrix import list_cells, list_configurations
 from skip2bench.compare.process import Outcome, read_cell_run
 from skip2bench.compare.results import read_result
 from skip2bench.config.compare import load_compare_config
-from skip2bench.config.matrix import to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.io.whole import write_json, write_yaml

@@ -1,7 +1,8 @@
 import pytest
 
 from skip2bench.config.blocks import parse_blocks
-from skip2bench.config.commands import BenchConfig, ReportConfig, to_plain
+from skip2bench.config.commands import BenchConfig, ReportConfig
+from skip2bench.config.options import to_plain
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 

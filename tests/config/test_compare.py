@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from skip2bench.config.compare import CompareConfig, load_compare_config
-from skip2bench.config.matrix import to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.errors import Skip2BenchError
 
 

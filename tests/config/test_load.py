@@ -333,7 +333,7 @@ def test_a_file_that_does_not_exist():
 
 
 def test_what_a_run_writes_can_be_read_back(write):
-    from skip2bench.config.commands import to_plain
+    from skip2bench.config.options import to_plain
 
     config = TrainConfig(
         method="skip2", blocks="0,3", skip_r=5, checkpoint_dir=Path("x"), mask_prompt=False

@@ -16,10 +16,10 @@ from made_records import make_run
 from skip2bench.compare.folder import describe_cell, make_key
 from skip2bench.compare.matrix import list_cells, list_configurations
 from skip2bench.compare.peers.run import check_peers
-from skip2bench.config.commands import BenchConfig, DoctorConfig, ReportConfig, to_plain
+from skip2bench.config.commands import BenchConfig, DoctorConfig, ReportConfig
 from skip2bench.config.compare import CompareConfig, load_compare_config
 from skip2bench.config.methods import Method
-from skip2bench.config.options import Role, is_switch, list_options, option
+from skip2bench.config.options import Role, is_switch, list_options, option, to_plain
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint

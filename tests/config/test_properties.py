@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skip2bench.config.blocks import BLOCK_PRESETS, parse_blocks
-from skip2bench.config.commands import to_plain
 from skip2bench.config.compare import load_compare_config
 from skip2bench.config.load import load_train_config
+from skip2bench.config.options import to_plain
 from skip2bench.config.train import TrainConfig
 from skip2bench.data.load import load_data
 from skip2bench.data.records import load_records

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from skip2bench.config.matrix import to_plain
+from skip2bench.config.options import to_plain
 from skip2bench.config.tune import EMBEDDED_SIZES, TuneConfig, load_tune_config
 from skip2bench.errors import Skip2BenchError
 

@@ -5,7 +5,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from skip2bench.report.charts import (
+from skip2bench.report.charts.drawing import legend_label
+from skip2bench.report.charts.runs import (
     WORDS,
     Bars,
     CostLine,
@@ -19,7 +20,6 @@ from skip2bench.report.charts import (
     draw_tradeoff,
     find_front,
 )
-from skip2bench.report.drawing import legend_label
 
 LABELS = ("Traditional LoRA", "A $1 <b>configuration</b>", "Skip2-LoRA (8 blocks)")
 

@@ -12,7 +12,8 @@ from skip2bench.cli.compare_screen import print_compare
 from skip2bench.cli.screens import print_bench
 from skip2bench.config.commands import ReportConfig
 from skip2bench.io import units
-from skip2bench.report.cells import (
+from skip2bench.report.run import render_report
+from skip2bench.report.tables.cells import (
     PAIRS,
     Column,
     Fit,
@@ -24,14 +25,13 @@ from skip2bench.report.cells import (
     show_ratio,
     to_plain,
 )
-from skip2bench.report.columns import (
+from skip2bench.report.tables.columns import (
     BENCH_SCREENS,
     BEST_BATCH_SCREEN,
     COMPARE_SCREENS,
     LABEL,
     TABLES,
 )
-from skip2bench.report.run import render_report
 from skip2bench.results.bench_records import BenchResult
 from skip2bench.results.comparison_records import ComparisonResult, FigureRatio, FigureSummary
 from skip2bench.results.reading import read_run

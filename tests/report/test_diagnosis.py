@@ -4,7 +4,7 @@ import pytest
 from made_records import make_configuration
 
 from skip2bench.report.diagnosis import diagnose
-from skip2bench.report.tables import Reduction
+from skip2bench.report.tables.bench_rows import Reduction
 
 
 def make_row(**changes):

@@ -9,7 +9,7 @@ import pytest
 
 from skip2bench.config.commands import ReportConfig
 from skip2bench.report.run import render_report
-from skip2bench.report.score_columns import SHOWN_QUESTIONS
+from skip2bench.report.tables.score_columns import SHOWN_QUESTIONS
 
 DATA = Path(__file__).parents[1] / "data"
 HOSTILE = "</td><script>alert(1)</script> | `x` [a](javascript:b) ![c](https://d) **e**\n# f"

@@ -16,16 +16,16 @@ from skip2bench.config.commands import ReportConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import stdout
 from skip2bench.report import run as report
-from skip2bench.report.drawing import COLOURS
-from skip2bench.report.run import render_report
-from skip2bench.report.tune_charts import (
+from skip2bench.report.charts.drawing import COLOURS
+from skip2bench.report.charts.sweep import (
     WORDS,
     draw_frontier,
     draw_sensitivity,
     draw_tune_charts,
     find_frontier,
 )
-from skip2bench.report.tune_columns import (
+from skip2bench.report.run import render_report
+from skip2bench.report.tables.tune_columns import (
     EXPLORED_SCREEN,
     FINALIST_SCREENS,
     TUNE_TABLES,

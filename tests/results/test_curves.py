@@ -8,7 +8,7 @@ import pytest
 from made_records import make_run
 
 from skip2bench.errors import Skip2BenchError
-from skip2bench.report.charts import _combine_curves
+from skip2bench.report.charts.runs import _combine_curves
 from skip2bench.results.curves import LossCurve, metrics_path, read_loss_curve
 from skip2bench.results.reading import TrainRun, read_run
 

@@ -9,9 +9,9 @@ from made_records import make_configuration, make_run, make_summary
 
 from skip2bench.config.commands import ReportConfig
 from skip2bench.machine.environment_record import Environment
-from skip2bench.report.cells import DISTURBED_SIGN
 from skip2bench.report.claims import check_claims
 from skip2bench.report.run import render_report
+from skip2bench.report.tables.cells import DISTURBED_SIGN
 from skip2bench.report.verdicts import find_conclusion, pick_presets
 from skip2bench.results.comparison_records import ComparisonResults
 from skip2bench.results.disturbance import (

@@ -4,7 +4,8 @@ import time
 import pytest
 import torch
 
-from skip2bench.config.commands import BenchConfig, to_plain
+from skip2bench.config.commands import BenchConfig
+from skip2bench.config.options import to_plain
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.environment_record import Environment
 from skip2bench.machine.out_of_memory import is_out_of_memory

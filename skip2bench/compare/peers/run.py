@@ -19,8 +19,7 @@ from litgpt.model import GPT
 from torch import Tensor, nn
 
 from skip2bench.compare.peers.peer import Peer
-from skip2bench.config.commands import to_plain
-from skip2bench.config.options import CONDITIONS, switch_names
+from skip2bench.config.options import CONDITIONS, switch_names, to_plain
 from skip2bench.config.peers import PEERS
 from skip2bench.config.run import EMBEDDED_DATA
 from skip2bench.config.train import TrainConfig

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from skip2bench.report.cells import (
+from skip2bench.report.markdown import escape_markdown
+from skip2bench.report.tables.cells import (
     COUNT,
     LABEL,
     LOSS,
@@ -26,7 +27,6 @@ from skip2bench.report.cells import (
     ratio,
     read,
 )
-from skip2bench.report.markdown import escape_markdown
 
 SHOWN = 15
 """Configurations of the ranking in a table; `tune.csv` has all."""

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skip2bench.io.units import Language
-from skip2bench.report.cells import centre, find_bounds
-from skip2bench.report.drawing import (
+from skip2bench.report.charts.drawing import (
     COLOURS,
     HATCHES,
     INK,
@@ -20,6 +19,7 @@ from skip2bench.report.drawing import (
     scale_costs,
     to_svg,
 )
+from skip2bench.report.tables.cells import centre, find_bounds
 from skip2bench.results.bench_records import PhaseTimes
 from skip2bench.results.comparison_records import ComparedConfiguration, FigureSummary
 from skip2bench.results.curves import LossCurve

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from skip2bench.io import units
-from skip2bench.report.cells import (
+from skip2bench.report.selection import Selection, list_shown
+from skip2bench.report.tables.cells import (
     COUNT,
     LABEL,
     Column,
@@ -16,7 +17,6 @@ from skip2bench.report.cells import (
     read,
     show_label,
 )
-from skip2bench.report.selection import Selection, list_shown
 from skip2bench.results.answers import AnswerRecord
 from skip2bench.results.comparison_records import ComparedScore, ScoreDifference
 

@@ -14,7 +14,7 @@ from skip2bench.io import units
 from skip2bench.io.record import Record
 from skip2bench.io.units import Language
 from skip2bench.report.markdown import escape_markdown
-from skip2bench.report.tables import Reduction
+from skip2bench.report.tables.bench_rows import Reduction
 from skip2bench.results.bench_records import PhaseRatio, PhaseTimes
 from skip2bench.results.comparison_records import FigureRatio, FigureSummary
 

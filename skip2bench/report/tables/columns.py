@@ -13,9 +13,9 @@ from typing import Any
 from skip2bench.config.methods import find_method
 from skip2bench.io import units
 from skip2bench.io.units import Language
-from skip2bench.report import matching
-from skip2bench.report.across import ACROSS_TABLE
-from skip2bench.report.cells import (
+from skip2bench.report.tables import matching
+from skip2bench.report.tables.across import ACROSS_TABLE
+from skip2bench.report.tables.cells import (
     COUNT,
     LABEL,
     LOSS,
@@ -46,9 +46,9 @@ from skip2bench.report.cells import (
     show_speedup,
     to_plain,
 )
-from skip2bench.report.harness import HARNESS_TABLE
-from skip2bench.report.score_columns import NEXT_TOKEN, SCORE_TABLE
-from skip2bench.report.tune_columns import TUNE_TABLES
+from skip2bench.report.tables.harness import HARNESS_TABLE
+from skip2bench.report.tables.score_columns import NEXT_TOKEN, SCORE_TABLE
+from skip2bench.report.tables.tune_columns import TUNE_TABLES
 from skip2bench.results.comparison_records import FigureSummary
 
 _BYTES, _SIGNED = plain(units.format_bytes), plain("{:+.3f}".format)

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from skip2bench.io.units import Language, format_loss
-from skip2bench.report.drawing import (
+from skip2bench.report.charts.drawing import (
     COLOURS,
     INK,
     MARKERS,
@@ -23,7 +23,7 @@ from skip2bench.report.drawing import (
     scale_costs,
     to_svg,
 )
-from skip2bench.report.tune_columns import name_in_words
+from skip2bench.report.tables.tune_columns import name_in_words
 from skip2bench.results.comparison_records import ComparedConfiguration
 from skip2bench.results.tune_records import Explored, Sensitivity, TuneResults
 

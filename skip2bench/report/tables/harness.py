@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from skip2bench.report.cells import COUNT, LABEL, Output, Row, Table, own, show_label
 from skip2bench.report.selection import Selection
+from skip2bench.report.tables.cells import COUNT, LABEL, Output, Row, Table, own, show_label
 
 
 def _show_value(it: tuple[float, float | None], _: Output) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from skip2bench.io import units
-from skip2bench.report.cells import COUNT, DISTURBED_SIGN, LABEL, Output, own, show_closeness
+from skip2bench.report.tables.cells import COUNT, DISTURBED_SIGN, LABEL, Output, own, show_closeness
 from skip2bench.results.comparison_records import ComparisonResults, Matched
 
 EQUAL_IN = {

@@ -6,9 +6,10 @@ is 1 - figure / LoRA's figure: positive is less than LoRA, negative is more, Non
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from skip2bench.config.methods import METHODS, find_method
+from skip2bench.config.methods import find_method
+from skip2bench.report.groups import order_key
 from skip2bench.results.bench_records import (
     BenchConfiguration,
     BenchSummary,
@@ -21,7 +22,6 @@ from skip2bench.results.reading import BenchRun
 from skip2bench.results.run_folder import PHASES
 from skip2bench.results.stats import SIGNIFICANCE, Ratio, adjust_p_values
 
-METHOD_ORDER = tuple(METHODS)
 _NONE = BenchConfiguration()
 """Stands for the baseline where there is none to compare with."""
 Row = dict[str, Any]
@@ -43,24 +43,6 @@ class Reduction:
     """How many rows those are."""
     detectable_ratio: float | None = None
     """The smallest ratio above 1 that would have shown: see `stats.Ratio`."""
-
-
-class Ordered(Protocol):
-    """A train summary or a bench configuration."""
-
-    @property
-    def method(self) -> str | None: ...  # noqa: D102
-    @property
-    def blocks(self) -> tuple[int, ...] | None: ...  # noqa: D102
-    @property
-    def target(self) -> str | None: ...  # noqa: D102
-
-
-def order_key(summary: Ordered) -> tuple[int, int, tuple[int, ...], str]:
-    """Sort key: by method, then by blocks."""
-    method, blocks = str(summary.method), summary.blocks or ()
-    place = METHOD_ORDER.index(method) if method in METHOD_ORDER else len(METHOD_ORDER)
-    return place, len(blocks), blocks, str(summary.target)
 
 
 def find_baseline(configurations: Iterable[BenchConfiguration]) -> BenchConfiguration | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skip2bench.io import units
-from skip2bench.report.cells import (
+from skip2bench.report.tables.cells import (
     COUNT,
     DISTURBED_SIGN,
     LABEL,

@@ -1,0 +1,1 @@
+"""The charts as SVG: of runs, of a sweep, and the look of both."""
