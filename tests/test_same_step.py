@@ -20,7 +20,7 @@ from skip2bench.data.samples import Samples, TokenizedData
 from skip2bench.doctor.subject import load_subject
 from skip2bench.models.base import load_base
 from skip2bench.models.methods import build_model
-from skip2bench.train.memory_projection import project
+from skip2bench.projection.methods import project
 from skip2bench.train.objective import TokenObjective
 
 CPU, SHAPE = torch.device("cpu"), (4, 24)

@@ -32,14 +32,11 @@ from skip2bench.compare.plan import ComparisonPlan
 from skip2bench.config.compare import CompareConfig
 from skip2bench.io.console import Waiting, note, warn
 from skip2bench.io.whole import write_json
+from skip2bench.projection.methods import Projector, prepare_projection
+from skip2bench.projection.sizes import MethodProjection
+from skip2bench.projection.subject import Subject
 from skip2bench.results.comparison_records import Limit, Matched, Matching
 from skip2bench.results.figures import CellResult, read_figures
-from skip2bench.train.memory_projection import (
-    MethodProjection,
-    Projector,
-    Subject,
-    prepare_projection,
-)
 
 FILE = "matching.json"
 """In the comparison's folder: what each configuration was given."""

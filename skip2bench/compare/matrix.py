@@ -332,12 +332,16 @@ def _share_rates(found: list[Configuration]) -> list[Configuration]:
 def _make_unique(found: list[Configuration]) -> list[Configuration]:
     """Tell apart names and labels that several configurations share."""
     labels = Counter(one.label for one in found)
+    ranges = {(one.label, one.settings.block_range) for one in found}
+    several = {label for label, n in Counter(label for label, _ in ranges).items() if n > 1}
     taken: Counter[str] = Counter()
     unique = []
     for one in found:
         name = f"{one.name}-aa" if one.is_aa else one.name
         taken[name] += 1
         details = {k: v for k, v in one.values.items() if k not in _IN_LABEL}
+        if one.label in several:  # as many, and others
+            details = {"blocks": one.settings.block_range} | details
         text = ", ".join(f"{key} {value}" for key, value in details.items())
         is_shared = labels[one.label] > 1 and text
         unique.append(

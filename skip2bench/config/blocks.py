@@ -82,6 +82,12 @@ def blocks_text(value: Any) -> Any:
     return ",".join(str(block) for block in value)
 
 
+def name_range(blocks: Sequence[int]) -> str:
+    """Sorted blocks in short: "0-3" (0 to 3), "0,3" (0 and 3)."""
+    is_run = len(blocks) > 1 and blocks[-1] - blocks[0] + 1 == len(blocks)
+    return f"{blocks[0]}-{blocks[-1]}" if is_run else ",".join(map(str, blocks))
+
+
 def count_top(text: str, n_layer: int) -> int:
     """How many of the last blocks LoRA-Top adapts: `text`, or where it is empty a quarter of all.
 

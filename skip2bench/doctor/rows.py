@@ -22,7 +22,7 @@ from skip2bench.machine.hardware import Disk
 from skip2bench.results.figures import OTHERS_CORES_RATIO
 
 if TYPE_CHECKING:
-    from skip2bench.train.memory_projection import CacheProjection, MethodProjection, Projection
+    from skip2bench.projection.sizes import CacheProjection, MethodProjection, Projection
 
 
 Verdict = Literal["ok", "below the guide", "will not fit", "cannot run", "unknown"]

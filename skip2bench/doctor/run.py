@@ -16,7 +16,7 @@ from skip2bench.machine.guide import choose_micro_batch_size
 
 if TYPE_CHECKING:
     from skip2bench.cache.arrays import Tier
-    from skip2bench.train.memory_projection import Projection
+    from skip2bench.projection.sizes import Projection
 
 
 def run_doctor(config: DoctorConfig) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _project(config: DoctorConfig, machine: Machine) -> "Projection":
     import torch
 
     from skip2bench.doctor.subject import load_subject
-    from skip2bench.train.memory_projection import project
+    from skip2bench.projection.methods import project
 
     assert machine.device is not None
     assert machine.precision is not None

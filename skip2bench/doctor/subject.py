@@ -9,7 +9,7 @@ from skip2bench.errors import Skip2BenchError
 from skip2bench.io.resources import embedded_checkpoint
 from skip2bench.models.base import check_checkpoint, config_by_name, find_checkpoint, load_config
 from skip2bench.models.tokenizer import load_tokenizer
-from skip2bench.train.memory_projection import Subject
+from skip2bench.projection.subject import Subject
 from skip2bench.train.plan import limit_length
 
 

@@ -16,7 +16,7 @@ from litgpt.lora import mark_only_lora_as_trainable
 from litgpt.model import GPT
 from torch import Tensor, nn
 
-from skip2bench.config.blocks import count_top, parse_blocks
+from skip2bench.config.blocks import count_top, name_range, parse_blocks
 from skip2bench.config.methods import LORA_TARGETS, METHODS, Method, Weights
 from skip2bench.config.run import RunConfig
 from skip2bench.errors import Skip2BenchError
@@ -73,21 +73,19 @@ class MethodSettings:
         """
         if self.blocks is None:
             return ""
-        return f", blocks {self._block_range.replace('_', ',')} of {n_layer}"
+        return f", blocks {self.block_range} of {n_layer}"
 
     @property
-    def _block_range(self) -> str:
-        """The blocks: "0-3" (0 to 3), "0_3" (0 and 3)."""
-        blocks = self.blocks or ()
-        is_run = len(blocks) > 1 and blocks[-1] - blocks[0] + 1 == len(blocks)
-        return f"{blocks[0]}-{blocks[-1]}" if is_run else "_".join(map(str, blocks))
+    def block_range(self) -> str:
+        """The blocks in short; empty of a method that reads none."""
+        return name_range(self.blocks or ())
 
     @property
     def slug(self) -> str:
         """Name in folders' names: "lora", "skip2-0-3" (blocks 0 to 3), "skip2-0_3" (0 and 3)."""
         if self.blocks is None:
             return self.method.name
-        return f"{self.method.name}-{self._block_range}"
+        return f"{self.method.name}-{self.block_range.replace(',', '_')}"
 
 
 def resolve_method(name: str, blocks: str, config: RunConfig, model: Config) -> MethodSettings:

@@ -266,7 +266,8 @@ def _build_parameters(
     """Parameter efficiency: of the runs where there are any, else of the benchmark."""
     if not entries:
         names = ("label", "trainable_parameters", "trainable_ratio", "trainable_reduction", "rank")
-        return [{**{name: row[name] for name in names}, "extra_parameters": None} for row in bench]
+        none = {"extra_parameters": None, "blocks": None}
+        return [{**{name: row[name] for name in names}, **none} for row in bench]
     rows = []
     for entry in entries:
         own, total = entry.trainable_parameters, entry.figures.get("total_parameters")
@@ -274,6 +275,7 @@ def _build_parameters(
         rows.append(
             {
                 "label": entry.label,
+                "blocks": entry.blocks or None,
                 "trainable_parameters": own,
                 "trainable_ratio": own / total.mean if total and total.mean and own else None,
                 "trainable_reduction": 1 - own / base if base and own else None,

@@ -6,6 +6,7 @@ import pytest
 from tiny import as_written
 
 from skip2bench.compare.across import name_folders, run_across
+from skip2bench.compare.run import run_comparison
 from skip2bench.compare.verify import run_verify
 from skip2bench.config.commands import ReportConfig
 from skip2bench.config.compare import load_compare_config
@@ -17,6 +18,13 @@ from skip2bench.results.reading import find_run, read_runs
 def test_folders_are_named_by_their_data():
     names = ["gsm8k.json", "a b/ü.jsonl", "gsm8k.jsonl", "...", "alpaca2k"]
     assert name_folders(names) == ["gsm8k", "ü", "gsm8k-2", "data", "alpaca2k"]
+    assert name_folders(["x", "x-3", "x", "x"]) == ["x", "x-3", "x-2", "x-4"]
+
+
+def test_a_comparison_is_of_one_data_set(tiny_checkpoint):
+    config = load_compare_config({"data_sets": ["pydoc", "x.json"], "bench": False})
+    with pytest.raises(Skip2BenchError, match="give the configuration with data_sets to run_acros"):
+        run_comparison(config)
 
 
 def test_two_data_sets(tiny_checkpoint, tiny_data, tmp_path, capsys):

@@ -44,6 +44,17 @@ def test_the_default_matrix_of_a_model_with_eight_blocks(pystd, capsys):
     assert len({cell.name for cell in cells}) == len(cells)
 
 
+def test_as_many_blocks_that_are_others_are_told_apart(pystd):
+    config = load_compare_config({"methods": "lora,skip2", "blocks": ["fast", "last:4", "0,7"]})
+    labels = [one.label for one in list_configurations(config, pystd)]
+    assert labels == [
+        "Traditional LoRA",
+        "Skip2-LoRA (4 blocks) [blocks 0-3]",
+        "Skip2-LoRA (4 blocks) [blocks 4-7]",
+        "Skip2-LoRA (2 blocks)",
+    ]
+
+
 def test_the_smallest_flow_has_no_lora_on_every_layer(pystd):
     configurations = list_configurations(load_compare_config({"flow": "minimal"}), pystd)
     assert [one.name for one in configurations] == ["lora", "skip2-0-3", "skip2-0-5"]

@@ -13,7 +13,7 @@ from skip2bench.doctor.run import find_error
 from skip2bench.doctor.snapshot import Gpu, Machine, Version
 from skip2bench.machine.guide import choose_micro_batch_size
 from skip2bench.machine.hardware import Disk, GpuProcess, Memory
-from skip2bench.train.memory_projection import CacheProjection, MethodProjection, Projection
+from skip2bench.projection.sizes import CacheProjection, MethodProjection, Projection
 
 GIB = 2**30
 
@@ -476,7 +476,7 @@ def test_without_torch_nothing_of_it_is_imported(run, monkeypatch):
         "torch",
         "litgpt",
         "skip2bench.machine.environment",
-        "skip2bench.train.memory_projection",
+        "skip2bench.projection.methods",
     ):
         monkeypatch.setitem(sys.modules, name, None)
     status, out, err = run("doctor")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lightning.fabric import Fabric
 from litgpt.config import Config
 from litgpt.model import GPT
 
@@ -152,6 +153,20 @@ def test_biases_are_found_where_a_model_has_them(name):
     with torch.device("meta"):
         names = [name for name, _ in GPT(config).named_parameters()]
     assert has_biases(config) == any(name.endswith("bias") for name in names)
+
+
+@pytest.mark.parametrize("method", ["lora", "skip2", "lora-top"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_fills_a_cache_rotates_as_a_step_does(method, dtype, tiny_checkpoint):
+    base = load_checkpoint(tiny_checkpoint, CPU, dtype)
+    blocks = "0,2" if method == "skip2" else ""
+    model = build_model(settings_for(method, blocks, base.config), base, CPU, seed=1)
+    precision = "32-true" if dtype == torch.float32 else "bf16-true"
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    before = model.cos.clone()
+    fabric.setup_module(model)  # as where a step runs through the whole model
+    assert torch.equal(model.cos, before)
+    assert model.cos.dtype == dtype
 
 
 @pytest.mark.parametrize("method", ["full", "last", "full+lora"])

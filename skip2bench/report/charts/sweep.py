@@ -46,7 +46,7 @@ WORDS: dict[Language, dict[str, str]] = {
     },
     "ja": {
         "val_loss": "検証損失",
-        "parameters": "学習可能パラメータ数",
+        "parameters": "学習パラメータ数",
         "flops": "キャッシュ済み step の FLOPs（教師あり位置あたり）",
         "finished": "探索（1 シード）: 最後まで学習",
         "left": "探索: 途中で脱落（更新回数が少ない）",

@@ -394,7 +394,7 @@ PAIRS = Column(
     is_optional=True,
 )
 """Of the ratios, where they are fewer than the runs: of seeds that the baseline has too."""
-TRAINABLE = own("trainable_parameters", "Trainable", "トレーニング可能", COUNT)
+TRAINABLE = own("trainable_parameters", "Trainable", "学習パラメータ", COUNT)
 RATE = own("learning_rate", "Learning rate", "学習率", plain("{:g}".format), short="Rate")
 TRAIN_SECONDS = replace(
     figure_over_runs("train_seconds", "Training time", "学習時間", show_duration),

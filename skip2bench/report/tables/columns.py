@@ -10,6 +10,7 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
+from skip2bench.config.blocks import name_range
 from skip2bench.config.methods import find_method
 from skip2bench.io import units
 from skip2bench.io.units import Language
@@ -170,6 +171,11 @@ _TRAINABLE_REDUCTION = own(
 )
 _PARAMETERS = (
     LABEL,
+    own(
+        *("blocks", "Blocks", "ブロック", lambda blocks, _: name_range(blocks)),
+        is_text=True,
+        is_optional=True,
+    ),
     TRAINABLE,
     _TRAINABLE_RATIO,
     _TRAINABLE_REDUCTION,

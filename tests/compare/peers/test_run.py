@@ -10,7 +10,13 @@ from tiny import as_written
 from skip2bench.compare.peers import litgpt as peer_litgpt
 from skip2bench.compare.peers import peft as peer_peft
 from skip2bench.compare.peers.dora import count_extra_flops, count_magnitudes
-from skip2bench.compare.peers.run import _multiply_rows, check_peers, run_peer
+from skip2bench.compare.peers.run import (
+    OF_LAST_ADAPTER,
+    OTHER_STEPS,
+    _multiply_rows,
+    check_peers,
+    run_peer,
+)
 from skip2bench.config.peers import PEERS, PeerName
 from skip2bench.config.train import TrainConfig
 from skip2bench.errors import Skip2BenchError
@@ -60,7 +66,7 @@ def test_a_peer_trains_and_leaves_what_is_compared(peer, magnitudes, config):
     assert summary["final_val_loss"] < summary["initial_val_loss"] - 0.1
     assert summary["train_seconds"] > 0
     assert summary["adapter_bytes"] > 0
-    assert summary["differences"]
+    assert OF_LAST_ADAPTER in summary["differences"]
     assert read_run(config.out_dir).summary.status == "ok"
     left = {path.name for path in (config.out_dir / peer).iterdir()}
     assert not left & {"base", "records"}  # no copies of weights and data
@@ -70,6 +76,19 @@ def test_a_peer_trains_and_leaves_what_is_compared(peer, magnitudes, config):
         assert abs(summary["tokens"] - 3 * sum(plan.data.train.lengths)) < 500
     else:
         assert summary["tokens"] == 3 * sum(plan_training(config).data.train.lengths)
+
+
+@pytest.mark.parametrize(("peer", "steps"), [("litgpt", 6), ("peft", 7)])
+def test_a_peer_says_how_many_steps_it_made(peer, steps, config):
+    """An epoch of 33 samples ends here in a batch of one, 9 steps in 3 epochs."""
+    if PEERS[peer].program == "peft":
+        pytest.importorskip("peft", reason="the extra 'peers' is not installed")
+    config = replace(config, global_batch_size=16, train_samples=33)
+    assert plan_training(config).steps == 9
+    summary = run_peer(peer, config, ["train"])
+    assert summary.steps == steps
+    assert summary.epochs == pytest.approx(min(3, steps * 16 / 33))
+    assert OTHER_STEPS in summary.differences
 
 
 @pytest.mark.parametrize("name", ["peft", "peft-dora", "peft-rslora"])
@@ -186,6 +205,8 @@ def test_data_that_a_peer_cannot_get_is_an_error(config):
         check_peers(("litgpt",), replace(plan, config=replace(config, data="alpaca2k")))
     with pytest.raises(Skip2BenchError, match="peers cannot leave out 3 samples without"):
         check_peers(("litgpt",), replace(plan, data=replace(plan.data, dropped=3)))
+    with pytest.raises(Skip2BenchError, match="size 8 is no multiple of micro_batch_size 3; give"):
+        check_peers(("litgpt",), replace(plan, config=replace(config, micro_batch_size=3)))
     with pytest.raises(Skip2BenchError, match="peers run without compile"):
         check_peers(("litgpt",), replace(plan, config=replace(config, compile=True)))
 
@@ -209,6 +230,8 @@ def test_every_difference_has_its_words_in_the_report(lang):
     for difference in (
         *peer_litgpt.DIFFERENCES,
         *peer_peft.DIFFERENCES,
+        OTHER_STEPS,
+        OF_LAST_ADAPTER,
         *(peer_peft.OF_DORA, peer_peft.OF_DORA_DROPPED, peer_peft.OF_RSLORA),
         "a global batch crosses the end of an epoch",
     ):

@@ -10,7 +10,7 @@ from skip2bench.doctor.subject import load_subject
 from skip2bench.errors import Skip2BenchError
 from skip2bench.models.base import load_checkpoint
 from skip2bench.models.methods import build_model, resolve_method
-from skip2bench.train.memory_projection import project
+from skip2bench.projection.methods import project
 
 CPU = torch.device("cpu")
 GIB = 2**30

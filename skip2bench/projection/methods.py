@@ -1,14 +1,10 @@
-"""What training would take on a model and its data, worked out without allocating it.
+"""What training would take on a model and its data.
 
 Weights, gradients and optimizer state come from the methods' own models, Skip-Cache from
-`cache.plan`. Bytes that a step saves for backward are counted on tensors that have no bytes:
-torch's FakeTensorMode runs the code of the run itself on shapes, dtypes and devices alone, and
-takes the kernels that the device would take, so the count is that of a real step, to the byte (on
-the meta device attention falls back to the kernel that keeps its matrix).
-
-The peak of a run adds what else is there at the time: on a CPU the process with torch and LitGPT
-loaded, as this one is; Skip-Cache, where it lives beside the model; and the tensors of a block that
-a batch passes without gradients, while a cache is built or the model is validated.
+`cache.plan`, and what is saved for backward from `saved`. The peak of a run adds what else is there
+at the time: on a CPU the process with torch and LitGPT loaded, as this one is; Skip-Cache, where it
+lives beside the model; and the tensors of a block that a batch passes without gradients, while a
+cache is built or the model is validated.
 """
 
 import sys
@@ -16,15 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from lightning.fabric import Fabric
-from litgpt.config import Config
 from litgpt.model import GPT
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from skip2bench.bench.workload import Workload
-from skip2bench.cache.algebra import Name
-from skip2bench.cache.arrays import Layout, MemoryWriter, Tier
-from skip2bench.cache.loss import ServedLoss, portion_rows
+from skip2bench.cache.arrays import Tier
+from skip2bench.cache.loss import portion_rows
 from skip2bench.cache.plan import (
     CachePlan,
     CacheRoom,
@@ -33,144 +25,29 @@ from skip2bench.cache.plan import (
     plan_cache,
     share_of_free,
 )
-from skip2bench.cache.portions import count_largest_saved, served_portion
-from skip2bench.cache.skip_cache import Served, stored_counts, token_budget
-from skip2bench.cache.trunk import portion_above
+from skip2bench.cache.skip_cache import stored_counts, token_budget
 from skip2bench.config.blocks import list_wanted
 from skip2bench.config.commands import DoctorConfig
 from skip2bench.config.methods import METHODS
-from skip2bench.config.train import TrainConfig
-from skip2bench.data.samples import TokenizedData, count_steps
+from skip2bench.data.samples import count_steps
 from skip2bench.io.units import parse_bytes
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_memory
 from skip2bench.models.base import HEAD, Base, is_head_tied, read_base_weights
 from skip2bench.models.methods import MethodSettings, build_model, resolve_method
 from skip2bench.models.skip import SkipGPT
-from skip2bench.models.top import CachedGPT, TopGPT
-from skip2bench.train.plan import limit_length
+from skip2bench.models.top import CachedGPT
+from skip2bench.projection.saved import (
+    count_saved_above,
+    count_saved_on_features,
+    count_saved_on_tokens,
+    make_fake_base,
+)
+from skip2bench.projection.sizes import CacheProjection, MethodProjection, Projection
+from skip2bench.projection.subject import Subject
 
 _PLENTY_BYTES = sys.maxsize // 2
 """Stands for what is free where that is not known."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What is to be trained, and on what."""
-
-    name: str
-    model_config: Config
-    training: TrainConfig
-    """A run's configuration; its method and blocks mean nothing."""
-    has_tokenizer: bool
-    """False for a model without a checkpoint: its tokens are then those of the embedded model."""
-    data: TokenizedData | None
-    data_problem: str | None = None
-    """Why there is none."""
-
-    @property
-    def longest_tokens(self) -> int:
-        """Tokens of the longest training sample; without data, all that a sample may have."""
-        if self.data is None:
-            return limit_length(self.training, self.model_config)
-        return max(self.data.train.lengths)
-
-    @property
-    def batch_positions(self) -> tuple[int, int]:
-        """Supervised positions of a global batch, at least and at most."""
-        size = self.training.global_batch_size
-        if self.data is None:
-            positions = size * (self.longest_tokens - 1)
-            return positions, positions
-        counts = sorted(self.data.train.supervised_counts)
-        # what is left over is an epoch's last batch
-        return sum(counts[: len(counts) % size or size]), sum(counts[-size:])
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheProjection:
-    """A whole Skip-Cache, training and validation samples, in one tier."""
-
-    tier: str
-    is_automatic: bool
-    """True for the tier that a run would take, which is `--cache-tier`'s business."""
-    positions: int
-    position_bytes: int
-    usable_bytes: int | None
-    """What a cache may take there beside the weights; None where that is not known."""
-    recomputed_samples: int
-    """Samples that would not fit."""
-
-    @property
-    def needed_bytes(self) -> int:
-        """Positions times the bytes of each."""
-        return self.positions * self.position_bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodProjection:
-    """Memory of one method's training."""
-
-    method: str
-    label: str
-    trainable_parameters: int
-    weights_bytes: int
-    """All weights, those that train included."""
-    optimizer_bytes: int
-    """Gradients of what trains and AdamW's two moments, each in the dtype of the weights."""
-    saved_for_backward_bytes: int | None
-    """Of the largest forward pass; None where it cannot be counted."""
-    problem: str | None
-    """Why not: shapes that depend on values, as in mixtures of experts."""
-    pass_positions: int
-    """Positions of that pass, at most."""
-    process_bytes: int = 0
-    """On a CPU, what a process takes that has loaded all programs and nothing else."""
-    shared_bytes: int = 0
-    """Of `weights_bytes`, what is in memory once: a head that is tied to the embedding."""
-    cached_bytes: int = 0
-    """Skip-Cache, where it lives beside the model."""
-    passing_bytes: int = 0
-    """Of the largest pass without gradients: a block's tensors, and the outputs that are kept."""
-    caches: tuple[CacheProjection, ...] = ()
-
-    @property
-    def needed_bytes(self) -> int | None:
-        """What training holds at one time, at least; a cache not counted."""
-        if self.saved_for_backward_bytes is None:
-            return None
-        return self.weights_bytes + self.optimizer_bytes + self.saved_for_backward_bytes
-
-    @property
-    def peak_bytes(self) -> int | None:
-        """What the run takes at its peak, in building its cache or in a step."""
-        if self.saved_for_backward_bytes is None:
-            return None
-        standing = self.process_bytes + self.weights_bytes - self.shared_bytes + self.cached_bytes
-        return standing + max(
-            self.optimizer_bytes + self.saved_for_backward_bytes, self.passing_bytes
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Projection:
-    """What a model and its data would take."""
-
-    model: str
-    precision: str
-    total_parameters: int
-    weights_bytes: int
-    micro_batch_size: int
-    data: str
-    data_problem: str | None
-    """Why there is no data to project a cache from."""
-    tokens_are_estimated: bool
-    """True where the model came without a tokenizer: tokens are the embedded model's."""
-    train_samples: int | None
-    val_samples: int | None
-    longest_tokens: int
-    """Of the data; without it, the model's context."""
-    methods: tuple[MethodProjection, ...]
 
 
 def project(
@@ -402,71 +279,3 @@ def _usable_beside(
     }
     shares = share_of_free(known)
     return {tier: shares.get(tier) for tier in free_bytes}
-
-
-def make_fake_base(config: Config, device: torch.device, dtype: torch.dtype) -> Base:
-    """A base model's tensors without their bytes."""
-    with device:
-        weights = GPT(config).state_dict()
-    return Base(
-        name=str(config.name),
-        config=config,
-        # not `GPT.to`, which cannot swap fake parameters
-        weights={name: value.to(dtype) for name, value in weights.items()},
-        folder=None,
-    )
-
-
-def count_saved_on_tokens(
-    settings: MethodSettings,
-    model: GPT,
-    device: torch.device,
-    precision: str,
-    shape: tuple[int, int],
-) -> int:
-    """Bytes saved in a forward pass on tokens of `shape` (B, T), every position supervised."""
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
-    if isinstance(next(model.parameters()), FakeTensor):
-        # parameters without bytes cannot be swapped; what is left to convert are the buffers
-        dtype = weights_dtype(precision)
-        model.cos, model.sin = model.cos.to(dtype), model.sin.to(dtype)
-        precision_plugin = fabric.strategy.precision
-        precision_plugin.convert_module = lambda module: module
-    return Workload(settings, model, fabric, shape).count_saved_bytes(cached=False)
-
-
-def count_saved_above(
-    model: TopGPT, device: torch.device, precision: str, shape: tuple[int, int]
-) -> int:
-    """Bytes saved in a forward pass above a cached trunk for samples of `shape` (B, T)."""
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
-    dtype = weights_dtype(precision)
-    model.cos, model.sin = model.cos.to(dtype), model.sin.to(dtype)
-    hidden = torch.empty(*shape, model.config.n_embd, dtype=dtype, device=device)
-    places = torch.arange(shape[0] * shape[1], device=device).view(shape)[:, :-1].flatten()
-    targets = torch.zeros_like(places)
-    model.train()
-    portion = portion_above(fabric, model, hidden, places, targets)
-    return count_largest_saved([portion], model.parameters())
-
-
-def count_saved_on_features(
-    model: SkipGPT,
-    layout: Layout,
-    algebra: Name,
-    device: torch.device,
-    precision: str,
-    positions: int,
-) -> int:
-    """Bytes saved in a forward pass on what Skip-Cache serves for that many positions."""
-    fabric = Fabric(accelerator=device.type, devices=1, precision=precision)
-    rows = MemoryWriter(layout, positions, device).finish().tensors
-    served = Served(
-        features=layout.decode(rows),
-        targets=torch.zeros_like(rows["targets"]),
-        base_logits=rows.get("base_logits"),
-        projected=layout.decode_projected(rows),
-    )
-    model.train()
-    portion = served_portion(fabric, ServedLoss(model, algebra), served)
-    return count_largest_saved([portion], model.parameters())

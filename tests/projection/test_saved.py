@@ -10,7 +10,7 @@ from skip2bench.config.methods import METHODS
 from skip2bench.config.train import TrainConfig
 from skip2bench.models.base import config_by_name
 from skip2bench.models.methods import build_model, resolve_method
-from skip2bench.train.memory_projection import (
+from skip2bench.projection.saved import (
     count_saved_on_features,
     count_saved_on_tokens,
     make_fake_base,

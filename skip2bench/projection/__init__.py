@@ -1,0 +1,1 @@
+"""Whether training would fit: its memory worked out without allocating it."""
