@@ -34,7 +34,8 @@ def print_compare(results: ComparisonResult | DryRun) -> None:
     words = EQUAL_IN.get(str(results.matched))
     equal = f" {words['en']}" if words else ""
     for title, columns in COMPARE_SCREENS.items():
-        stdout.print(build_table(f"{title}{equal}", columns, entries))
+        shown = choose_columns(columns, entries)
+        stdout.print(build_table(f"{title}{equal}", shown, entries))
     if matching := build_matching(results):
         title = f"What each was given{equal or ' at equal parameters'}"
         stdout.print(build_table(title, choose_columns(MATCHING_COLUMNS[1:], matching), matching))

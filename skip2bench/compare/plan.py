@@ -81,6 +81,12 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
     plan = plan_training(config.cell_config({"method": TRADITIONAL}))
     began = began if starts_loaded(plan.device.type) else STARTED
     start_seconds = time.monotonic() - began
+    if config.time_for == "samples" and plan.data.train_records <= len(plan.data.train):
+        raise Skip2BenchError(
+            f"data {plan.data.name!r} has no training records beyond the baseline's "
+            f"{len(plan.data.train)} that others could be given; lower --train-samples, or leave "
+            "--time-for out"
+        )
     config = resolve_auto_blocks(config, plan)
     configurations = list_configurations(config, plan.model_config)
     if config.lm_eval:
@@ -94,12 +100,6 @@ def plan_comparison(config: CompareConfig, arguments: Sequence[str]) -> Comparis
     for one in configurations:
         if one.values.keys() & _PLANNED_KEYS:
             plan_training(config.cell_config(one.values))
-    if config.time_for == "samples" and plan.data.train_records <= len(plan.data.train):
-        raise Skip2BenchError(
-            f"data {plan.data.name!r} has no training records beyond the baseline's "
-            f"{len(plan.data.train)} that others could be given; lower --train-samples, or leave "
-            "--time-for out"
-        )
     environment = plan.describe_environment(arguments)
     return ComparisonPlan(
         config=config,

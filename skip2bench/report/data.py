@@ -266,8 +266,14 @@ def _build_parameters(
     """Parameter efficiency: of the runs where there are any, else of the benchmark."""
     if not entries:
         names = ("label", "trainable_parameters", "trainable_ratio", "trainable_reduction", "rank")
-        none = {"extra_parameters": None, "blocks": None}
-        return [{**{name: row[name] for name in names}, **none} for row in bench]
+        return [
+            {
+                **{name: row[name] for name in names},
+                "blocks": row["blocks"] or None,
+                "extra_parameters": None,
+            }
+            for row in bench
+        ]
     rows = []
     for entry in entries:
         own, total = entry.trainable_parameters, entry.figures.get("total_parameters")

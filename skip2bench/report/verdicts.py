@@ -47,8 +47,12 @@ def find_conclusion(content: ComparisonResults) -> Entry | None:
 
 
 def find_lowest(content: ComparisonResults) -> Entry | None:
-    """The configuration with the lowest final validation loss; None where none has one."""
-    entries = [entry for entry in content.configurations if "final_val_loss" in entry.figures]
+    """The configuration with the lowest final validation loss; None where none has one.
+
+    Others' programs, and the control, are the baseline once more.
+    """
+    own = [entry for entry in content.configurations if not (entry.peer or entry.is_aa)]
+    entries = [entry for entry in own if "final_val_loss" in entry.figures]
     return min(entries, key=lambda entry: centre_of(entry, "final_val_loss"), default=None)
 
 

@@ -122,14 +122,14 @@ def test_only_bench(results: Path) -> None:
     assert "| 学習の実行 | - | `skip2bench train --method lora && " in section(text, "## 再現方法")
     assert "88.8 %" in section(text, "### 速度")
     assert "完了した学習がないため" in text
-    assert "| Skip2-LoRA (6 blocks) | 36,864 | 0.84 % | -50.0 % |" in text
+    assert "| Skip2-LoRA (6 blocks) | 0-5 | 36,864 | 0.84 % | -50.0 % |" in text
 
 
 def test_only_train(results: Path) -> None:
     shutil.rmtree(results / "bench")
     text = render_report(ReportConfig(lang="en"))
     assert "Benchmark: not measured; `skip2bench bench` measures it." in text
-    assert "| Skip2-LoRA (6 blocks) | 36,864 | 0.84 % | -50.0 % |" in text
+    assert "| Skip2-LoRA (6 blocks) | 0-5 | 36,864 | 0.84 % | -50.0 % |" in text
     assert "| A benchmark | - | `skip2bench bench` |" in text
     assert "| Backward is faster | - | - | not measured |" in text
 

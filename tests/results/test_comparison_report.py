@@ -136,7 +136,7 @@ def comparison(tmp_path):
 
 EXPECTED = {
     "en": (
-        "| Skip2-LoRA (8 blocks) | 24,588 | - | -0.049 % | +12 | 4 |",
+        "| Skip2-LoRA (8 blocks) | 0-7 | 24,588 | - | -0.049 % | +12 | 4 |",
         "Each ran at one fixed learning rate",
         "**Too few runs**",
         "Something else used the processor during lora-seed2.",
@@ -145,7 +145,7 @@ EXPECTED = {
         "Ranks were set so that each adapter method trains as many parameters",
     ),
     "ja": (
-        "| Skip2-LoRA (8 blocks) | 24,588 | - | -0.049 % | +12 | 4 |",
+        "| Skip2-LoRA (8 blocks) | 0-7 | 24,588 | - | -0.049 % | +12 | 4 |",
         "学習率は設定ごとに 1 つの固定値で",
         "**実行回数が少ない**",
         "lora-seed2 の間、ほかのプロセスがプロセッサを使っていました",

@@ -38,13 +38,14 @@ def train_with_litgpt(plan: TrainingPlan, folder: Path) -> PeerRun:
     write_records(plan, folder / "records")
     run_finetune_lora(litgpt_command(plan, folder), folder / "litgpt.log")
     rows = read_iterations(folder)
+    a_step = plan.config.global_batch_size // (plan.micro_batch_size or 1)
     final = folder / "out" / "final"
     adapter = torch.load(final / "lit_model.pth.lora", weights_only=True)["model"]
     size = (final / "lit_model.pth.lora").stat().st_size
     (final / "lit_model.pth").unlink()  # its merged copy of the whole model
     return PeerRun(
         train_seconds=sum(float(row["iter_time"]) for row in rows),
-        steps=int(float(rows[-1]["step"])),
+        steps=int(float(rows[-1]["step"])) // a_step,  # of iterations
         tokens=int(float(rows[-1]["tokens"])),
         peak_memory_bytes=_peak_memory_of_children(),
         adapter_bytes=size,

@@ -270,7 +270,7 @@ def draw_charts(
     """Every chart that has something to show, as SVG text by name, of the first MAX_SHOWN.
 
     Args:
-        bench_rows: Rows of `tables.build_bench_rows`.
+        bench_rows: Rows of `bench_rows.build_bench_rows`.
         entries: Configurations, the baseline first.
         curves: Evaluation points of each configuration's runs, by its name.
         lang: Language of the words on the charts.
@@ -301,7 +301,13 @@ def draw_charts(
 
 
 def make_cost_lines(entries: Sequence[Entry]) -> list[CostLine]:
-    """What each configuration costs: its cache and its epochs; peers and controls left out."""
+    """What each configuration costs: its cache and its epochs; peers and controls left out.
+
+    None where their epochs are not over as many samples.
+    """
+    given = {entry.matched.train_samples for entry in entries if entry.matched}
+    if len(given) > 1:
+        return []
     return [
         CostLine(
             label=entry.label,

@@ -255,7 +255,9 @@ _REUSED_SECONDS = _brief(
     "キャッシュ再利用時の学習時間",
     show_duration,
     short="Cache kept",
+    is_optional=True,
 )
+_REUSED_RATIO = replace(ratio("reused_train_seconds"), is_optional=True)
 _EPOCH_SECONDS = figure_over_runs("epoch_seconds", "An epoch", "1 エポック", show_duration)
 _SPEED = (
     *(LABEL, RUNS, PAIRS, TRAIN_SECONDS, ratio("train_seconds")),
@@ -266,7 +268,7 @@ _SPEED = (
         figure=_of_cache("cache_build_seconds"),
     ),
     *(_EPOCH_SECONDS, ratio("epoch_seconds")),
-    *(_REUSED_SECONDS, ratio("reused_train_seconds")),
+    *(_REUSED_SECONDS, _REUSED_RATIO),
     figure_over_runs("steps_per_second", "steps/s", "steps/s", _SIGNIFICANT),
     figure_over_runs("tokens_per_second", "tokens/s", "tokens/s", _SIGNIFICANT),
     figure_over_runs("wall_seconds", "Whole process", "プロセス全体", show_duration),
@@ -540,7 +542,7 @@ COMPARE_SCREENS = {
     ),
     "Time": (
         *(TRAIN_SECONDS, ratio("train_seconds")),
-        *(_REUSED_SECONDS, ratio("reused_train_seconds"), _TO_TARGET),
+        *(_REUSED_SECONDS, _REUSED_RATIO, _TO_TARGET),
     ),
     "Memory": (_PEAK, ratio("peak_memory_bytes"), _SAVED_BYTES, _CACHE_BYTES, _ADAPTER_BYTES),
 }
