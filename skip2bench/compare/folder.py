@@ -21,7 +21,7 @@ import yaml
 from skip2bench.compare.process import END_SECONDS, CellRun, Outcome
 from skip2bench.config.compare import CompareConfig
 from skip2bench.config.options import default_of, list_options, to_plain
-from skip2bench.config.train import list_inputs
+from skip2bench.data.files import list_inputs
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import warn
 from skip2bench.io.locks import locked_folder

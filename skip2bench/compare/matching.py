@@ -75,18 +75,29 @@ def match_key(plan: ComparisonPlan) -> str:
     """Hash of all that the decisions follow from."""
     cells = [_first_cell(plan.config, one) for one in plan.configurations]
     described = [describe_cell(cell, plan.training.data.sha256) for cell in cells]
-    return make_key({"match": plan.config.matched, "cells": described}, plan.environment)
+    matched = {"match": plan.config.matched, "time_for": plan.config.time_for}
+    return make_key(matched | {"cells": described}, plan.environment)
 
 
 def read_matches(folder: Path, key: str) -> Matches | None:
     """What was decided under a key; None where nothing was, or from a run that failed."""
+    kept = _read_kept(folder)
+    is_whole = kept is not None and kept.key == key and not list_undecided(folder)
+    return dict(kept.configurations) if kept is not None and is_whole else None
+
+
+def list_undecided(folder: Path) -> list[str]:
+    """Configurations that ran as they were, as the run that was to decide had failed."""
+    kept = _read_kept(folder)
+    found = kept.configurations if kept is not None else {}
+    return [name for name, one in found.items() if one.limit == "failed"]
+
+
+def _read_kept(folder: Path) -> Matching | None:
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        kept = Matching.read(content)
+        return Matching.read(json.loads((folder / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError):
         return None  # never decided, half of it, or another version's
-    is_whole = all(one.limit != "failed" for one in kept.configurations.values())
-    return dict(kept.configurations) if kept.key == key and is_whole else None
 
 
 def write_matches(folder: Path, match: str, key: str, matches: Mapping[str, Matched]) -> None:

@@ -26,6 +26,7 @@ from skip2bench.compare.matching import (
     describe_parameters,
     expect_equal_time,
     find_first_cell,
+    list_undecided,
     match_key,
     match_memory,
     match_time,
@@ -308,18 +309,24 @@ def _set_pace(comparison: Comparison) -> Comparison:
             f"{folder.log_file(first)}, mend it and call again"
         )
     matches = match_time(plan, comparison.results)
-    write_matches(folder.path, "time", match_key(plan), matches)
     # the micro-benchmark has run already; what else has, is found again
     tasks = {name: task for name, task in comparison.tasks.items() if name == BENCH}
     settled = replace(comparison, plan=settle_matches(plan, matches), cells={}, tasks=tasks)
     settled.list_further()
-    others = [task.name for task in settled.left() if folder.holds_another(task.name, task.key)]
+    anew = list_undecided(folder.path)
+    others = [
+        task.name
+        for task in settled.left()
+        if folder.holds_another(task.name, task.key)
+        and settled.cells[task.name].configuration not in anew
+    ]
     if others and not plan.config.force:
         raise Skip2BenchError(
             f"{str(folder.path)!r} holds {format_amount(len(others), 'run')} that equal time makes "
             f"others now ({', '.join(others[:3])}); choose another --out-dir, or add --force to "
             "replace them"
         )
+    write_matches(folder.path, "time", match_key(plan), matches)
     return settled
 
 

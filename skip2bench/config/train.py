@@ -395,12 +395,6 @@ INPUT_PATHS = tuple(
 """Options that name files or folders to read, or something that is none."""
 
 
-def list_inputs(config: TrainConfig) -> dict[str, str]:
-    """Files and folders that a run reads beside its checkpoint, by option; those that are there."""
-    values = {name: getattr(config, name) for name in INPUT_PATHS}
-    return {name: str(it) for name, it in values.items() if it and Path(str(it)).exists()}
-
-
 def wanted_blocks(config: TrainConfig) -> str:
     """What `models.methods.resolve_method` is asked for: blocks, or how many of the last ones."""
     is_top = METHODS[config.method].is_top

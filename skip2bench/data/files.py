@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skip2bench.config.run import EMBEDDED_DATA
+from skip2bench.config.train import INPUT_PATHS, TrainConfig
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.text import read_text
 
@@ -32,6 +34,8 @@ _EXTRA = "install it with: pip install 'skip2bench[data]'"
 _NULL = "\\N"
 """How databases write an empty cell of a CSV file."""
 _MOST_CELL = 2**31 - 1
+_NO_TEXTS = ("auto", "none")
+"""What `--domain-text` may be in place of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,24 @@ def is_data_place(data: str) -> bool:
     """True where `--data` names a file or folder for `read_sides`."""
     path = Path(data)
     return path.suffix.lower() in SUFFIXES or (os.path.isdir(path) and bool(_list_sides(path)))
+
+
+def is_place(name: str, value: str) -> bool:
+    """True where the value of an option that may name a file or folder does, and that is there.
+
+    What the option knows by name comes first, whatever else is called so.
+    """
+    if name == "data":
+        return value != EMBEDDED_DATA and is_data_place(value) and os.path.exists(value)
+    if name == "prompt_style":
+        return os.path.isfile(value)
+    return value not in _NO_TEXTS and os.path.exists(value)
+
+
+def list_inputs(config: TrainConfig) -> dict[str, str]:
+    """Files and folders that a run reads beside its checkpoint, by option; those that are there."""
+    values = {name: getattr(config, name) for name in INPUT_PATHS}
+    return {name: str(it) for name, it in values.items() if it and is_place(name, str(it))}
 
 
 def read_sides(path: Path) -> Sides:

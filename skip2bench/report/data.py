@@ -24,7 +24,7 @@ from skip2bench.report.sweep import collect_sweep
 from skip2bench.report.tables import bench_rows
 from skip2bench.report.tables.cells import DISTURBED_SIGN
 from skip2bench.report.tables.harness import list_harness
-from skip2bench.report.tables.matching import EQUAL_IN, build_matching
+from skip2bench.report.tables.matching import EQUAL_IN, build_matching, list_given_samples
 from skip2bench.report.tables.score_columns import sample_answers
 from skip2bench.report.verdicts import (
     find_conclusion,
@@ -82,6 +82,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "matched": figures.matched if figures else None,
         "equal": EQUAL_IN.get(str(figures.matched)) if figures else None,
         "matching": build_matching(figures) if figures else [],
+        "has_own_samples": figures is not None and len(list_given_samples(entries)) > 1,
         "best_batch": figures.best_batch if figures else (),
         "conclusion": conclusion,
         "overfits": conclusion is not None and has_overfitted(conclusion),

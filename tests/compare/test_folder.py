@@ -127,13 +127,25 @@ def test_what_a_configuration_reads_alone_changes_its_key(cell, tmp_path, name):
     folder = tmp_path / "own"
     folder.mkdir()
     file = folder / "train.json"
-    for place in (file, folder):
+    for place in (file,) if name == "prompt_style" else (file, folder):
         own = replace(cell, config=replace(cell.config, **{name: str(place)}))
         file.write_text("[1]")
         before = make_key(describe_cell(own, "d"), Environment())
         assert make_key(describe_cell(own, "d"), Environment()) == before
         file.write_text("[22]")
         assert make_key(describe_cell(own, "d"), Environment()) != before
+
+
+def test_what_is_known_by_name_is_no_file_that_is_called_so(cell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("pydoc", "alpaca", "auto"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "pydoc" / "train.json").write_text("[1]")
+    own = replace(cell, config=replace(cell.config, prompt_style="alpaca"))
+    before = make_key(describe_cell(own, "d"), Environment())
+    for name in ("pydoc", "alpaca", "auto"):
+        (tmp_path / name / "train.json").write_text("[22]")
+    assert make_key(describe_cell(own, "d"), Environment()) == before
 
 
 def test_the_next_call_finds_the_newest_comparison_of_its_kind(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from skip2bench.compare.matching import (
     expect_equal_time,
     find_largest,
     list_pace_cells,
+    list_undecided,
     match_key,
     match_memory,
     match_time,
@@ -209,6 +210,19 @@ def test_runs_at_equal_time_are_expected_to_take_the_baselines(plan):
     expected = expect_equal_time(made, [*cells, *paces], seconds)
     assert {expected[cell.name] for cell in cells} == {10.0}
     assert {expected[cell.name] for cell in paces} == {1.0}
+
+
+def test_what_failed_is_decided_again(plan, tmp_path):
+    made = plan(match="time", epochs=3)
+    results = {"lora-lr0.001-seed1337": clock("", 30.0, 3)}
+    write_matches(tmp_path, "time", match_key(made), match_time(made, results))
+    assert read_matches(tmp_path, match_key(made)) is None
+    assert list_undecided(tmp_path) == ["lora-all", "full", "skip2-0-1"]
+
+
+def test_epochs_are_not_decided_for_samples(plan):
+    shared = {"match": "time", "train_samples": 8}
+    assert match_key(plan(**shared)) != match_key(plan(**shared, time_for="samples"))
 
 
 def test_what_was_decided_is_kept_for_the_same_comparison_alone(plan, tmp_path):

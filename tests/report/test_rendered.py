@@ -117,7 +117,7 @@ def test_a_search_of_rates_says_what_became_of_its_seed(edited, lang, is_reporte
             0.995,
             "（3 件の比較に対する補正後は有意差なし、p = 0.13）",
         ),
-        ("ja", 0.98, 1.02, "差なし [-2.0 %, +2.0 %]（2.7 % 以上の差なら検出）"),
+        ("ja", 0.98, 1.02, "ノイズの範囲内の差 [-2.0 %, +2.0 %]（2.7 % 以上の差なら検出）"),
     ],
 )
 def test_the_conclusion_says_what_would_have_shown(edited, lang, low, high, text):

@@ -172,8 +172,8 @@ def test_the_conclusion_is_written_from_the_figures(comparison):
     time, memory, loss = text.splitlines()[4:7]
     assert time == (
         "- **Time.** Skip2-LoRA (8 blocks) took 1.20 s [1.10 s, 1.30 s] of training where "
-        "Traditional LoRA took 12.0 s [11.0 s, 13.0 s]: -90.0 % [-90.0 %, -90.0 %], and -98.3 % [-98.6 %, -97.9 %] "
-        "with its cache kept from an earlier run."
+        "Traditional LoRA took 12.0 s [11.0 s, 13.0 s]: -90.0 % [-90.0 %, -90.0 %]; with its cache kept "
+        "from an earlier run: -98.3 % [-98.6 %, -97.9 %]."
     )
     # what does not scatter needs no word on what would have shown
     assert memory.endswith("against 1.00 GiB: no difference beyond the noise [0.0 %, 0.0 %].")
@@ -200,13 +200,16 @@ EQUAL = {
         "| Skip2-LoRA (8 blocks) | 1 | 1.25 | 1.00 [1.00, 1.00] | not reached: more at the least |",
     ),
     ("ja", "time"): (
-        "以下は同じ時間での比較です",
-        "## 結果サマリー（同じ時間）",
-        "学習（同じ時間）:",
+        "以下は学習時間を揃えた場合の比較です",
+        "## 結果サマリー（学習時間を揃えた場合）",
+        "学習（学習時間を揃えた場合）:",
         "| 設定 | エポック | 予測比 | 実測比 [95 % 区間] | 備考 |",
         "| Traditional LoRA | 3 | 1.00 | - | 基準 |",
     ),
-    ("ja", "memory"): ("## 結果サマリー（同じメモリ）", "| 1.25 | 1.00 [1.00, 1.00] | 未達（最小"),
+    ("ja", "memory"): (
+        "## 結果サマリー（メモリを揃えた場合）",
+        "| 1.25 | 1.00 [1.00, 1.00] | 未達（最小",
+    ),
 }
 
 

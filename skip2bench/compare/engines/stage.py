@@ -14,7 +14,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from skip2bench.config.train import INPUT_PATHS, TrainConfig, list_inputs
+from skip2bench.config.train import INPUT_PATHS, TrainConfig
+from skip2bench.data.files import is_place, list_inputs
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.units import format_bytes
 from skip2bench.io.whole import hash_file
@@ -37,6 +38,8 @@ def stage_spec(spec: dict[str, Any], stage: Path, *, reads_cache: bool) -> dict[
     for name in (_CHECKPOINT, *INPUT_PATHS, *((_CACHE,) if reads_cache else ())):
         value = config.get(name)
         if not value or not Path(str(value)).exists():
+            continue
+        if name in INPUT_PATHS and not is_place(name, str(value)):
             continue
         config[name] = str(stage_path(Path(str(value)), stage))
     return spec | {"config": config}

@@ -23,7 +23,7 @@ from skip2bench.data.samples import collate, micro_batches
 from skip2bench.errors import Skip2BenchError
 from skip2bench.machine.environment import weights_dtype
 from skip2bench.machine.memory import read_peak_memory, reset_peak_memory
-from skip2bench.models.optimizer import learning_rate_factor
+from skip2bench.models.optimizer import learning_rate_factor, scale_warmup
 from skip2bench.train.parts import build_run_optimizer
 from skip2bench.train.plan import TrainingPlan
 from skip2bench.train.training import planned_batches
@@ -154,10 +154,10 @@ def _build_trainer(
     from transformers import Trainer, TrainingArguments
 
     config = plan.config
+    steps = math.ceil(len(samples) / config.global_batch_size)
+    warmup_steps = scale_warmup(plan.warmup_steps, plan.steps, steps)
     optimizer = build_run_optimizer(model, config, plan.device)
-    scheduler = LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, plan.warmup_steps, plan.steps)
-    )
+    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, warmup_steps, steps))
     return Trainer(
         model=model,
         args=TrainingArguments(
@@ -165,7 +165,7 @@ def _build_trainer(
             per_device_train_batch_size=micro_batch_size,
             gradient_accumulation_steps=math.ceil(config.global_batch_size / micro_batch_size),
             num_train_epochs=1,
-            max_steps=math.ceil(len(samples) / config.global_batch_size),
+            max_steps=steps,
             max_grad_norm=0.0,
             train_sampling_strategy="sequential",
             bf16=plan.precision == "bf16-mixed",

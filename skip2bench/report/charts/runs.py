@@ -20,6 +20,7 @@ from skip2bench.report.charts.drawing import (
     to_svg,
 )
 from skip2bench.report.tables.cells import centre, find_bounds
+from skip2bench.report.tables.matching import list_given_samples
 from skip2bench.results.bench_records import PhaseTimes
 from skip2bench.results.comparison_records import ComparedConfiguration, FigureSummary
 from skip2bench.results.curves import LossCurve
@@ -305,8 +306,7 @@ def make_cost_lines(entries: Sequence[Entry]) -> list[CostLine]:
 
     None where their epochs are not over as many samples.
     """
-    given = {entry.matched.train_samples for entry in entries if entry.matched}
-    if len(given) > 1:
+    if len(list_given_samples(entries)) > 1:
         return []
     return [
         CostLine(

@@ -1,14 +1,19 @@
 """What a comparison was made equal in: what each was given for it, and how close it came."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from skip2bench.io import units
 from skip2bench.report.tables.cells import COUNT, DISTURBED_SIGN, LABEL, Output, own, show_closeness
-from skip2bench.results.comparison_records import ComparisonResults, Matched
+from skip2bench.results.comparison_records import (
+    ComparedConfiguration,
+    ComparisonResults,
+    Matched,
+)
 
 EQUAL_IN = {
-    "memory": {"en": "at equal memory", "ja": "同じメモリ"},
-    "time": {"en": "at equal time", "ja": "同じ時間"},
+    "memory": {"en": "at equal memory", "ja": "メモリを揃えた場合"},
+    "time": {"en": "at equal time", "ja": "学習時間を揃えた場合"},
 }
 """In the words of the headings; ranks of equal parameters are said below them."""
 _FIGURES = {
@@ -51,6 +56,11 @@ COLUMNS = (
         is_text=True,
     ),
 )
+
+
+def list_given_samples(entries: Iterable[ComparedConfiguration]) -> set[int | None]:
+    """The numbers of training samples that configurations were given to be equal in time."""
+    return {entry.matched.train_samples for entry in entries if entry.matched}
 
 
 def build_matching(results: ComparisonResults) -> list[dict[str, Any]]:
