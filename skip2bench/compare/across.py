@@ -69,15 +69,14 @@ def run_across(config: CompareConfig, arguments: Sequence[str] = ()) -> AcrossRe
         errors = []
         known = {names[data]: plan for data, plan in plans.items()}
         content = _write(asked_for, folder, known)
-        try:
-            for number, (data, name) in enumerate(names.items(), start=1):
-                note(f"data set {number} of {len(names)}: {plans[data].data.name}")
+        for number, (data, name) in enumerate(names.items(), start=1):
+            note(f"data set {number} of {len(names)}: {plans[data].data.name}")
+            try:
                 found = run_comparison(config.for_data(data, folder / name), arguments)
-                if isinstance(found, ComparisonResult) and found.error:
-                    errors.append(f"{name}: {found.error}")
+            finally:
                 content = _write(asked_for, folder, known)
-        finally:
-            content = _write(asked_for, folder, known)
+            if isinstance(found, ComparisonResult) and found.error:
+                errors.append(f"{name}: {found.error}")
     return AcrossResult.of(content, folder=str(folder), error="; ".join(errors) or None)
 
 

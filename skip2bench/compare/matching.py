@@ -82,15 +82,19 @@ def match_key(plan: ComparisonPlan) -> str:
 def read_matches(folder: Path, key: str) -> Matches | None:
     """What was decided under a key; None where nothing was, or from a run that failed."""
     kept = _read_kept(folder)
-    is_whole = kept is not None and kept.key == key and not list_undecided(folder)
-    return dict(kept.configurations) if kept is not None and is_whole else None
+    if kept is None or kept.key != key or _list_failed(kept):
+        return None
+    return dict(kept.configurations)
 
 
 def list_undecided(folder: Path) -> list[str]:
     """Configurations that ran as they were, as the run that was to decide had failed."""
     kept = _read_kept(folder)
-    found = kept.configurations if kept is not None else {}
-    return [name for name, one in found.items() if one.limit == "failed"]
+    return _list_failed(kept) if kept is not None else []
+
+
+def _list_failed(kept: Matching) -> list[str]:
+    return [name for name, one in kept.configurations.items() if one.limit == "failed"]
 
 
 def _read_kept(folder: Path) -> Matching | None:

@@ -5,8 +5,6 @@ LitGPT's own data modules by name, most of which download. Prompting, tokenizing
 are LitGPT's, but for conversations (see `chat`).
 """
 
-import hashlib
-import json
 import os
 from contextlib import suppress
 from dataclasses import fields as dataclass_fields
@@ -27,7 +25,7 @@ from skip2bench.config.train import TrainConfig
 from skip2bench.data.chat import ChatError, ChatRenderer, RecordsDataset, read_template
 from skip2bench.data.files import SUFFIXES, is_data_place
 from skip2bench.data.records import Record, RecordSides, judge_faults, load_records
-from skip2bench.data.samples import IGNORE_INDEX, Samples, TokenizedData
+from skip2bench.data.samples import IGNORE_INDEX, Samples, TokenizedData, hash_samples
 from skip2bench.data.stdlib import INSTRUCTION, read_modules, sample_documented_functions
 from skip2bench.data.styles import (
     CHAT_STYLE,
@@ -121,7 +119,7 @@ def load_data(
         ),
         empty=sum(not record["output"].strip() for side in both for record in side),
         shared=_count_shared(train_samples, val_samples),
-        sha256=_hash(train_samples, val_samples, tests=sides.test),
+        sha256=hash_samples(train_samples, val_samples, tests=sides.test),
         held_out=tuple(sides.asked),
         conversations=conversations,
         renderer=renderer,
@@ -240,19 +238,6 @@ def _count_cut(samples: Samples, max_seq_length: int, tokenizer: Tokenizer) -> i
 def _count_shared(train: Samples, val: Samples) -> int:
     known = {ids.numpy().tobytes() for ids in train.input_ids}
     return sum(ids.numpy().tobytes() in known for ids in val.input_ids)
-
-
-def _hash(*sides: Samples, tests: list[Record] | None) -> str:
-    digest = hashlib.sha256()
-    if tests is not None:  # what is asked is a part of the data, which no token says
-        digest.update(json.dumps(tests, sort_keys=True).encode())
-    for side in sides:
-        for ids, labels in zip(side.input_ids, side.labels, strict=True):
-            for tensor in (ids, labels):
-                digest.update(tensor.numpy().astype("<i8").tobytes())
-            digest.update(b"|")  # ends a sample
-        digest.update(b"||")  # ends a side
-    return digest.hexdigest()
 
 
 def _datasets(

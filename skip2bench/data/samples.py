@@ -4,6 +4,8 @@ Every sample keeps one id, its index, for the whole run; which samples form a ba
 (seed, epoch) alone, for every method.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +76,20 @@ class TokenizedData:
     def sides(self) -> dict[str, Samples]:
         """Samples by what they are for: train, val."""
         return {"train": self.train, "val": self.val}
+
+
+def hash_samples(*sides: Samples, tests: Sequence[Record] | None = None) -> str:
+    """sha256 over token ids and labels, and the records of a test side where there is one."""
+    digest = hashlib.sha256()
+    if tests is not None:  # what is asked is a part of the data, which no token says
+        digest.update(json.dumps(tests, sort_keys=True).encode())
+    for side in sides:
+        for ids, labels in zip(side.input_ids, side.labels, strict=True):
+            for tensor in (ids, labels):
+                digest.update(tensor.numpy().astype("<i8").tobytes())
+            digest.update(b"|")  # ends a sample
+        digest.update(b"||")  # ends a side
+    return digest.hexdigest()
 
 
 def global_batches(n_samples: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:

@@ -82,7 +82,7 @@ def build_report_data(selection: Selection) -> dict[str, Any]:
         "matched": figures.matched if figures else None,
         "equal": EQUAL_IN.get(str(figures.matched)) if figures else None,
         "matching": build_matching(figures) if figures else [],
-        "has_own_samples": figures is not None and len(list_given_samples(entries)) > 1,
+        "given_samples": sorted(list_given_samples(entries)),
         "best_batch": figures.best_batch if figures else (),
         "conclusion": conclusion,
         "overfits": conclusion is not None and has_overfitted(conclusion),

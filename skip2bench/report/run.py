@@ -172,7 +172,7 @@ def _to_plain(data: Mapping[str, Any]) -> dict[str, Any]:
         {k: vars(v) if isinstance(v, Reduction) else v for k, v in row.items()}
         for row in data["bench"]
     ]
-    for name in ("baseline", "conclusion"):
+    for name in ("baseline", "conclusion", "lowest"):
         plain[name] = data[name] and data[name].label
     plain["picks"] = [
         pick | {"entry": pick["entry"].label, "tied": [entry.label for entry in pick["tied"]]}

@@ -14,6 +14,7 @@ from typing import Any
 
 from skip2bench.config.options import option_names, to_plain
 from skip2bench.config.train import TrainConfig
+from skip2bench.data.samples import hash_samples
 from skip2bench.errors import Skip2BenchError
 from skip2bench.io.console import note, warn
 from skip2bench.io.locks import locked_folder
@@ -98,9 +99,7 @@ def identify(plan: TrainingPlan, environment: Environment) -> dict[str, Any]:
         "data": plan.data.sha256,
         "checkpoint": environment.checkpoint.sha256,
         "model_config": environment.checkpoint.model_config_sha256,
-        "domain": _hash({"ids": [ids.tolist() for ids in plan.domain.input_ids]})
-        if plan.domain
-        else None,
+        "domain": hash_samples(plan.domain) if plan.domain else None,
         "precision": plan.precision,
         "device": plan.device.type,
         "versions": versions,

@@ -8,7 +8,7 @@ every choice evenly however few they are. Source: I. M. Sobol', USSR Comput. Mat
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from litgpt.config import Config
 
 from skip2bench.config.blocks import BLOCK_PRESETS, count_top, parse_blocks
 from skip2bench.config.methods import METHODS
-from skip2bench.config.rates import rates_around, round_rate
+from skip2bench.config.rates import rates_around
 from skip2bench.config.train import TrainConfig, usual_learning_rate
 from skip2bench.config.tune import TuneConfig
 from skip2bench.models.skip import SkipSettings
@@ -94,10 +94,6 @@ class Choice:
     def needed(self) -> tuple[str, ...]:
         """Values that a command names even where they are the usual ones."""
         return ("blocks", "skip_r", "learning_rate")
-
-    def at_rate(self, factor: float) -> "Choice":
-        """The same at another learning rate."""
-        return replace(self, learning_rate=round_rate(self.learning_rate * factor))
 
 
 @dataclass(frozen=True, kw_only=True)

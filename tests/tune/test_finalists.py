@@ -1,4 +1,5 @@
 import shlex
+from dataclasses import replace
 
 import pytest
 from tiny import small_config
@@ -22,7 +23,8 @@ GUIDE = guides_choice(SPACE, MODEL)
 
 
 def entrant(blocks, loss, cost, status="finished", step=8, rate=3e-3):
-    choice = SPACE.middle(blocks, tuple(map(int, blocks.split(",")))).at_rate(rate / 3e-3)
+    middle = SPACE.middle(blocks, tuple(map(int, blocks.split(","))))
+    choice = replace(middle, learning_rate=rate)
     curve = [Evaluation(step=step, epoch=1.0, train_loss=loss, val_loss=loss, rung=2)]
     return Entrant(
         choice=choice,

@@ -58,9 +58,10 @@ COLUMNS = (
 )
 
 
-def list_given_samples(entries: Iterable[ComparedConfiguration]) -> set[int | None]:
-    """The numbers of training samples that configurations were given to be equal in time."""
-    return {entry.matched.train_samples for entry in entries if entry.matched}
+def list_given_samples(entries: Iterable[ComparedConfiguration]) -> set[int]:
+    """The numbers of training samples that were given to be equal in time; none where none were."""
+    matched = (entry.matched for entry in entries if entry.matched)
+    return {one.train_samples for one in matched if one.train_samples is not None}
 
 
 def build_matching(results: ComparisonResults) -> list[dict[str, Any]]:
